@@ -1,0 +1,94 @@
+//! Jobs: the envelope of a task on a queue and the answers to a delivery.
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+/// A job as it waits in a queue and as `POST /_tasks` carries it.
+///
+/// ```json
+/// {"id":"0192…","task":"payment.confirm","args":["pay_0192…"],"kwargs":{},"attempt":1,
+///  "priority":0,"eta":null,"traceparent":"00-…-01","correlationid":"0192…"}
+/// ```
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Job {
+    /// The task id; a job runs once per id.
+    pub id: String,
+    /// The full task name, e.g. `payment.confirm`.
+    pub task: String,
+    /// Positional arguments.
+    #[serde(default)]
+    pub args: Vec<Value>,
+    /// Named arguments.
+    #[serde(default)]
+    pub kwargs: serde_json::Map<String, Value>,
+    /// 1 on the first delivery; set by the queue.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub attempt: u32,
+    /// 0 is first, 9 last, as in Celery over Redis.
+    #[serde(default)]
+    pub priority: u8,
+    /// Not before this time, microseconds since the epoch.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub eta: Option<i64>,
+    /// W3C trace context of what enqueued it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub traceparent: Option<String>,
+    /// The request id of what enqueued it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub correlationid: Option<String>,
+}
+
+fn is_zero(n: &u32) -> bool {
+    *n == 0
+}
+
+impl Job {
+    /// A job with positional arguments.
+    pub fn new(id: impl Into<String>, task: impl Into<String>, args: Vec<Value>) -> Job {
+        Job {
+            id: id.into(),
+            task: task.into(),
+            args,
+            kwargs: serde_json::Map::new(),
+            attempt: 0,
+            priority: 0,
+            eta: None,
+            traceparent: None,
+            correlationid: None,
+        }
+    }
+
+    /// The service that owns the task: the part of the name before the first dot.
+    pub fn service(&self) -> Option<&str> {
+        self.task.split_once('.').map(|(service, _)| service)
+    }
+}
+
+/// The body of `POST /_tasks`: jobs of one task, whose effects may share a commit.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct JobBatch {
+    /// At least one, all of the same task.
+    pub jobs: Vec<Job>,
+}
+
+/// What a service says of one job.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct JobAnswer {
+    /// The job's id.
+    pub id: String,
+    /// As for events: 2xx done, 400/404/410/422 failed for good, everything else is retried.
+    pub status: u16,
+    /// What the task returned.
+    #[serde(default, skip_serializing_if = "Value::is_null")]
+    pub result: Value,
+    /// The problem's code and detail when it failed.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub error: String,
+}
+
+/// The answer to `POST /_tasks`, one entry per job in the order of the batch.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct JobAnswers {
+    /// One per job.
+    pub results: Vec<JobAnswer>,
+}
