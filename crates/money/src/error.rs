@@ -37,10 +37,16 @@ pub enum MoneyError {
     #[error("rate needs more than {} digits", crate::limits::RATE_DIGITS_MAX)]
     RateOutOfRange,
     /// No parts, too many parts, or weights that are all zero.
-    #[error("cannot split: at least one part with a weight above zero, at most {} parts", crate::limits::SPLIT_PARTS_MAX)]
+    #[error(
+        "cannot split: at least one part with a weight above zero, at most {} parts",
+        crate::limits::SPLIT_PARTS_MAX
+    )]
     NotSplittable,
     /// A margin of more than the whole amount.
-    #[error("margin of {basis_points} basis points, at most {} allowed", crate::limits::MARGIN_BASIS_POINTS_MAX)]
+    #[error(
+        "margin of {basis_points} basis points, at most {} allowed",
+        crate::limits::MARGIN_BASIS_POINTS_MAX
+    )]
     MarginOutOfRange {
         /// What was asked for.
         basis_points: u32,

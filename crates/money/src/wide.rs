@@ -187,11 +187,11 @@ pub(crate) fn decimal(
         digits.push(digit);
         rest = next;
     }
+    // Counted before rounding: 9.99 rounded up gains a digit in front, never behind.
+    let fraction_len = digits.len() - point;
     if tail == Tail::HalfEven && rounds_up(rest, denominator, digits.last()) {
         add_one(&mut digits);
     }
-    // Rounding 9.99 up adds a digit in front, never behind.
-    let fraction_len = digits.len() - point - usize::from(digits.len() < point);
     render(&digits, fraction_len)
 }
 
