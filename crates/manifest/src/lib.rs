@@ -1,0 +1,43 @@
+//! `spin.toml` (manifest version 2) for Innover: parsed, checked and explained, without wasmtime.
+//!
+//! ```
+//! let manifest = innover_manifest::Manifest::parse(r#"
+//!     spin_manifest_version = 2
+//!     [application]
+//!     name = "payments"
+//!     [[trigger.http]]
+//!     route = "/..."
+//!     component = "gateway"
+//!     [component.gateway]
+//!     source = "gateway.wasm"
+//! "#)?;
+//! let router = innover_manifest::routes::Router::new(&manifest.http_triggers)?;
+//! let found = router.match_path("/v1/wallets/42").expect("`/...` takes every path");
+//! assert_eq!((found.component, found.trailing), (Some("gateway"), "/v1/wallets/42"));
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! The way through the crate: `reader` walks TOML and remembers lines and unknown keys; `schema`
+//! reads Spin's keys and `innover` those under `tool.innover` into the types of `model`; `check`
+//! holds what one key alone cannot show (names that must exist, hosts, routes, calls).
+//! Spin's behaviour is described in its documentation of manifest version 2; where we are stricter
+//! (unknown variables, unknown keys in triggers) the manifest would fail later in Spin too.
+
+#![deny(missing_docs)]
+
+mod innover;
+pub mod limits;
+mod model;
+mod names;
+mod problem;
+pub mod routes;
+mod template;
+
+pub use innover::{InnoverTool, Jobs, Missed, Schedule, Task};
+pub use model::{
+    Application, Build, Component, Dependency, DependencySource, FilesMount, HttpExecutor,
+    HttpRoute, HttpTrigger, Inherit, Manifest, OtherTrigger, Profile, RedisTrigger, Source,
+    StaticResponse, Variable,
+};
+pub use problem::{ManifestError, Problem};
+pub use template::{Template, TemplateError, Unresolved};
