@@ -1,5 +1,5 @@
 //! Generated from `data/list-one.xml` (ISO 4217 list one, published 2026-01-01) by
-//! `tests/iso4217.rs`, which fails when this file differs from it. Do not edit.
+//! `tests/rules/iso4217.rs`, which fails when this file differs from it. Do not edit.
 
 use crate::Currency;
 

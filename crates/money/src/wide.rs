@@ -226,3 +226,77 @@ fn render(digits: &[u8], fraction_len: usize) -> String {
         fraction => format!("{whole}.{fraction}"),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn products_of_64_bits_are_those_of_u128(a: u64, b: u64) {
+            let (a, b) = (u128::from(a), u128::from(b));
+            prop_assert_eq!(Wide::product(a, b), Wide::from(a * b));
+        }
+
+        #[test]
+        fn division_undoes_multiplication(a: u128, b in 1..u128::MAX, rest: u128) {
+            let rest = rest % b;
+            // a × b + rest, by subtracting what lacks to a × b + b.
+            let Some(next) = a.checked_add(1) else { return Ok(()) };
+            let number = Wide::product(next, b).minus(Wide::from(b - rest));
+            let number = number.expect("rest is at least zero");
+            prop_assert_eq!(number.div_rem(Wide::from(b)), (Wide::from(a), Wide::from(rest)));
+        }
+
+        #[test]
+        fn division_by_wide_numbers_leaves_a_rest_below_them(
+            high: u128, low: u128, shift in 0u32..128, by in 1..u128::MAX,
+        ) {
+            let number = Wide { high, low };
+            let divisor = Wide::from(by).shifted_left(shift);
+            let (quotient, rest) = number.div_rem(divisor);
+            prop_assert!(rest < divisor);
+            if let (Some(small), true) = (quotient.to_u128(), shift == 0) {
+                prop_assert_eq!(number.minus(rest), Some(Wide::product(small, by)));
+            }
+        }
+
+        #[test]
+        fn numbers_print_in_full(a in 0..10u128.pow(38), b in 1..10u128.pow(38)) {
+            let number = Wide::product(b, 10u128.pow(38)).plus_low(a);
+            prop_assert_eq!(number.to_string(), format!("{b}{a:038}"));
+        }
+    }
+
+    impl Wide {
+        fn plus_low(self, other: u128) -> Wide {
+            let (low, carry) = self.low.overflowing_add(other);
+            Wide {
+                high: self.high + u128::from(carry),
+                low,
+            }
+        }
+    }
+
+    #[test]
+    fn only_twos_and_fives_divide_a_power_of_ten() {
+        for (number, finite) in [(1, true), (2, true), (40, true), (3, false), (150, false)] {
+            assert_eq!(
+                Wide::from(number).divides_a_power_of_ten(),
+                finite,
+                "{number}"
+            );
+        }
+        let large = Wide::product(10u128.pow(38), 10u128.pow(30));
+        assert!(large.divides_a_power_of_ten());
+    }
+
+    #[test]
+    fn a_product_beyond_256_bits_is_none() {
+        let large = Wide::product(u128::MAX, u128::MAX);
+        assert_eq!(large.times(2), None);
+        assert_eq!(Wide::ZERO.minus(Wide::ONE), None);
+    }
+}
