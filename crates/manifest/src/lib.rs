@@ -25,12 +25,19 @@
 
 #![deny(missing_docs)]
 
+mod check;
+mod component;
+mod edit;
+pub mod hosts;
 mod innover;
 pub mod limits;
 mod model;
 mod names;
 mod problem;
+mod reader;
 pub mod routes;
+pub mod runtime_config;
+mod schema;
 mod template;
 
 pub use innover::{InnoverTool, Jobs, Missed, Schedule, Task};
@@ -41,3 +48,32 @@ pub use model::{
 };
 pub use problem::{ManifestError, Problem};
 pub use template::{Template, TemplateError, Unresolved};
+
+impl Manifest {
+    /// Parses and checks the text of a `spin.toml`. The error lists everything that is wrong.
+    ///
+    /// What is well formed but not run by this host is no error here; see
+    /// [`unsupported`](Self::unsupported).
+    pub fn parse(toml: &str) -> Result<Self, ManifestError> {
+        let source = reader::Source::new(toml);
+        let table = source.parse();
+        let manifest = table
+            .as_ref()
+            .and_then(|table| schema::read(reader::Table::root(&source, table)));
+        drop(table);
+        source.finish(manifest)
+    }
+
+    /// What this host does not run yet, one text each, saying what to do. Empty when it runs all.
+    pub fn unsupported(&self) -> Vec<String> {
+        check::unsupported(self)
+    }
+
+    /// The same text without Redis triggers, their `[application.trigger.redis]` and the
+    /// components nothing else uses. Comments and layout stay.
+    ///
+    /// Stock Spin ends when no Redis answers, so this is what it is given when there is none.
+    pub fn without_redis_triggers(toml: &str) -> Result<String, ManifestError> {
+        edit::without_redis_triggers(toml)
+    }
+}
