@@ -1,0 +1,421 @@
+//! The service's own database. `database_url` decides which: `sqlite:<label>` today.
+//!
+//! A [`Db`] is one connection, exclusive to one request and kept between requests of the instance.
+//! Reads go through [`Db::query`]; [`crate::Batch`] is the only way to write.
+
+use std::sync::Mutex;
+
+use innover_contract::Code;
+
+use crate::{Failure, Result, config, sql};
+
+/// A parameter or a column: BIGINT or TEXT, or a set of rows as one parameter.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Value {
+    /// BIGINT.
+    Int(i64),
+    /// TEXT.
+    Text(String),
+    /// NULL.
+    Null,
+    /// The parameter of `rows($n: …)`: one inner vector per row, in the order of its columns.
+    Rows(Vec<Vec<Value>>),
+}
+
+impl From<i64> for Value {
+    fn from(n: i64) -> Value {
+        Value::Int(n)
+    }
+}
+impl From<&str> for Value {
+    fn from(text: &str) -> Value {
+        Value::Text(text.into())
+    }
+}
+impl From<String> for Value {
+    fn from(text: String) -> Value {
+        Value::Text(text)
+    }
+}
+impl From<&String> for Value {
+    fn from(text: &String) -> Value {
+        Value::Text(text.clone())
+    }
+}
+impl<T: Into<Value>> From<Option<T>> for Value {
+    fn from(value: Option<T>) -> Value {
+        value.map_or(Value::Null, Into::into)
+    }
+}
+impl From<Vec<Vec<Value>>> for Value {
+    fn from(rows: Vec<Vec<Value>>) -> Value {
+        Value::Rows(rows)
+    }
+}
+
+/// `params![a, b]`: a vector of [`Value`]s.
+#[macro_export]
+macro_rules! params {
+    ($($value:expr),* $(,)?) => { vec![$($crate::db::Value::from($value)),*] };
+}
+
+/// A set of one column for `rows($n: …)`.
+pub fn column<T: Into<Value>>(values: impl IntoIterator<Item = T>) -> Value {
+    Value::Rows(values.into_iter().map(|v| vec![v.into()]).collect())
+}
+
+/// One row of a result, read by position.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Row(Vec<Value>);
+
+impl Row {
+    /// The BIGINT in column `i`.
+    ///
+    /// # Errors
+    /// When the column is not a BIGINT, which is a defect of the query.
+    pub fn int(&self, i: usize) -> Result<i64, DbError> {
+        match self.0.get(i) {
+            Some(Value::Int(n)) => Ok(*n),
+            other => Err(DbError::Shape(format!("column {i} is not a BIGINT: {other:?}"))),
+        }
+    }
+
+    /// The TEXT in column `i`.
+    ///
+    /// # Errors
+    /// When the column is not TEXT, which is a defect of the query.
+    pub fn text(&self, i: usize) -> Result<&str, DbError> {
+        match self.0.get(i) {
+            Some(Value::Text(text)) => Ok(text),
+            other => Err(DbError::Shape(format!("column {i} is not TEXT: {other:?}"))),
+        }
+    }
+
+    /// The BIGINT or NULL in column `i`.
+    ///
+    /// # Errors
+    /// As [`Row::int`].
+    pub fn opt_int(&self, i: usize) -> Result<Option<i64>, DbError> {
+        match self.0.get(i) {
+            Some(Value::Null) => Ok(None),
+            _ => self.int(i).map(Some),
+        }
+    }
+
+    /// The TEXT or NULL in column `i`.
+    ///
+    /// # Errors
+    /// As [`Row::text`].
+    pub fn opt_text(&self, i: usize) -> Result<Option<&str>, DbError> {
+        match self.0.get(i) {
+            Some(Value::Null) => Ok(None),
+            _ => self.text(i).map(Some),
+        }
+    }
+}
+
+/// Why a statement failed. The text may hold SQL and stays in the log.
+#[derive(Debug, thiserror::Error)]
+pub enum DbError {
+    /// Another writer holds the database: try again.
+    #[error("the database is busy: {0}")]
+    Busy(String),
+    /// A constraint, a syntax error, a full disk.
+    #[error("the database refused a statement: {0}")]
+    Statement(String),
+    /// A result was not what the query's author expected.
+    #[error("unexpected result: {0}")]
+    Shape(String),
+}
+
+impl From<DbError> for Failure {
+    fn from(error: DbError) -> Failure {
+        let line = serde_json::json!({"level": "error", "msg": "database", "error": error.to_string()});
+        println!("{line}");
+        match error {
+            DbError::Busy(_) => {
+                Failure::new(Code::Unavailable, "the database is busy; try again with the same key")
+            }
+            _ => Failure::new(Code::Internal, "the database refused; the log has the reason"),
+        }
+    }
+}
+
+/// A connection, exclusive to this request until it is dropped.
+pub struct Db {
+    session: Option<session::Session>,
+    /// Set between BEGIN and COMMIT: a connection dropped there is closed, never kept.
+    in_transaction: bool,
+}
+
+static IDLE: Mutex<Vec<session::Session>> = Mutex::new(Vec::new());
+
+impl Db {
+    /// Takes an idle connection or opens one.
+    ///
+    /// # Errors
+    /// 503 when `database_url` is missing or not of a kind this version speaks, or the database
+    /// cannot be opened.
+    pub async fn open() -> Result<Db> {
+        let idle = IDLE.lock().ok().and_then(|mut idle| idle.pop());
+        let session = match idle {
+            Some(session) => session,
+            None => {
+                let url = config::get("database_url").await?;
+                let label = url.strip_prefix("sqlite:").ok_or_else(|| {
+                    let scheme = url.split(':').next().unwrap_or_default();
+                    Failure::new(
+                        Code::NotReady,
+                        format!("database_url starts with `{scheme}:`; this version speaks `sqlite:<label>`"),
+                    )
+                })?;
+                session::Session::open(label).await?
+            }
+        };
+        Ok(Db { session: Some(session), in_transaction: false })
+    }
+
+    /// A connection to a database file of a native test.
+    ///
+    /// # Errors
+    /// When the file cannot be opened.
+    #[cfg(not(target_family = "wasm"))]
+    pub fn open_file(path: &std::path::Path) -> Result<Db, DbError> {
+        Ok(Db { session: Some(session::Session::open_file(path)?), in_transaction: false })
+    }
+
+    /// Runs a query. `sql` uses `$1…$n` and `rows($n: …)`.
+    ///
+    /// # Errors
+    /// [`DbError`], which becomes 503 when the database is busy and 500 otherwise.
+    pub async fn query(&self, sql: &'static str, params: Vec<Value>) -> Result<Vec<Row>, DbError> {
+        self.session()?.query(sql::sqlite(sql), params)
+    }
+
+    fn session(&self) -> Result<&session::Session, DbError> {
+        self.session.as_ref().ok_or_else(|| DbError::Shape("the connection is closed".into()))
+    }
+
+    pub(crate) async fn begin(&mut self) -> Result<(), DbError> {
+        // Marked before the statement: a request dropped while it waits must not leave a
+        // connection in an unknown state among the idle ones.
+        self.in_transaction = true;
+        self.session()?.begin().await
+    }
+
+    /// Rows affected by a modifying statement.
+    pub(crate) fn modify(&self, sql: &'static str, params: Vec<Value>) -> Result<u64, DbError> {
+        self.session()?.modify(sql::sqlite(sql), params)
+    }
+
+    pub(crate) fn end(&mut self, statement: &'static str) -> Result<(), DbError> {
+        self.session()?.query(statement, Vec::new())?;
+        self.in_transaction = false;
+        Ok(())
+    }
+}
+
+impl Drop for Db {
+    fn drop(&mut self) {
+        if !self.in_transaction
+            && let (Some(session), Ok(mut idle)) = (self.session.take(), IDLE.lock())
+        {
+            idle.push(session);
+        }
+    }
+}
+
+/// A set of rows as the JSON text `json_each` reads.
+fn rows_json(rows: &[Vec<Value>]) -> String {
+    fn write(out: &mut String, value: &Value) {
+        match value {
+            Value::Int(n) => out.push_str(&n.to_string()),
+            Value::Null => out.push_str("null"),
+            Value::Text(text) => {
+                out.push_str(&serde_json::to_string(text).unwrap_or_default());
+            }
+            Value::Rows(rows) => out.push_str(&rows_json(rows)),
+        }
+    }
+    let mut out = String::from("[");
+    for (i, row) in rows.iter().enumerate() {
+        if i > 0 {
+            out.push(',');
+        }
+        if let [only] = &row[..] {
+            write(&mut out, only);
+            continue;
+        }
+        out.push('[');
+        for (j, value) in row.iter().enumerate() {
+            if j > 0 {
+                out.push(',');
+            }
+            write(&mut out, value);
+        }
+        out.push(']');
+    }
+    out.push(']');
+    out
+}
+
+#[cfg(target_family = "wasm")]
+mod session {
+    //! Spin's SQLite. Statements go through the interface's synchronous `execute`: one call of the
+    //! host and no stream, about a fifth of the cost. Only BEGIN IMMEDIATE is asynchronous, because
+    //! it waits for other writers, and one of them may be a request of this very instance.
+
+    use send_wrapper::SendWrapper;
+    use spin_sdk::sqlite::wit::sqlite::{Connection, Error, Value as Sql};
+
+    use super::{DbError, Row, Value, rows_json};
+
+    pub struct Session(SendWrapper<Connection>);
+
+    impl Session {
+        pub async fn open(label: &str) -> Result<Session, DbError> {
+            let label = label.to_owned();
+            let connection =
+                SendWrapper::new(async move { Connection::open_async(label).await }).await;
+            let session = Session(SendWrapper::new(connection.map_err(error)?));
+            // Our host sets these itself and they cost nothing there; stock Spin does not.
+            for pragma in [
+                "PRAGMA journal_mode = WAL",
+                "PRAGMA synchronous = FULL",
+                "PRAGMA busy_timeout = 5000",
+                "PRAGMA foreign_keys = ON",
+            ] {
+                session.query(pragma, Vec::new())?;
+            }
+            Ok(session)
+        }
+
+        pub fn query(&self, sql: &str, params: Vec<Value>) -> Result<Vec<Row>, DbError> {
+            let params: Vec<Sql> = params.into_iter().map(to_sql).collect();
+            let result = self.0.execute(sql, &params).map_err(error)?;
+            Ok(result
+                .rows
+                .into_iter()
+                .map(|row| Row(row.values.into_iter().map(from_sql).collect()))
+                .collect())
+        }
+
+        pub fn modify(&self, sql: &str, params: Vec<Value>) -> Result<u64, DbError> {
+            self.query(sql, params)?;
+            Ok(self.0.changes())
+        }
+
+        pub async fn begin(&self) -> Result<(), DbError> {
+            SendWrapper::new(async {
+                let (_, rows, done) =
+                    self.0.execute_async("BEGIN IMMEDIATE".into(), Vec::new()).await.map_err(error)?;
+                drop(rows);
+                done.await.map_err(error)
+            })
+            .await
+        }
+    }
+
+    fn to_sql(value: Value) -> Sql {
+        match value {
+            Value::Int(n) => Sql::Integer(n),
+            Value::Text(text) => Sql::Text(text),
+            Value::Null => Sql::Null,
+            Value::Rows(rows) => Sql::Text(rows_json(&rows)),
+        }
+    }
+
+    fn from_sql(value: Sql) -> Value {
+        match value {
+            Sql::Integer(n) => Value::Int(n),
+            Sql::Text(text) => Value::Text(text),
+            Sql::Null => Value::Null,
+            // Columns are BIGINT or TEXT only; anything else is reported by the typed getters.
+            Sql::Real(n) => Value::Text(n.to_string()),
+            Sql::Blob(bytes) => Value::Text(String::from_utf8_lossy(&bytes).into_owned()),
+        }
+    }
+
+    fn error(error: Error) -> DbError {
+        let text = error.to_string();
+        if text.contains("locked") || text.contains("busy") {
+            DbError::Busy(text)
+        } else {
+            DbError::Statement(text)
+        }
+    }
+}
+
+#[cfg(not(target_family = "wasm"))]
+mod session {
+    //! The same SQL on SQLite itself, for native tests of stores and batches.
+
+    use rusqlite::{Connection, types::ToSqlOutput, types::ValueRef};
+
+    use super::{DbError, Row, Value, rows_json};
+
+    pub struct Session(Connection);
+
+    impl Session {
+        pub async fn open(label: &str) -> Result<Session, DbError> {
+            Session::open_file(std::path::Path::new(label))
+        }
+
+        pub fn open_file(path: &std::path::Path) -> Result<Session, DbError> {
+            let connection = Connection::open(path).map_err(error)?;
+            connection
+                .execute_batch("PRAGMA journal_mode = WAL; PRAGMA busy_timeout = 5000; PRAGMA foreign_keys = ON;")
+                .map_err(error)?;
+            Ok(Session(connection))
+        }
+
+        pub fn query(&self, sql: &str, params: Vec<Value>) -> Result<Vec<Row>, DbError> {
+            let mut statement = self.0.prepare_cached(sql).map_err(error)?;
+            let columns = statement.column_count();
+            let mut rows =
+                statement.query(rusqlite::params_from_iter(params)).map_err(error)?;
+            let mut out = Vec::new();
+            while let Some(row) = rows.next().map_err(error)? {
+                let values = (0..columns)
+                    .map(|i| match row.get_ref(i).map_err(error)? {
+                        ValueRef::Null => Ok(Value::Null),
+                        ValueRef::Integer(n) => Ok(Value::Int(n)),
+                        ValueRef::Text(text) => Ok(Value::Text(String::from_utf8_lossy(text).into_owned())),
+                        other => Err(DbError::Shape(format!("column {i} is {:?}", other.data_type()))),
+                    })
+                    .collect::<Result<_, _>>()?;
+                out.push(Row(values));
+            }
+            Ok(out)
+        }
+
+        pub fn modify(&self, sql: &str, params: Vec<Value>) -> Result<u64, DbError> {
+            self.query(sql, params)?;
+            Ok(self.0.changes())
+        }
+
+        pub async fn begin(&self) -> Result<(), DbError> {
+            self.query("BEGIN IMMEDIATE", Vec::new()).map(drop)
+        }
+    }
+
+    impl rusqlite::ToSql for Value {
+        fn to_sql(&self) -> rusqlite::Result<ToSqlOutput<'_>> {
+            Ok(match self {
+                Value::Int(n) => ToSqlOutput::from(*n),
+                Value::Text(text) => ToSqlOutput::from(text.as_str()),
+                Value::Null => ToSqlOutput::from(rusqlite::types::Null),
+                Value::Rows(rows) => ToSqlOutput::from(rows_json(rows)),
+            })
+        }
+    }
+
+    fn error(error: rusqlite::Error) -> DbError {
+        match error.sqlite_error_code() {
+            Some(rusqlite::ErrorCode::DatabaseBusy | rusqlite::ErrorCode::DatabaseLocked) => {
+                DbError::Busy(error.to_string())
+            }
+            _ => DbError::Statement(error.to_string()),
+        }
+    }
+}

@@ -1,0 +1,216 @@
+//! Delivery at least once, effects exactly once: an event or a job is marked in the batch of its
+//! effect, table `inbox(id, handled_at, result)`, and what is marked is only answered again.
+//!
+//! Items of one delivery share a commit. When that commit loses a race, each is tried on its own,
+//! so one item in trouble does not hold up the others.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use innover_contract::Code;
+use serde_json::Value as Json;
+
+use crate::{Batch, Cx, Db, Failure, Result, batch, batch::BatchError, log};
+
+/// The step's name in a failed batch.
+pub(crate) const STEP: &str = "inbox";
+
+/// How often one item is tried again here when it loses a race, before the deliverer is asked to
+/// come back later.
+const ATTEMPTS: usize = 5;
+
+/// What a handler decided for the items it was given: one batch for all of them, and what it
+/// refuses. An item that is neither refused nor given a result simply took effect.
+#[derive(Default)]
+pub struct Handled {
+    /// The effect of all items that are not refused.
+    pub batch: Batch,
+    /// Items refused, by id, with the reason.
+    pub refused: BTreeMap<String, Failure>,
+    /// Results of jobs, by id.
+    pub results: BTreeMap<String, Json>,
+}
+
+impl Handled {
+    /// The whole effect is `batch`.
+    pub fn all(batch: Batch) -> Handled {
+        Handled { batch, ..Handled::default() }
+    }
+}
+
+/// An item of a delivery.
+pub(crate) trait Item: Clone {
+    fn id(&self) -> &str;
+    /// Items of one key are handled in order.
+    fn key(&self) -> &str;
+    /// Items of one kind are handled together.
+    fn kind(&self) -> &str;
+}
+
+/// The answer to one item: a status as for HTTP, the result, the error.
+pub(crate) struct Outcome {
+    pub status: u16,
+    pub result: Json,
+    pub error: String,
+}
+
+impl Outcome {
+    fn done(result: Json) -> Outcome {
+        Outcome { status: 200, result, error: String::new() }
+    }
+
+    fn failed(failure: &Failure) -> Outcome {
+        Outcome { status: failure.status(), result: Json::Null, error: failure.to_string() }
+    }
+}
+
+/// Handles a delivery: skips what was handled before, groups the rest by kind, and answers per item.
+pub(crate) async fn deliver<I: Item>(
+    cx: &Cx,
+    prefix: &str,
+    items: &[I],
+    handle: &impl AsyncFn(&Db, &[I]) -> Result<Handled>,
+) -> Result<BTreeMap<String, Outcome>> {
+    let mut db = Db::open().await?;
+    let mut outcomes = handled_before(&db, prefix, items).await?;
+    let mut waiting: Vec<I> =
+        items.iter().filter(|item| !outcomes.contains_key(item.id())).cloned().collect();
+    let mut blocked: BTreeSet<String> = BTreeSet::new();
+    while !waiting.is_empty() {
+        // One round takes the first waiting item of every key; what comes later for the same key
+        // must see its effect.
+        let mut keys = BTreeSet::new();
+        let (round, later): (Vec<I>, Vec<I>) =
+            waiting.into_iter().partition(|item| keys.insert(item.key().to_owned()));
+        waiting = later;
+        let mut groups: BTreeMap<String, Vec<I>> = BTreeMap::new();
+        for item in round {
+            if blocked.contains(item.key()) {
+                let first = Failure::new(Code::Conflict, "an earlier item of this key comes first");
+                outcomes.insert(item.id().to_owned(), Outcome::failed(&first));
+            } else {
+                groups.entry(item.kind().to_owned()).or_default().push(item);
+            }
+        }
+        for group in groups.into_values() {
+            run_group(cx, &mut db, prefix, &group, handle, &mut outcomes).await;
+            for item in &group {
+                let status = outcomes.get(item.id()).map_or(500, |o| o.status);
+                // A parked item does not hold up its key: it will not come back.
+                if innover_contract::event::disposition(status)
+                    == innover_contract::event::Disposition::Retry
+                {
+                    blocked.insert(item.key().to_owned());
+                }
+            }
+        }
+    }
+    Ok(outcomes)
+}
+
+async fn run_group<I: Item>(
+    cx: &Cx,
+    db: &mut Db,
+    prefix: &str,
+    group: &[I],
+    handle: &impl AsyncFn(&Db, &[I]) -> Result<Handled>,
+    outcomes: &mut BTreeMap<String, Outcome>,
+) {
+    match attempt(db, prefix, group, handle).await {
+        Ok(done) => outcomes.extend(done),
+        Err(_) if group.len() > 1 => {
+            for item in group {
+                run_one(cx, db, prefix, item, handle, outcomes).await;
+            }
+        }
+        Err(_) => run_one(cx, db, prefix, &group[0], handle, outcomes).await,
+    }
+}
+
+async fn run_one<I: Item>(
+    cx: &Cx,
+    db: &mut Db,
+    prefix: &str,
+    item: &I,
+    handle: &impl AsyncFn(&Db, &[I]) -> Result<Handled>,
+    outcomes: &mut BTreeMap<String, Outcome>,
+) {
+    let one = std::slice::from_ref(item);
+    let mut last = Failure::from(Code::Conflict);
+    for _ in 0..ATTEMPTS {
+        match attempt(db, prefix, one, handle).await {
+            Ok(done) => return outcomes.extend(done),
+            Err(Attempt::Failed(failure)) => {
+                last = failure;
+                break;
+            }
+            Err(Attempt::Batch(BatchError::Expectation { step, .. })) => {
+                // Another delivery of the same item may have won.
+                match handled_before(db, prefix, one).await {
+                    Ok(done) if !done.is_empty() => return outcomes.extend(done),
+                    _ => last = Failure::new(Code::Conflict, format!("lost a race at step `{step}`")),
+                }
+            }
+            Err(Attempt::Batch(error)) => {
+                last = error.into();
+                break;
+            }
+        }
+    }
+    log::warn(cx, "delivery failed", &[
+        ("id", item.id().into()),
+        ("kind", item.kind().into()),
+        ("error", last.to_string().into()),
+    ]);
+    outcomes.insert(item.id().to_owned(), Outcome::failed(&last));
+}
+
+enum Attempt {
+    Failed(Failure),
+    Batch(BatchError),
+}
+
+async fn attempt<I: Item>(
+    db: &mut Db,
+    prefix: &str,
+    group: &[I],
+    handle: &impl AsyncFn(&Db, &[I]) -> Result<Handled>,
+) -> Result<BTreeMap<String, Outcome>, Attempt> {
+    let Handled { mut batch, refused, mut results } =
+        handle(db, group).await.map_err(Attempt::Failed)?;
+    let mut outcomes = BTreeMap::new();
+    for item in group {
+        let outcome = match refused.get(item.id()) {
+            Some(failure) => Outcome::failed(failure),
+            None => {
+                let result = results.remove(item.id()).unwrap_or(Json::Null);
+                let stored = (!result.is_null()).then(|| result.to_string());
+                batch.handled(&format!("{prefix}{}", item.id()), stored);
+                Outcome::done(result)
+            }
+        };
+        outcomes.insert(item.id().to_owned(), outcome);
+    }
+    batch.commit(db).await.map_err(Attempt::Batch)?;
+    Ok(outcomes)
+}
+
+async fn handled_before<I: Item>(
+    db: &Db,
+    prefix: &str,
+    items: &[I],
+) -> Result<BTreeMap<String, Outcome>> {
+    let ids = items.iter().map(|item| format!("{prefix}{}", item.id()));
+    let rows = batch::existing(
+        db,
+        "SELECT id, result FROM inbox WHERE id IN (SELECT id FROM rows($1: id TEXT))",
+        ids,
+    )
+    .await?;
+    rows.iter()
+        .map(|row| {
+            let id = row.text(0)?.trim_start_matches(prefix).to_owned();
+            let result = row.opt_text(1)?.and_then(|text| serde_json::from_str(text).ok());
+            Ok((id, Outcome::done(result.unwrap_or(Json::Null))))
+        })
+        .collect()
+}
