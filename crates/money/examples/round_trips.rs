@@ -5,7 +5,8 @@
 //! cargo run --release -p innover-money --example round_trips -- eurofxref-hist.csv
 //! ```
 //!
-//! It takes a minute, so it is no test; the same property on the shipped extract is one.
+//! 28.6 million trips take 15 seconds, so this is no test; the same property on the shipped extract
+//! is one.
 
 use std::{error::Error, process::ExitCode};
 

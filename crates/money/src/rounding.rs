@@ -98,6 +98,37 @@ impl ExactAmount {
         i64::try_from(minor).map_err(|_| MoneyError::OutOfRange)
     }
 
+    /// `self - minor / 10^digits`, where `minor` is `self` rounded: it has the same sign or is zero.
+    fn residual(&self, minor: i64, digits: u8) -> ExactAmount {
+        const FITS: &str = "190 bits times 14, and 142 bits times 64, are below 256";
+        let scaled = self.numerator.times(unit(digits)).expect(FITS);
+        let rounded = self.denominator.times(minor.unsigned_abs()).expect(FITS);
+        let (numerator, negative) = match scaled.minus(rounded) {
+            Some(cut_off) => (cut_off, self.negative),
+            None => (rounded.minus(scaled).unwrap_or(Wide::ZERO), !self.negative),
+        };
+        if numerator.is_zero() {
+            return ExactAmount::ZERO;
+        }
+        let mut residual = ExactAmount {
+            negative,
+            numerator,
+            denominator: self.denominator.times(unit(digits)).expect(FITS),
+        };
+        // The fraction was in lowest terms, so only factors of the unit can be common now.
+        for prime in [2u128, 5].map(Wide::from) {
+            loop {
+                let (above, above_rest) = residual.numerator.div_rem(prime);
+                let (below, below_rest) = residual.denominator.div_rem(prime);
+                if !above_rest.is_zero() || !below_rest.is_zero() {
+                    break;
+                }
+                (residual.numerator, residual.denominator) = (above, below);
+            }
+        }
+        residual
+    }
+
     /// Whether the decimal form ends.
     pub fn is_finite(&self) -> bool {
         self.denominator.divides_a_power_of_ten()
@@ -145,9 +176,11 @@ impl Serialize for ExactAmount {
 pub struct Conversion {
     /// Whole minor units of the target currency.
     pub result: Money,
-    /// The exact product in major units of the target currency, before the one rounding. Its
-    /// difference to `result` is below one minor unit.
+    /// The exact product in major units of the target currency, before the one rounding.
     pub exact: ExactAmount,
+    /// `exact - result`, below one minor unit: what the house keeps of the rounding when it rounds
+    /// down, negative when it rounds up.
+    pub residual: ExactAmount,
 }
 
 /// Converts `amount` at `rate` (major units of `to` for one major unit of the amount's currency):
@@ -166,8 +199,12 @@ pub fn convert(
 ) -> Result<Conversion, MoneyError> {
     let digits = to.payable_digits()?;
     let exact = ExactAmount::product(amount.minor(), amount.minor_digits(), rate);
-    let result = Money::new(exact.round(digits, rounding)?, to)?;
-    Ok(Conversion { result, exact })
+    let minor = exact.round(digits, rounding)?;
+    Ok(Conversion {
+        result: Money::new(minor, to)?,
+        exact,
+        residual: exact.residual(minor, digits),
+    })
 }
 
 /// [`convert`] on bare minor units, for currencies that only rates know (restating an old amount,

@@ -141,6 +141,36 @@ fn one_exact_product_is_rounded_once() {
 }
 
 #[test]
+fn the_residual_is_what_rounding_took_or_gave() {
+    for (amount, text, rounding, residual) in [
+        ("33.33", "1.1172", Rounding::Down, "0.006276"),
+        ("33.33", "1.1172", Rounding::Up, "-0.003724"),
+        ("-33.33", "1.1172", Rounding::Down, "0.003724"),
+        ("-33.33", "1.1172", Rounding::Up, "-0.006276"),
+        ("100", "1.1172", Rounding::Down, "0"),
+        ("-0.01", "0.1", Rounding::Up, "-0.001"),
+        ("-0.01", "0.1", Rounding::Down, "0.009"),
+        (
+            "1",
+            "1/3",
+            Rounding::Down,
+            "0.0033333333333333333333333333333333333333 (1/300)",
+        ),
+        (
+            "1",
+            "1/3",
+            Rounding::Up,
+            "-0.0066666666666666666666666666666666666666 (-1/150)",
+        ),
+    ] {
+        let got = convert(money(amount, "EUR"), &rate(text), currency("USD"), rounding)
+            .expect("in range");
+        let got = got.residual.to_string();
+        assert_eq!(got, residual, "{amount} × {text} {rounding:?}");
+    }
+}
+
+#[test]
 fn a_fraction_shows_38_significant_digits_and_itself() {
     let amount = money("100", "JPY");
     let dollars = Rate::cross(&rate("175.68"), &rate("1.1172")).expect("in range");
@@ -154,9 +184,8 @@ fn a_fraction_shows_38_significant_digits_and_itself() {
     assert!(digits.starts_with("0.63592896"), "{digits}");
     let json = serde_json::to_string(&got).expect("serializes");
     let wanted = format!(
-        r#"{{"result":{{"amount":"0.63","currency":"USD"}},"exact":"{} ({})"}}"#,
-        digits,
-        got.exact.to_fraction_string()
+        r#"{{"result":{{"amount":"0.63","currency":"USD"}},"exact":"{}","residual":"{}"}}"#,
+        got.exact, got.residual
     );
     assert_eq!(json, wanted);
 }
@@ -283,6 +312,10 @@ proptest! {
         let even = convert(amount, &rate, to, Rounding::HalfEven);
         if let (Ok(down), Ok(up), Ok(even)) = (down, up, even) {
             prop_assert_eq!(down.exact, up.exact);
+            // Toward the house: rounding down leaves it something or nothing, rounding up takes it.
+            prop_assert!(!down.residual.to_fraction_string().starts_with('-'));
+            let taken = up.residual.to_fraction_string();
+            prop_assert!(taken.starts_with('-') || taken == "0/1", "{}", taken);
             let (down, up, even) = (down.result.minor(), up.result.minor(), even.result.minor());
             prop_assert!(up - down == 0 || up - down == 1);
             prop_assert!(even == down || even == up);
@@ -370,6 +403,8 @@ proptest! {
             let product = rust_decimal::Decimal::from(amount) * factor;
             prop_assert!(got.exact.is_finite());
             prop_assert_eq!(got.exact.to_string(), product.normalize().to_string());
+            let residual = product - rust_decimal::Decimal::from(got.result);
+            prop_assert_eq!(got.residual.to_string(), residual.normalize().to_string());
         }
     }
 }

@@ -179,6 +179,11 @@ fn files_beyond_the_limits_are_refused() {
     let huge = " ".repeat(16 * 1024 * 1024 + 1);
     let error = ecb::parse(&huge).expect_err("too large");
     assert_eq!(error.fault, EcbFault::TooLarge);
+    let deep = "<a>".repeat(2_000_000);
+    let error = ecb::parse(&deep).expect_err("too many nodes");
+    assert!(matches!(error.fault, EcbFault::Xml(_)), "{error}");
+    let wide = format!("Date,{}", "USD,".repeat(1_000_000));
+    assert_eq!(ecb::parse(&wide).map_err(|error| error.column), Err(3));
     let long = format!("Date,{}\n", "Q".repeat(100_000));
     let message = ecb::parse(&long).expect_err("no currency").to_string();
     assert!(message.len() < 200, "{message}");
