@@ -80,8 +80,9 @@ impl Later<'_> {
                 continue;
             }
             let reaches = |hosts: &AllowedHosts| {
-                hosts.names_components()
-                    && !hosts.chaining_targets(std::slice::from_ref(callee)).is_empty()
+                !hosts
+                    .chaining_targets(std::slice::from_ref(callee))
+                    .is_empty()
             };
             if !hosts.get(caller).is_some_and(reaches) {
                 place.report(format!(
@@ -101,7 +102,10 @@ impl Later<'_> {
     fn check_redis(&self, manifest: &Manifest, hosts: &BTreeMap<String, AllowedHosts>) {
         for (place, component) in &self.redis_components {
             // Stock Spin refuses to start such an application ("local_service_chaining").
-            if hosts.get(component).is_some_and(AllowedHosts::names_components) {
+            if hosts
+                .get(component)
+                .is_some_and(AllowedHosts::names_components)
+            {
                 place.report(format!(
                     "`{component}` has a Redis trigger, so it may not call other components; remove `*{}` from its `allowed_outbound_hosts`",
                     hosts::SERVICE_CHAINING_SUFFIX
@@ -154,7 +158,11 @@ fn check_plugged(place: &Place<'_>, id: &str, component: &Component) {
         ("sqlite_databases", !component.sqlite_databases.is_empty()),
         ("variables", !component.variables.is_empty()),
     ];
-    let own: Vec<_> = own.iter().filter(|(_, set)| *set).map(|(key, _)| *key).collect();
+    let own: Vec<_> = own
+        .iter()
+        .filter(|(_, set)| *set)
+        .map(|(key, _)| *key)
+        .collect();
     if !own.is_empty() {
         place.report(format!(
             "`{id}` cannot be plugged in, because it has permissions of its own; remove `{}` from it",
@@ -265,7 +273,10 @@ impl Manifest {
             .components
             .values()
             .flat_map(|component| component.dependencies.values());
-        let of_triggers = self.http_triggers.iter().flat_map(|trigger| &trigger.middleware);
+        let of_triggers = self
+            .http_triggers
+            .iter()
+            .flat_map(|trigger| &trigger.middleware);
         let mut ids: Vec<&str> = of_components
             .chain(of_triggers)
             .filter_map(|dependency| match &dependency.source {

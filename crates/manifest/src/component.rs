@@ -28,7 +28,10 @@ pub(crate) fn read<'a>(
     mut table: Table<'a>,
 ) -> Option<Component> {
     let source = table
-        .required("source", "source = \"target/wasm32-wasip2/release/wallet.wasm\"")
+        .required(
+            "source",
+            "source = \"target/wasm32-wasip2/release/wallet.wasm\"",
+        )
         .and_then(|node| read_source(&node));
     let variables = table.get("variables").and_then(|node| node.table());
     let variables = variables.map(|table| {
@@ -138,15 +141,17 @@ fn read_source(node: &Node<'_>) -> Option<Source> {
         let package = package.and_then(|node| node.string());
         let version = table.required("version", "version = \"1.0.0\"");
         let version = version.and_then(|node| node.string());
-        package.zip(version).map(|(package, version)| Source::Registry {
-            registry,
-            package,
-            version,
-        })
+        package
+            .zip(version)
+            .map(|(package, version)| Source::Registry {
+                registry,
+                package,
+                version,
+            })
     } else {
-        table.place.report(
-            "must be a path, `{ url, digest }` or `{ registry, package, version }`",
-        );
+        table
+            .place
+            .report("must be a path, `{ url, digest }` or `{ registry, package, version }`");
         return None;
     };
     table.finish();
@@ -172,7 +177,9 @@ fn read_files(table: &mut Table<'_>) -> Vec<FilesMount> {
             files.extend(item.string().map(FilesMount::Pattern));
             continue;
         }
-        let Some(mut mount) = item.table() else { continue };
+        let Some(mut mount) = item.table() else {
+            continue;
+        };
         let source = mount.required("source", "source = \"assets\"");
         let destination = mount.required("destination", "destination = \"/\"");
         let source = source.and_then(|node| node.string());
@@ -216,7 +223,9 @@ fn read_profiles<'a>(
     let profiles = table.get("profile").and_then(|node| node.table());
     let mut read = BTreeMap::new();
     for (name, node) in profiles.map(|table| table.entries()).unwrap_or_default() {
-        let Some(mut table) = node.table() else { continue };
+        let Some(mut table) = node.table() else {
+            continue;
+        };
         let build = table.get("build").and_then(|node| node.table());
         let build_command = build.and_then(|mut table| {
             let command = table.required("command", "command = \"cargo build\"");
@@ -242,7 +251,10 @@ fn read_dependencies<'a>(
 ) -> BTreeMap<String, Dependency> {
     let dependencies = table.get("dependencies").and_then(|node| node.table());
     let mut read: BTreeMap<String, Dependency> = BTreeMap::new();
-    for (name, node) in dependencies.map(|table| table.entries()).unwrap_or_default() {
+    for (name, node) in dependencies
+        .map(|table| table.entries())
+        .unwrap_or_default()
+    {
         let parsed = ImportName::parse(&name);
         if let Err(reason) = &parsed {
             node.place.report(reason.as_str());
@@ -316,7 +328,9 @@ fn read_dependency_source<'a>(
         return Some(DependencySource::Component(id));
     }
     if let Some(path) = table.get("path") {
-        return path.string().map(|path| DependencySource::Path(path.into()));
+        return path
+            .string()
+            .map(|path| DependencySource::Path(path.into()));
     }
     if let Some(url) = table.get("url") {
         let digest = read_digest(table);
@@ -359,8 +373,9 @@ fn read_inherit(node: &Node<'_>) -> Inherit {
         let Some(kind) = item.string() else { continue };
         if !INHERITABLE.contains(&kind.as_str()) {
             let known = INHERITABLE.join("`, `");
-            item.place
-                .report(format!("`{kind}` cannot be inherited; use some of `{known}`"));
+            item.place.report(format!(
+                "`{kind}` cannot be inherited; use some of `{known}`"
+            ));
         }
         only.push(kind);
     }
@@ -403,7 +418,10 @@ impl<'a> ImportName<'a> {
         let (namespace, package_name) = package
             .split_once(':')
             .ok_or("a package is written `namespace:name`")?;
-        for part in [Some(namespace), Some(package_name), interface].into_iter().flatten() {
+        for part in [Some(namespace), Some(package_name), interface]
+            .into_iter()
+            .flatten()
+        {
             names::kebab(part).map_err(|reason| format!("`{part}`: {reason}"))?;
         }
         import.package = Some(package);
@@ -435,7 +453,8 @@ impl<'a> ImportName<'a> {
 
     /// Whether one import could be satisfied by both.
     fn overlaps(&self, other: &Self) -> bool {
-        let differ = |a: Option<String>, b: Option<String>| matches!((a, b), (Some(a), Some(b)) if a != b);
+        let differ =
+            |a: Option<String>, b: Option<String>| matches!((a, b), (Some(a), Some(b)) if a != b);
         self.package.is_some()
             && self.package == other.package
             && !differ(self.compatible_version(), other.compatible_version())
@@ -449,7 +468,10 @@ impl<'a> ImportName<'a> {
     fn compatible_version(&self) -> Option<String> {
         let version = self.version.as_ref()?;
         Some(if !version.pre.is_empty() {
-            format!("{}.{}.{}-{}", version.major, version.minor, version.patch, version.pre)
+            format!(
+                "{}.{}.{}-{}",
+                version.major, version.minor, version.patch, version.pre
+            )
         } else if version.major > 0 {
             format!("{}", version.major)
         } else if version.minor > 0 {

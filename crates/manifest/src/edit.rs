@@ -41,7 +41,10 @@ fn only_used_by_redis(manifest: &Manifest) -> BTreeSet<&str> {
         .other_triggers
         .iter()
         .flat_map(|trigger| trigger.components.iter().map(String::as_str));
-    for used in by_http.chain(by_others).chain(manifest.plugged_components()) {
+    for used in by_http
+        .chain(by_others)
+        .chain(manifest.plugged_components())
+    {
         ids.remove(used);
     }
     ids

@@ -277,4 +277,3 @@ fn default_port(scheme: &str) -> Option<u16> {
 pub(crate) fn is_empty(entry: &str) -> bool {
     matches!(entry, "" | "http://" | "https://")
 }
-

@@ -48,8 +48,7 @@ impl InnoverTool {
 
     /// How many events one delivery may carry.
     pub fn event_batch(&self) -> u32 {
-        self.event_batch
-            .unwrap_or(limits::EVENT_BATCH_DEFAULT)
+        self.event_batch.unwrap_or(limits::EVENT_BATCH_DEFAULT)
     }
 }
 
@@ -132,9 +131,16 @@ pub(crate) fn read<'a>(
     }
     let calls = table.get("calls");
     for call in calls.iter().flat_map(|node| node.items()) {
-        let callee = if call.is_string() { call.string() } else { None };
+        let callee = if call.is_string() {
+            call.string()
+        } else {
+            None
+        };
         if let Some(callee) = callee.filter(|callee| reading.known_component(&call, callee)) {
-            reading.later.calls.push((call.place, id.to_owned(), callee));
+            reading
+                .later
+                .calls
+                .push((call.place, id.to_owned(), callee));
         }
     }
     let jobs = table.get("jobs").and_then(|node| node.table());
@@ -206,7 +212,9 @@ fn read_jobs<'a>(reading: &mut Reading<'a>, id: &str, mut table: Table<'a>) -> O
             .map(|table| table.entries())
             .unwrap_or_default()
             .into_iter()
-            .filter_map(|(name, node)| Some((read_task_name(&name, &node)?, read_task(node.table()?))))
+            .filter_map(|(name, node)| {
+                Some((read_task_name(&name, &node)?, read_task(node.table()?)))
+            })
             .collect(),
     };
     table.finish();
@@ -221,11 +229,15 @@ fn read_task_name(name: &str, node: &Node<'_>) -> Option<String> {
         return None;
     }
     if node.is_table() && !name.contains('.') {
-        let nested = node.table()?.entries().into_iter().find(|(_, node)| node.is_table());
+        let nested = node
+            .table()?
+            .entries()
+            .into_iter()
+            .find(|(_, node)| node.is_table());
         if let Some((rest, inner)) = nested {
-            inner
-                .place
-                .report(format!("write the task's name in quotes: `\"{name}.{rest}\"`"));
+            inner.place.report(format!(
+                "write the task's name in quotes: `\"{name}.{rest}\"`"
+            ));
             return None;
         }
     }
@@ -240,8 +252,7 @@ fn read_task(mut table: Table<'_>) -> Task {
             .unwrap_or(limits::TASK_DEADLINE_MS_DEFAULT),
         max_attempts: number(&mut table, "max_attempts", &limits::TASK_ATTEMPTS)
             .unwrap_or(limits::TASK_ATTEMPTS_DEFAULT),
-        batch: number(&mut table, "batch", &limits::JOB_BATCH)
-            .unwrap_or(limits::JOB_BATCH_DEFAULT),
+        batch: number(&mut table, "batch", &limits::JOB_BATCH).unwrap_or(limits::JOB_BATCH_DEFAULT),
     };
     table.finish();
     task
@@ -277,7 +288,7 @@ fn read_schedule(jobs: Option<&Jobs>, mut table: Table<'_>) -> Option<Schedule> 
             .build();
         if let Err(error) = parser.parse(&pattern) {
             node.place.report(format!(
-                "`{pattern}` must have six fields (second, minute, hour, day, month, weekday), for example `0 */5 * * * *`: {error}"
+                "`{pattern}` is no pattern of six fields (second, minute, hour, day, month, weekday), such as `0 */5 * * * *`: {error}"
             ));
         }
         Some(pattern)

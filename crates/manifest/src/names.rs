@@ -3,11 +3,10 @@
 
 /// `lower_snake_case`: variable names.
 pub(crate) fn lower_snake(name: &str) -> Result<(), String> {
-    words(name, '_', Some('-'))?;
     if name.chars().any(|c| c.is_ascii_uppercase()) {
         return Err("use lower case only".into());
     }
-    Ok(())
+    words(name, '_', Some('-'))
 }
 
 /// `kebab-case`: component ids, plain dependency names.
@@ -93,7 +92,7 @@ pub(crate) fn nearest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) 
     known
         .into_iter()
         .map(|candidate| (strsim::damerau_levenshtein(name, candidate), candidate))
-        .filter(|(distance, candidate)| *distance <= candidate.len().div_ceil(3))
+        .filter(|(distance, candidate)| *distance <= candidate.len() / 3)
         .min()
         .map(|(_, candidate)| candidate)
 }
@@ -112,12 +111,36 @@ mod tests {
     #[test]
     fn each_kind_of_name_has_its_form() {
         let cases: [(Rule, &[&str], &[&str]); 6] = [
-            (kebab, &["a", "wallet", "a-b2", "HTTP-x"], &["", "a_b", "a--b", "1-2", "a-1", "aB", "é", "a.b"]),
-            (lower_snake, &["a", "pg_url", "a1_b2"], &["", "a-b", "A", "_a", "a__b", "bad+name"]),
-            (label, &["default", "a-b", "a_b"], &["", "b@d", "a-b_c", "1"]),
-            (event_type, &["a.b", "payment.initiated", "a.b_c.d"], &["a", "a.", ".a", "A.b", "a-b.c"]),
-            (task, &["add", "payment.confirm", "a._b2"], &["", ".a", "a..b", "a b", "1a", "a-b"]),
-            (queue, &["celery", "payment-tasks", "a:b.c_d"], &["", "a b", "a,b", "a\u{6}"]),
+            (
+                kebab,
+                &["a", "wallet", "a-b2", "HTTP-x"],
+                &["", "a_b", "a--b", "1-2", "a-1", "aB", "é", "a.b"],
+            ),
+            (
+                lower_snake,
+                &["a", "pg_url", "a1_b2"],
+                &["", "a-b", "A", "_a", "a__b", "bad+name"],
+            ),
+            (
+                label,
+                &["default", "a-b", "a_b"],
+                &["", "b@d", "a-b_c", "1"],
+            ),
+            (
+                event_type,
+                &["a.b", "payment.initiated", "a.b_c.d"],
+                &["a", "a.", ".a", "A.b", "a-b.c"],
+            ),
+            (
+                task,
+                &["add", "payment.confirm", "a._b2"],
+                &["", ".a", "a..b", "a b", "1a", "a-b"],
+            ),
+            (
+                queue,
+                &["celery", "payment-tasks", "a:b.c_d"],
+                &["", "a b", "a,b", "a\u{6}"],
+            ),
         ];
         for (rule, good, bad) in cases {
             for name in good {
@@ -135,5 +158,6 @@ mod tests {
         assert_eq!(nearest("sqlite_database", known), Some("sqlite_databases"));
         assert_eq!(nearest("sorce", known), Some("source"));
         assert_eq!(nearest("volume", known), None);
+        assert_eq!(nearest("a", ["b"]), None);
     }
 }

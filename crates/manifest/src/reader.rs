@@ -9,7 +9,6 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
 
-
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
@@ -45,7 +44,9 @@ impl<'a> Source<'a> {
     fn report(&self, at: usize, path: String, text: String) {
         let before = &self.text.as_bytes()[..at.min(self.text.len())];
         let line = 1 + before.iter().filter(|byte| **byte == b'\n').count();
-        self.problems.borrow_mut().push(Problem { line, path, text });
+        self.problems
+            .borrow_mut()
+            .push(Problem { line, path, text });
     }
 
     /// `value` if nothing was wrong, else all that was.
@@ -194,7 +195,8 @@ impl<'a> Node<'a> {
                 continue;
             };
             if names.contains(&name) {
-                item.place.report(format!("`{name}` is there twice; remove one"));
+                item.place
+                    .report(format!("`{name}` is there twice; remove one"));
             } else {
                 names.push(name);
             }
@@ -233,7 +235,8 @@ impl<'a> Node<'a> {
             DeValue::Float(float) => match float.as_str().parse::<f64>() {
                 Ok(number) if number.is_finite() => Value::from(number),
                 _ => {
-                    self.place.report("JSON has no such number; write it as a string");
+                    self.place
+                        .report("JSON has no such number; write it as a string");
                     return None;
                 }
             },
@@ -345,7 +348,11 @@ impl<'a> Table<'a> {
         }
     }
 
-    fn node(&self, name: &Spanned<std::borrow::Cow<'a, str>>, value: &'a Spanned<DeValue<'a>>) -> Node<'a> {
+    fn node(
+        &self,
+        name: &Spanned<std::borrow::Cow<'a, str>>,
+        value: &'a Spanned<DeValue<'a>>,
+    ) -> Node<'a> {
         let key: &str = name.get_ref();
         let is_bare = key
             .chars()

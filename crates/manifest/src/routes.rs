@@ -138,7 +138,12 @@ impl Router {
             static_response: route.static_response.as_ref(),
             route: &route.pattern,
             trailing,
-            params: route.params.iter().map(String::as_str).zip(params).collect(),
+            params: route
+                .params
+                .iter()
+                .map(String::as_str)
+                .zip(params)
+                .collect(),
         })
     }
 }
@@ -216,15 +221,24 @@ impl<'a> Pattern<'a> {
                 "paths below `{RESERVED_PREFIX}` belong to the host; use another path"
             )));
         }
-        if let Some(other) = route.chars().find(|c| "?#\\".contains(*c) || c.is_whitespace()) {
+        if let Some(other) = route
+            .chars()
+            .find(|c| "?#\\".contains(*c) || c.is_whitespace())
+        {
             return Err(wrong(format!("a route is a path, remove `{other}`")));
         }
-        let bare = ["/...", "/*"].iter().find_map(|end| route.strip_suffix(end));
+        let bare = ["/...", "/*"]
+            .iter()
+            .find_map(|end| route.strip_suffix(end));
         let mut pattern = Self {
             segments: Vec::new(),
             prefix: bare.is_some() || route == "...",
         };
-        let path = if route == "..." { "" } else { bare.unwrap_or(route) };
+        let path = if route == "..." {
+            ""
+        } else {
+            bare.unwrap_or(route)
+        };
         for segment in path.split('/').filter(|segment| !segment.is_empty()) {
             if segment == "..." || segment.contains('*') {
                 return Err(wrong("`/...` is allowed at the end only".into()));
@@ -234,14 +248,18 @@ impl<'a> Pattern<'a> {
                 continue;
             };
             let is_name = !name.is_empty()
-                && name.chars().all(|c| c.is_ascii_alphanumeric() || "-_".contains(c));
+                && name
+                    .chars()
+                    .all(|c| c.is_ascii_alphanumeric() || "-_".contains(c));
             if !is_name {
                 return Err(wrong(format!(
                     "`{segment}` is no parameter: it takes one whole segment and is named by letters, digits, `-` and `_`"
                 )));
             }
             if pattern.params().any(|other| other == name) {
-                return Err(wrong(format!("parameter `:{name}` is there twice; rename one")));
+                return Err(wrong(format!(
+                    "parameter `:{name}` is there twice; rename one"
+                )));
             }
             pattern.segments.push(Segment::Param(name));
         }

@@ -15,10 +15,11 @@ use crate::template::Template;
 
 /// What is known of the manifest while it is read.
 pub(crate) struct Reading<'a> {
-    pub(crate) variables: BTreeMap<String, Variable>,
-    /// Components, read so far; filled with placeholders' ids first, see `component_ids`.
-    pub(crate) components: BTreeMap<String, Component>,
-    /// Ids of all `[component.<id>]` tables, so that a reference can be checked where it stands.
+    variables: BTreeMap<String, Variable>,
+    /// The components read so far.
+    components: BTreeMap<String, Component>,
+    /// Ids of all `[component.<id>]` tables, known before the first is read, so that a reference
+    /// can be checked where it stands; and of the inline components met so far.
     component_ids: BTreeSet<String>,
     trigger_ids: BTreeSet<String>,
     pub(crate) later: Later<'a>,
@@ -60,12 +61,12 @@ pub(crate) fn read<'a>(mut root: Table<'a>) -> Option<Manifest> {
     let mut redis_triggers = Vec::new();
     let mut other_triggers = Vec::new();
     for (kind, node) in triggers {
-        for (position, item) in node.items().into_iter().enumerate() {
+        for item in node.items() {
             let Some(table) = item.table() else { continue };
             match kind.as_str() {
-                "http" => http_triggers.extend(reading.http_trigger(table, position + 1)),
-                "redis" => redis_triggers.extend(reading.redis_trigger(table, position + 1)),
-                _ => other_triggers.extend(reading.other_trigger(&kind, table, position + 1)),
+                "http" => http_triggers.extend(reading.http_trigger(table)),
+                "redis" => redis_triggers.extend(reading.redis_trigger(table)),
+                _ => other_triggers.extend(reading.other_trigger(&kind, table)),
             }
         }
     }
@@ -105,7 +106,9 @@ fn read_variables(table: Table<'_>) -> BTreeMap<String, Variable> {
         if let Err(reason) = names::lower_snake(&name) {
             node.place.report(reason);
         }
-        let Some(mut table) = node.table() else { continue };
+        let Some(mut table) = node.table() else {
+            continue;
+        };
         let variable = Variable {
             required: table.flag("required"),
             default: table.string("default"),
@@ -113,9 +116,9 @@ fn read_variables(table: Table<'_>) -> BTreeMap<String, Variable> {
             description: table.string("description"),
         };
         if variable.required == table.has("default") {
-            table.place.report(
-                "needs either `required = true` or a `default`, and not both",
-            );
+            table
+                .place
+                .report("needs either `required = true` or a `default`, and not both");
         }
         table.finish();
         variables.insert(name, variable);
@@ -150,13 +153,14 @@ impl<'a> Reading<'a> {
         component::read_tool(&mut table, |tool| tool.finish());
         let triggers = table.get("trigger").and_then(|node| node.table());
         for (kind, node) in triggers.map(|t| t.entries()).unwrap_or_default() {
-            let Some(mut settings) = node.table() else { continue };
+            let Some(mut settings) = node.table() else {
+                continue;
+            };
             match kind.as_str() {
                 "redis" => {
                     let address =
                         settings.required("address", "address = \"redis://localhost:6379\"");
-                    application.redis_address =
-                        address.and_then(|node| self.template(&node));
+                    application.redis_address = address.and_then(|node| self.template(&node));
                     settings.finish();
                 }
                 "http" => {
@@ -182,8 +186,8 @@ impl<'a> Reading<'a> {
         }
     }
 
-    fn http_trigger(&mut self, mut table: Table<'a>, position: usize) -> Option<HttpTrigger> {
-        let id = self.trigger_id(&mut table, "http", position);
+    fn http_trigger(&mut self, mut table: Table<'a>) -> Option<HttpTrigger> {
+        let id = self.trigger_id(&mut table, "http");
         let component = table.get("component");
         let static_response = table.get("static_response");
         let place = &table.place;
@@ -229,8 +233,8 @@ impl<'a> Reading<'a> {
             .collect()
     }
 
-    fn redis_trigger(&mut self, mut table: Table<'a>, position: usize) -> Option<RedisTrigger> {
-        let id = self.trigger_id(&mut table, "redis", position);
+    fn redis_trigger(&mut self, mut table: Table<'a>) -> Option<RedisTrigger> {
+        let id = self.trigger_id(&mut table, "redis");
         let component = table
             .required("component", "component = \"tasks\"")
             .and_then(|node| {
@@ -259,13 +263,8 @@ impl<'a> Reading<'a> {
     }
 
     /// The keys of other triggers are theirs: only the components are read.
-    fn other_trigger(
-        &mut self,
-        kind: &str,
-        mut table: Table<'a>,
-        position: usize,
-    ) -> Option<OtherTrigger> {
-        let id = self.trigger_id(&mut table, kind, position);
+    fn other_trigger(&mut self, kind: &str, mut table: Table<'a>) -> Option<OtherTrigger> {
+        let id = self.trigger_id(&mut table, kind);
         let mut nodes: Vec<Node<'a>> = table.get("component").into_iter().collect();
         let named = table.get("components").and_then(|node| node.table());
         for (_, node) in named.map(|table| table.entries()).unwrap_or_default() {
@@ -275,9 +274,10 @@ impl<'a> Reading<'a> {
                 nodes.push(node);
             }
         }
+        let name = if nodes.len() > 1 { "" } else { id.as_str() };
         let components = nodes
             .iter()
-            .filter_map(|node| self.component_of(node, &id))
+            .filter_map(|node| self.component_of(node, name))
             .collect();
         Some(OtherTrigger {
             kind: kind.to_owned(),
@@ -287,7 +287,7 @@ impl<'a> Reading<'a> {
     }
 
     /// The trigger's id, or one made as Spin makes it.
-    fn trigger_id(&mut self, table: &mut Table<'a>, kind: &str, position: usize) -> String {
+    fn trigger_id(&mut self, table: &mut Table<'a>, kind: &str) -> String {
         if let Some(id) = table.string("id").filter(|id| !id.is_empty()) {
             return id;
         }
@@ -296,7 +296,7 @@ impl<'a> Reading<'a> {
             .filter(Node::is_string)
             .and_then(|node| node.string())
             .map(|component| format!("{component}-{kind}-trigger"));
-        let counted = (position..).map(|number| format!("{kind}-trigger{number}"));
+        let counted = (1..).map(|number: u32| format!("{kind}-trigger{number}"));
         natural
             .into_iter()
             .chain(counted)
@@ -304,7 +304,8 @@ impl<'a> Reading<'a> {
             .unwrap_or_default()
     }
 
-    /// The id a trigger's `component` refers to. A component written in its place gets an id.
+    /// The id a trigger's `component` refers to. A component written in its place gets an id as
+    /// Spin gives it: after the trigger, if that has a name and only one component, else counted.
     fn component_of(&mut self, node: &Node<'a>, trigger: &str) -> Option<String> {
         if node.is_table() {
             let natural = format!("{trigger}-component");
@@ -362,9 +363,7 @@ fn read_route(node: &Node<'_>) -> Option<HttpRoute> {
     if node.is_table() {
         let mut table = node.table()?;
         if !table.flag("private") {
-            table
-                .place
-                .report("must be a path or `{ private = true }`");
+            table.place.report("must be a path or `{ private = true }`");
         }
         table.finish();
         return Some(HttpRoute::Private);

@@ -84,10 +84,7 @@ impl Template {
 
     /// The text with each variable replaced by what `value` returns for its name.
     /// Fails with the first name that has no value.
-    pub fn resolve(
-        &self,
-        value: &impl Fn(&str) -> Option<String>,
-    ) -> Result<String, Unresolved> {
+    pub fn resolve(&self, value: &impl Fn(&str) -> Option<String>) -> Result<String, Unresolved> {
         let mut text = String::new();
         for part in &self.parts {
             match part {
@@ -144,7 +141,11 @@ mod tests {
             ("closing }} alone", "closing }} alone"),
         ] {
             let template = Template::parse(text).unwrap();
-            assert_eq!(template.resolve(&value).as_deref(), Ok(expected), "{text:?}");
+            assert_eq!(
+                template.resolve(&value).as_deref(),
+                Ok(expected),
+                "{text:?}"
+            );
         }
     }
 
@@ -157,14 +158,27 @@ mod tests {
 
     #[test]
     fn what_is_not_a_template_is_refused() {
-        for text in ["{{ host", "{{ host }} {{ x", "{{}}", "{{ a-b }}", "{{ A }}", "{{ 1a }}", "{{ a b }}"] {
+        for text in [
+            "{{ host",
+            "{{ host }} {{ x",
+            "{{}}",
+            "{{ a-b }}",
+            "{{ A }}",
+            "{{ 1a }}",
+            "{{ a b }}",
+        ] {
             assert!(Template::parse(text).is_err(), "{text:?}");
         }
     }
 
     #[test]
     fn only_a_text_without_variables_is_literal() {
-        for (text, expected) in [("", Some("")), ("a", Some("a")), ("{{ a }}", None), ("a{{ a }}", None)] {
+        for (text, expected) in [
+            ("", Some("")),
+            ("a", Some("a")),
+            ("{{ a }}", None),
+            ("a{{ a }}", None),
+        ] {
             assert_eq!(Template::parse(text).unwrap().literal(), expected);
         }
     }

@@ -1,0 +1,109 @@
+//! The manifest stock Spin is given where no Redis runs.
+
+use innover_manifest::Manifest;
+
+#[test]
+fn redis_triggers_and_what_only_they_use_go_and_all_else_stays_as_written() {
+    let toml = r#"# The whole application.
+spin_manifest_version = 2
+
+[application]
+name = "x" # its name
+
+# Where messages come from.
+[application.trigger.redis]
+address = "{{ redis_url }}"
+
+[variables]
+redis_url = { default = "redis://127.0.0.1:6379" }
+
+# The door.
+[[trigger.http]]
+route = "/..."
+component = "both"
+
+[[trigger.redis]]
+channel = "a"
+component = "tasks"
+
+# Second channel.
+[[trigger.redis]]
+channel = "b"
+component = "both"
+
+[[trigger.redis]]
+channel = "c"
+component = "plug"
+
+# Takes messages only.
+[component.tasks]
+source = "tasks.wasm"
+[component.tasks.build]
+command = "make tasks"
+
+# Takes both.
+[component.both]
+source = "both.wasm" # stays
+dependencies = { "a:b/c" = { component = "plug" } }
+
+[component.plug]
+source = "plug.wasm"
+# The end.
+"#;
+    let expected = r#"# The whole application.
+spin_manifest_version = 2
+
+[application]
+name = "x" # its name
+
+[variables]
+redis_url = { default = "redis://127.0.0.1:6379" }
+
+# The door.
+[[trigger.http]]
+route = "/..."
+component = "both"
+
+# Takes both.
+[component.both]
+source = "both.wasm" # stays
+dependencies = { "a:b/c" = { component = "plug" } }
+
+[component.plug]
+source = "plug.wasm"
+# The end.
+"#;
+    let printed = Manifest::without_redis_triggers(toml).unwrap();
+    assert_eq!(printed, expected);
+    let manifest = Manifest::parse(&printed).unwrap();
+    assert!(manifest.redis_triggers.is_empty());
+    assert_eq!(manifest.application.redis_address, None);
+    // Once they are gone there is nothing left to do.
+    assert_eq!(
+        Manifest::without_redis_triggers(&printed).unwrap(),
+        expected
+    );
+}
+
+#[test]
+fn inline_forms_are_cut_too_and_other_trigger_settings_stay() {
+    let toml = r#"spin_manifest_version = 2
+application = { name = "x", trigger = { redis = { address = "redis://r.test" }, http = { base = "/" } } }
+trigger.http = [{ route = "/", component = { source = "a.wasm" } }]
+trigger.redis = [{ channel = "c", component = { source = "b.wasm" } }]
+"#;
+    let printed = Manifest::without_redis_triggers(toml).unwrap();
+    assert!(!printed.contains("redis"), "{printed}");
+    let manifest = Manifest::parse(&printed).unwrap();
+    assert_eq!(manifest.application.http_base.as_deref(), Some("/"));
+    assert_eq!(manifest.components.len(), 1);
+}
+
+#[test]
+fn a_manifest_that_is_wrong_is_not_printed() {
+    let error = Manifest::without_redis_triggers("spin_manifest_version = 2").unwrap_err();
+    assert!(
+        error.to_string().contains("`application` is missing"),
+        "{error}"
+    );
+}
