@@ -128,7 +128,7 @@ impl AllowedHost {
         )?;
         let (host, port) = split_port(rest);
         let port = match port {
-            Some((port, path)) if path.is_empty() => PortRule::parse(port)?,
+            Some((port, "")) => PortRule::parse(port)?,
             Some(_) => return Err("remove the path: a whole host is allowed or not".into()),
             None => PortRule::One(default_port(scheme).ok_or_else(|| {
                 format!("add a port, `{scheme}` has no usual one (`:*` allows all)")

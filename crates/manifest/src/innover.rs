@@ -145,7 +145,7 @@ pub(crate) fn read<'a>(
     }
     let jobs = table.get("jobs").and_then(|node| node.table());
     let jobs = jobs.and_then(|table| read_jobs(reading, id, table));
-    let schedules = table.get("schedules").map(|node| node.items());
+    let schedules = table.get("schedules").map(|node| node.tables());
     let tool = InnoverTool {
         service: service.as_ref().and_then(|node| node.named(names::kebab)),
         database: database.and_then(|node| node.named(names::label)),
@@ -162,8 +162,8 @@ pub(crate) fn read<'a>(
         memory_mb: number(&mut table, "memory_mb", &limits::MEMORY_MB),
         schedules: schedules
             .unwrap_or_default()
-            .iter()
-            .filter_map(|node| read_schedule(jobs.as_ref(), node.table()?))
+            .into_iter()
+            .filter_map(|table| read_schedule(jobs.as_ref(), table))
             .collect(),
         jobs,
         event_batch: number(&mut table, "event_batch", &limits::EVENT_BATCH),

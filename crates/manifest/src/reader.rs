@@ -182,6 +182,17 @@ impl<'a> Node<'a> {
             .collect()
     }
 
+    /// The tables of an array, written `[[path]]`.
+    pub(crate) fn tables(&self) -> Vec<Table<'a>> {
+        if self.is_table() {
+            let path = self.place.path.split('[').next().unwrap_or_default();
+            self.place
+                .report(format!("may be there several times: write `[[{path}]]`"));
+            return Vec::new();
+        }
+        self.items().iter().filter_map(Node::table).collect()
+    }
+
     /// The strings of an array.
     pub(crate) fn strings(&self) -> Vec<String> {
         self.items().iter().filter_map(Node::string).collect()

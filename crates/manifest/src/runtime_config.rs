@@ -85,10 +85,10 @@ fn read(mut root: Table<'_>) -> RuntimeConfig {
         key_value_stores: labelled(&mut root, "key_value_store", read_key_value),
         variables_providers: root
             .get("variables_provider")
-            .map(|node| node.items())
+            .map(|node| node.tables())
             .unwrap_or_default()
-            .iter()
-            .filter_map(|node| read_provider(node.table()?))
+            .into_iter()
+            .filter_map(read_provider)
             .collect(),
     };
     root.finish();

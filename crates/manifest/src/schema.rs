@@ -61,8 +61,7 @@ pub(crate) fn read<'a>(mut root: Table<'a>) -> Option<Manifest> {
     let mut redis_triggers = Vec::new();
     let mut other_triggers = Vec::new();
     for (kind, node) in triggers {
-        for item in node.items() {
-            let Some(table) = item.table() else { continue };
+        for table in node.tables() {
             match kind.as_str() {
                 "http" => http_triggers.extend(reading.http_trigger(table)),
                 "redis" => redis_triggers.extend(reading.redis_trigger(table)),

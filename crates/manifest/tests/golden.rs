@@ -2,10 +2,13 @@
 //! refused with the text beside it. `UPDATE_GOLDEN=1 cargo test -p innover-manifest` rewrites them;
 //! read the difference before committing it.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use innover_manifest::Manifest;
+use proptest::prelude::*;
 
 fn manifests(folder: &str) -> Vec<PathBuf> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -65,4 +68,25 @@ fn the_application_of_this_repository_parses_without_warnings() {
         .unwrap_or_else(|error| panic!("spin.toml:\n{error}"));
     assert_eq!(manifest.warnings, Vec::<String>::new());
     assert_eq!(manifest.unsupported(), Vec::<String>::new());
+}
+
+proptest! {
+    #[test]
+    fn a_damaged_manifest_is_parsed_or_refused_with_places_in_it(
+        start in 0usize..5000,
+        length in 0usize..40,
+        inserted in "[a-z\\[\\]{}=\"\n. 0-9]{0,6}",
+    ) {
+        let whole = include_str!("golden/good/maximal.toml");
+        let start = start % whole.len();
+        let end = (start + length).min(whole.len());
+        prop_assume!(whole.is_char_boundary(start) && whole.is_char_boundary(end));
+        let damaged = format!("{}{inserted}{}", &whole[..start], &whole[end..]);
+        if let Err(error) = Manifest::parse(&damaged) {
+            prop_assert!(!error.problems.is_empty());
+            for problem in &error.problems {
+                prop_assert!(problem.line >= 1 && problem.line <= damaged.split('\n').count());
+            }
+        }
+    }
 }

@@ -1,5 +1,11 @@
 //! Allowed hosts as tables of cases.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::type_complexity,
+    reason = "a test that cannot go on fails; its table says what it holds"
+)]
+
 use innover_manifest::hosts::{AllowedHost, AllowedHosts};
 use proptest::prelude::*;
 

@@ -1,6 +1,12 @@
 //! The routing rules as tables of cases. A route is its own component's name here, so a case reads
 //! "among these routes, this path goes to that one".
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::type_complexity,
+    reason = "a test that cannot go on fails; its table says what it holds"
+)]
+
 use innover_manifest::routes::{DuplicateRoute, Router};
 use innover_manifest::{HttpExecutor, HttpRoute, HttpTrigger, StaticResponse};
 use proptest::prelude::*;

@@ -1,5 +1,7 @@
 //! `runtime-config.toml`: what it means, and what is refused.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
 use std::path::PathBuf;
 
 use innover_manifest::runtime_config::{
