@@ -1,0 +1,41 @@
+//! The host: runs the components of a `spin.toml` on wasmtime, with Spin's interfaces.
+//!
+//! ```text
+//! TCP ── serve ── route ──▶ service ──▶ an instance (guest) ──▶ interfaces/*
+//!                              ▲                                   │ http://<component>.spin.internal
+//!          Host::call (bridge) ┴───────────────────────────────────┘
+//! Redis ── triggers/redis ─────▶ a fresh instance
+//! ```
+//!
+//! `config` says what to run, `load` resolves the manifest and compiles (`cache`, `engine`), `service`
+//! is one component with its limits, `shared` is what all of them use: databases, stores, metrics,
+//! log. `limits` holds every bound with its reason.
+//!
+//! Run it on a runtime with about twice as many worker threads as cores: SQL runs on the thread that
+//! asks for it, and a commit waits for the disk.
+
+#![deny(missing_docs)]
+
+mod bindings;
+mod cache;
+mod config;
+mod database;
+mod engine;
+mod guest;
+mod interfaces;
+pub mod limits;
+mod load;
+pub mod log;
+mod management;
+mod metrics;
+mod problem;
+mod route;
+mod serve;
+mod service;
+mod shared;
+mod start;
+mod triggers;
+
+pub use config::{HostConfig, Instances, KeyValueStore, ReadinessCheck};
+pub use database::{Commits, LockError, WriteGuard};
+pub use start::{CallError, Caller, Host};

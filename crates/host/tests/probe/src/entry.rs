@@ -91,10 +91,6 @@ async fn answer(request: Request) -> anyhow::Result<Answer> {
             Ok(content) => text(StatusCode::OK, content),
             Err(error) => text(StatusCode::FORBIDDEN, error.to_string()),
         },
-        "socket" => match std::net::TcpStream::connect(arg("address")) {
-            Ok(_) => text(StatusCode::OK, "connected".into()),
-            Err(error) => text(StatusCode::FORBIDDEN, error.to_string()),
-        },
         "variable" => match spin_sdk::variables::get(arg("name")).await {
             Ok(value) => text(StatusCode::OK, value),
             Err(error) => text(StatusCode::NOT_FOUND, format!("{error:?}")),

@@ -1,0 +1,220 @@
+//! SQLite databases: pooled connections, and one asynchronous write lock per database.
+//!
+//! SQLite lets one writer in at a time. Left to its own busy handler, a waiting writer would sleep
+//! on a thread the holder needs to finish; here it waits as a task. A connection takes the lock
+//! before its first statement that writes (BEGIN IMMEDIATE is one) and gives it back when SQLite is
+//! in autocommit mode again, so COMMIT, ROLLBACK, a failing autocommit statement and a dropped
+//! connection all release it.
+
+mod connection;
+mod policy;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use rusqlite::OpenFlags;
+use tokio::sync::{OwnedMutexGuard, watch};
+
+use crate::limits;
+use crate::metrics::Metrics;
+
+pub(crate) use connection::Connection;
+
+/// An open database file, by its label.
+pub(crate) struct Database {
+    label: String,
+    path: PathBuf,
+    lock: Arc<tokio::sync::Mutex<()>>,
+    /// The guest instance that holds the lock; 0 when nobody or native code does.
+    holder: Arc<AtomicU64>,
+    idle: Mutex<Vec<connection::Session>>,
+    commits: AtomicU64,
+    signal: watch::Sender<()>,
+    metrics: Arc<Metrics>,
+}
+
+/// The write lock of a database. Dropping it lets the next writer in.
+pub struct WriteGuard {
+    _permit: OwnedMutexGuard<()>,
+    holder: Arc<AtomicU64>,
+}
+
+impl Drop for WriteGuard {
+    fn drop(&mut self) {
+        self.holder.store(0, Ordering::Relaxed);
+    }
+}
+
+/// The write lock was not to be had.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum LockError {
+    /// Nobody gave it back in time.
+    #[error("database is locked")]
+    Timeout,
+    /// The holder is another task of the same guest instance, which cannot run while this one
+    /// waits in a synchronous call.
+    #[error(
+        "database is locked by another request of this instance: use the async function to wait"
+    )]
+    SameInstance,
+}
+
+impl Database {
+    /// Opens or creates the file, switches it to WAL and keeps one connection ready.
+    fn open(
+        label: &str,
+        path: &Path,
+        signal: watch::Sender<()>,
+        metrics: Arc<Metrics>,
+    ) -> anyhow::Result<Self> {
+        if let Some(folder) = path.parent() {
+            std::fs::create_dir_all(folder)
+                .with_context(|| format!("database {label}: cannot make {}", folder.display()))?;
+        }
+        let database = Self {
+            label: label.to_owned(),
+            path: path.to_owned(),
+            lock: Arc::default(),
+            holder: Arc::default(),
+            idle: Mutex::default(),
+            commits: AtomicU64::new(0),
+            signal,
+            metrics,
+        };
+        let first = database
+            .connect()
+            .with_context(|| format!("database {label}: cannot open {}", path.display()))?;
+        database.give_back(first);
+        Ok(database)
+    }
+
+    fn connect(&self) -> rusqlite::Result<connection::Session> {
+        let flags = OpenFlags::SQLITE_OPEN_READ_WRITE
+            | OpenFlags::SQLITE_OPEN_CREATE
+            | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let sqlite = rusqlite::Connection::open_with_flags(&self.path, flags)?;
+        // Before the policy is in place: guests may not change any of these.
+        sqlite.busy_timeout(limits::DATABASE_LOCK_WAIT)?;
+        sqlite.execute_batch(
+            "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON;",
+        )?;
+        // From here on waiting is done by tasks (see `Connection::execute`), not inside SQLite.
+        sqlite.busy_timeout(Duration::ZERO)?;
+        sqlite.set_prepared_statement_cache_capacity(limits::STATEMENTS_CACHED);
+        connection::Session::new(sqlite)
+    }
+
+    fn take(&self) -> rusqlite::Result<connection::Session> {
+        let kept = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        kept.map_or_else(|| self.connect(), Ok)
+    }
+
+    fn give_back(&self, session: connection::Session) {
+        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        if idle.len() < limits::CONNECTIONS_IDLE_MAX {
+            idle.push(session);
+        }
+    }
+
+    /// Waits for the write lock, at most [`limits::DATABASE_LOCK_WAIT`]. `instance` says who asks
+    /// (0 is native code); `blocks_instance` that nothing else of it runs meanwhile.
+    async fn lock(&self, instance: u64, blocks_instance: bool) -> Result<WriteGuard, LockError> {
+        let permit = match Arc::clone(&self.lock).try_lock_owned() {
+            Ok(permit) => permit,
+            Err(_) => {
+                if blocks_instance
+                    && instance != 0
+                    && self.holder.load(Ordering::Relaxed) == instance
+                {
+                    return Err(LockError::SameInstance);
+                }
+                let asked = Instant::now();
+                let waiting = Arc::clone(&self.lock).lock_owned();
+                let permit = tokio::time::timeout(limits::DATABASE_LOCK_WAIT, waiting).await;
+                self.metrics.database_wait(&self.label, asked.elapsed(), permit.is_ok());
+                permit.map_err(|_| LockError::Timeout)?
+            }
+        };
+        self.holder.store(instance, Ordering::Relaxed);
+        Ok(WriteGuard { _permit: permit, holder: Arc::clone(&self.holder) })
+    }
+
+    fn committed(&self) {
+        self.commits.fetch_add(1, Ordering::Release);
+        self.signal.send_replace(());
+    }
+}
+
+/// All databases of the application.
+pub(crate) struct Databases {
+    by_label: BTreeMap<String, Arc<Database>>,
+    signal: watch::Sender<()>,
+}
+
+impl Databases {
+    pub(crate) fn open(
+        files: &BTreeMap<String, PathBuf>,
+        metrics: &Arc<Metrics>,
+    ) -> anyhow::Result<Self> {
+        let (signal, _) = watch::channel(());
+        let by_label = files
+            .iter()
+            .map(|(label, path)| {
+                let database = Database::open(label, path, signal.clone(), Arc::clone(metrics))?;
+                Ok((label.clone(), Arc::new(database)))
+            })
+            .collect::<anyhow::Result<_>>()?;
+        Ok(Self { by_label, signal })
+    }
+
+    pub(crate) fn get(&self, label: &str) -> Option<&Arc<Database>> {
+        self.by_label.get(label)
+    }
+
+    /// The write lock for native code that works on the same file.
+    pub(crate) async fn lock(&self, label: &str) -> Option<Result<WriteGuard, LockError>> {
+        let database = self.by_label.get(label)?;
+        Some(database.lock(0, false).await)
+    }
+
+    pub(crate) fn commits(&self) -> Commits {
+        Commits {
+            seen: self.by_label.values().map(|db| (Arc::clone(db), 0)).collect(),
+            signal: self.signal.subscribe(),
+        }
+    }
+}
+
+/// Tells which databases guests committed to. Commits are counted, not queued: however slowly a
+/// reader comes back, the committer never waits and the reader misses no label.
+pub struct Commits {
+    seen: Vec<(Arc<Database>, u64)>,
+    signal: watch::Receiver<()>,
+}
+
+impl Commits {
+    /// The labels committed to since the last call (since the start, the first time); waits until
+    /// there is one. `None` when the host is gone.
+    pub async fn changed(&mut self) -> Option<Vec<String>> {
+        loop {
+            // Marked as seen before the counters are read, so that a commit in between wakes again.
+            self.signal.borrow_and_update();
+            let mut labels = Vec::new();
+            for (database, seen) in &mut self.seen {
+                let now = database.commits.load(Ordering::Acquire);
+                if now != *seen {
+                    *seen = now;
+                    labels.push(database.label.clone());
+                }
+            }
+            if !labels.is_empty() {
+                return Some(labels);
+            }
+            self.signal.changed().await.ok()?;
+        }
+    }
+}

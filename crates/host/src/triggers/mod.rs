@@ -1,0 +1,3 @@
+//! Triggers other than HTTP.
+
+pub(crate) mod redis;
