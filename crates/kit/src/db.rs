@@ -350,11 +350,14 @@ mod session {
 mod session {
     //! The same SQL on SQLite itself, for native tests of stores and batches.
 
+    use std::sync::{Mutex, MutexGuard, PoisonError};
+
     use rusqlite::{Connection, types::ToSqlOutput, types::ValueRef};
 
     use super::{DbError, Row, Value, rows_json};
 
-    pub struct Session(Connection);
+    /// Behind a lock only so that `&Db` may cross an await; nobody else holds it.
+    pub struct Session(Mutex<Connection>);
 
     impl Session {
         pub async fn open(label: &str) -> Result<Session, DbError> {
@@ -366,11 +369,16 @@ mod session {
             connection
                 .execute_batch("PRAGMA journal_mode = WAL; PRAGMA busy_timeout = 5000; PRAGMA foreign_keys = ON;")
                 .map_err(error)?;
-            Ok(Session(connection))
+            Ok(Session(Mutex::new(connection)))
+        }
+
+        fn lock(&self) -> MutexGuard<'_, Connection> {
+            self.0.lock().unwrap_or_else(PoisonError::into_inner)
         }
 
         pub fn query(&self, sql: &str, params: Vec<Value>) -> Result<Vec<Row>, DbError> {
-            let mut statement = self.0.prepare_cached(sql).map_err(error)?;
+            let connection = self.lock();
+            let mut statement = connection.prepare_cached(sql).map_err(error)?;
             let columns = statement.column_count();
             let mut rows =
                 statement.query(rusqlite::params_from_iter(params)).map_err(error)?;
@@ -391,7 +399,7 @@ mod session {
 
         pub fn modify(&self, sql: &str, params: Vec<Value>) -> Result<u64, DbError> {
             self.query(sql, params)?;
-            Ok(self.0.changes())
+            Ok(self.lock().changes())
         }
 
         pub async fn begin(&self) -> Result<(), DbError> {

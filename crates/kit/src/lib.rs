@@ -6,6 +6,7 @@
 //! problem+json) happens there.
 #![warn(missing_docs)]
 
+pub mod amount;
 pub mod answer;
 pub mod batch;
 pub mod body;

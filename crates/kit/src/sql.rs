@@ -12,13 +12,12 @@ use std::{
 /// and `json_each` for `rows(…)`. Compiled once per text and instance.
 pub fn sqlite(sql: &'static str) -> &'static str {
     // Texts are few and 'static, so what is compiled is kept for good, by address.
-    static COMPILED: OnceLock<Mutex<HashMap<usize, &'static str>>> = OnceLock::new();
+    static COMPILED: OnceLock<Mutex<HashMap<(usize, usize), &'static str>>> = OnceLock::new();
     let Ok(mut compiled) = COMPILED.get_or_init(Mutex::default).lock() else {
         return Box::leak(compile_sqlite(sql).into_owned().into_boxed_str());
     };
-    // Two texts can share an address only when one is a prefix of the other, hence the length.
-    let key = sql.as_ptr() as usize ^ (sql.len() << 40);
-    compiled.entry(key).or_insert_with(|| match compile_sqlite(sql) {
+    // Two texts share an address only when one is a prefix of the other, hence the length.
+    compiled.entry((sql.as_ptr() as usize, sql.len())).or_insert_with(|| match compile_sqlite(sql) {
         Cow::Borrowed(text) => text,
         Cow::Owned(text) => Box::leak(text.into_boxed_str()),
     })
