@@ -1,16 +1,11 @@
 # What a user types. `make help` lists it; the work is in tools/ and in `innover` itself.
-.ONESHELL:
 SHELL := bash
-.SHELLFLAGS := -euo pipefail -c
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
 
-INNOVER_LISTEN ?= 127.0.0.1:3000
-INNOVER_MANAGEMENT_LISTEN ?= 127.0.0.1:3001
-INNOVER_STATE_DIR ?= .innover
-REDIS_URL ?= redis://127.0.0.1:6379
-passed := INNOVER_LISTEN INNOVER_MANAGEMENT_LISTEN INNOVER_STATE_DIR REDIS_URL
-export $(passed)
+# Read by `innover` and tools/ from the environment or from `make up NAME=value`; their defaults are
+# 127.0.0.1:3000, 127.0.0.1:3001, .innover and redis://127.0.0.1:6379.
+settings := INNOVER_LISTEN INNOVER_MANAGEMENT_LISTEN INNOVER_STATE_DIR REDIS_URL
 
 innover := target/release/innover
 build_first := tools/build
@@ -22,7 +17,7 @@ become_built := $(shell mkdir -p target; \
     { test target/become.so -nt tools/become.c || cc -shared -fPIC -O1 -o target/become.so tools/become.c; } 2>/dev/null && echo yes)
 $(if $(become_built),$(eval load target/become.so))
 endif
-environment = $(foreach name,$(passed),$(name)='$($(name))')
+environment = $(foreach name,$(settings),$(if $($(name)),$(name)='$($(name))'))
 dry_run = $(findstring n,$(firstword -$(MAKEFLAGS)))
 in_place_of_make = $(if $(dry_run),,$(become $(environment) exec $(1)))
 
@@ -31,7 +26,7 @@ in_place_of_make = $(if $(dry_run),,$(become $(environment) exec $(1)))
 
 up: ## build what is missing, then run the platform in the foreground
 	@$(call in_place_of_make,tools/up)
-	exec tools/up
+	@exec tools/up
 
 down: ## stop a running `make up`
 	@tools/down
@@ -41,14 +36,14 @@ health: ## what the running platform says of itself
 
 workers: ## job queues of the running platform
 	@$(build_first)
-	$(innover) jobs list
+	@$(innover) jobs list
 
 logs: ## follow the log of a running `make up`
 	@tools/platform logs
 
 demo: ## the main job against the running platform: token, payment, timeline
 	@$(build_first)
-	$(innover) demo
+	@$(innover) demo
 
 smoke-test: ## does every door of the running platform answer as it should?
 	@tools/platform smoke-test
@@ -58,15 +53,15 @@ test-auth: ## tokens and refusals of the running platform
 
 test-flow: ## one payment through every service of the running platform
 	@$(build_first)
-	$(innover) demo
+	@$(innover) demo
 
 bench: ## throughput, latency, start-up and memory, as a table
 	@$(build_first)
-	$(innover) bench
+	@$(innover) bench
 
 test: ## unit, property, component and black-box tests on embedded storage
 	@$(build_first)
-	cargo test --release --workspace
+	@cargo test --release --workspace
 
 lint: ## clippy over the whole workspace, warnings are errors
 	@cargo clippy --release --workspace --all-targets -- --deny warnings
@@ -75,18 +70,17 @@ format: ## format the sources
 	@cargo fmt --all
 
 audit: ## known vulnerabilities in dependencies
-	@if ! command -v cargo-audit >/dev/null; then
-	    echo "make audit needs cargo-audit (cargo install --locked cargo-audit) and a way to the RustSec advisory database" >&2
-	    exit 2
-	fi
-	cargo audit
+	@command -v cargo-audit >/dev/null || { \
+	    echo "make audit needs cargo-audit (cargo install --locked cargo-audit) and a way to the RustSec advisory database" >&2; \
+	    exit 2; }
+	@cargo audit
 
 rebuild: ## ask cargo for everything, changed or not
 	@tools/build --force
 
 spin-up: ## the same app under stock Spin
 	@$(call in_place_of_make,tools/spin-up)
-	exec tools/spin-up
+	@exec tools/spin-up
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-11s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
