@@ -1,0 +1,27 @@
+//! The journal: accounts, entries that balance, and what every account holds because of them.
+//! Payments reach it as `forex.converted`; wallets open accounts and top up through its HTTP
+//! surface, finance posts entries by hand. It never calls anyone and never trusts an amount it did
+//! not book itself.
+
+pub mod api;
+pub mod events;
+pub mod limits;
+pub mod model;
+pub mod store;
+
+/// What the component is made of.
+pub static SERVICE: innover_kit::Service = innover_kit::Service {
+    events: &[("forex.converted", events::converted)],
+    migration: Some(innover_kit::Migration(1, "init")),
+    ..innover_kit::Service::new("ledger", api::routes)
+};
+
+#[cfg(target_family = "wasm")]
+mod entry {
+    use spin_sdk::http::{IntoResponse, Request};
+
+    #[spin_sdk::http_service]
+    async fn handle(request: Request) -> impl IntoResponse {
+        innover_kit::serve(&crate::SERVICE, request).await
+    }
+}

@@ -1,0 +1,188 @@
+//! Entries: posted by finance or by a service, never changed.
+
+use axum::extract::Path;
+use innover_kit::{
+    Answer, Batch, Body, Cause, Code, Cx, Db, Failure, Problem, Result,
+    amount::{self, Amount},
+    batch::with_retries,
+    idempotency::{self, CommitError, IdempotencyKey},
+    ids,
+};
+use serde::Deserialize;
+use serde_json::{Map, Value};
+use utoipa::ToSchema;
+
+use super::{READ, invalid, line, metadata, name, trusted, views::EntryView, writer};
+use crate::{
+    events,
+    limits::POSTING_MINOR_MAX,
+    model::{AccountId, Checked, Entry, Posting, Refusal, Side},
+    store::{self, EntryRow},
+};
+
+/// Kinds that only the services that own them post.
+const SERVICE_KINDS: [&str; 2] = ["payment", "top_up"];
+
+/// An entry to be posted.
+#[derive(Clone, Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct EntryRequest {
+    /// What kind of entry it is; `manual` when absent.
+    kind: Option<String>,
+    /// What it is for, up to 140 characters.
+    #[serde(default)]
+    reference: String,
+    /// What it is made for: at most one entry ever has this id.
+    external_id: Option<String>,
+    /// 2 to 64 postings; per currency debits equal credits, and each account is named once.
+    postings: Vec<PostingRequest>,
+    /// Anything, up to 4 kB.
+    #[serde(default)]
+    #[schema(value_type = Object)]
+    metadata: Map<String, Value>,
+}
+
+/// One posting.
+#[derive(Clone, Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+struct PostingRequest {
+    account: String,
+    /// `debit` or `credit`.
+    direction: String,
+    #[schema(value_type = Amount)]
+    amount: Amount,
+    #[schema(example = "EUR")]
+    currency: String,
+}
+
+impl PostingRequest {
+    fn posting(&self, position: usize) -> Result<Posting> {
+        let at = |field: &str| format!("/postings/{position}{field}");
+        let side = Side::parse(&self.direction)
+            .ok_or_else(|| invalid("`debit` or `credit`", &at("/direction")))?;
+        let money = amount::money(&self.amount, &self.currency).map_err(|failure| {
+            let field = at(failure.0.param.as_deref().unwrap_or_default());
+            failure.param(field)
+        })?;
+        if money.minor() > POSTING_MINOR_MAX {
+            return Err(Failure::new(Code::InvalidAmount, "the amount is larger than one posting may be")
+                .param(at("/amount")));
+        }
+        Ok(Posting { account: AccountId::from(self.account.as_str()), side, money })
+    }
+}
+
+impl EntryRequest {
+    fn entry(&self) -> Result<Checked<Entry>> {
+        let postings = self.postings.iter().enumerate().map(|(i, p)| p.posting(i));
+        let entry = Entry { postings: postings.collect::<Result<_>>()? };
+        entry.check().map_err(|e| {
+            let code = Code::parse(e.code()).unwrap_or(Code::InvalidRequest);
+            Failure::new(code, e.to_string()).param(e.pointer())
+        })
+    }
+
+    fn row(&self, by_service: bool, created_by: String) -> Result<EntryRow> {
+        let kind = name(self.kind.as_deref().unwrap_or("manual"), "/kind")?;
+        if !by_service && SERVICE_KINDS.contains(&kind) {
+            return Err(invalid(format!("`{kind}` entries are posted by their service"), "/kind"));
+        }
+        let external_id = self.external_id.as_deref().map(|id| name(id, "/external_id")).transpose()?;
+        Ok(EntryRow {
+            id: ids::new_id("ent"),
+            external_id: external_id.map(str::to_owned),
+            kind: kind.into(),
+            reference: line(&self.reference, "/reference")?.into(),
+            payment_id: None,
+            metadata: metadata(&self.metadata)?,
+            created_by,
+            created_at: ids::now_us(),
+        })
+    }
+}
+
+/// A service repeats its `external_id`, which outlives its process; people send an Idempotency-Key.
+fn idempotency_key(cx: &Cx, body: &Body<EntryRequest>) -> Result<IdempotencyKey> {
+    match (trusted(cx), &body.value.external_id) {
+        (Some(service), Some(id)) => {
+            let caller = format!("service:{service}");
+            Ok(IdempotencyKey::new(&caller, "POST", "/v1/entries", id, &body.fields))
+        }
+        _ => cx.require_idempotency(&body.fields),
+    }
+}
+
+/// Post an entry.
+///
+/// All of its postings take effect or none. A refusal by the accounts (insufficient funds, a closed
+/// account) is final for its key.
+#[utoipa::path(post, path = "/v1/entries", tag = "entries", request_body = EntryRequest,
+    params(("Idempotency-Key" = String, Header, description = "Unique to this operation")),
+    responses(
+        (status = 201, body = EntryView),
+        (status = 404, description = "account_not_found"),
+        (status = 409, description = "already_exists: another entry has the external_id"),
+        (status = 422, description = "insufficient_funds, unbalanced, currency_mismatch or account_closed"),
+    ))]
+pub async fn create(cx: Cx, body: Body<EntryRequest>) -> Result<Answer> {
+    let created_by = writer(&cx)?;
+    let key = idempotency_key(&cx, &body)?;
+    let entry = body.value.entry()?;
+    let row = body.value.row(trusted(&cx).is_some(), created_by)?;
+    with_retries(|| post(&cx, &key, &entry, &row)).await
+}
+
+async fn post(cx: &Cx, key: &IdempotencyKey, entry: &Checked<Entry>, row: &EntryRow) -> Result<Answer> {
+    let mut db = Db::open().await?;
+    if let Some(answer) = key.replay(&db).await? {
+        return Ok(answer);
+    }
+    let mut book = store::book(&db, entry.postings().iter().map(|p| &p.account)).await?;
+    let posted = match book.post(entry) {
+        Ok(posted) => posted,
+        Err(refusal) => return refuse(cx, &mut db, key, entry, &refusal).await,
+    };
+    let mut batch = Batch::new();
+    batch.emit(events::posted_event(row, &posted, Cause::from(cx)));
+    let answer = Answer::json(201, &EntryView::posted(row, &posted))?;
+    store::post(&mut batch, &book, &[(row.clone(), posted)]);
+    idempotency::commit(&mut db, batch, Some(key), answer).await.map_err(|error| match error {
+        CommitError::Batch(e) if e.step() == Some(store::STEP_ENTRIES) => Failure::new(
+            Code::AlreadyExists,
+            "an entry was posted for this external_id before, under another Idempotency-Key",
+        )
+        .param("/external_id"),
+        error => error.into(),
+    })
+}
+
+/// The failed decision left nothing, so it is recorded by a batch of its own: the same key gets the
+/// same refusal, even when the account is full again by then.
+async fn refuse(
+    cx: &Cx,
+    db: &mut Db,
+    key: &IdempotencyKey,
+    entry: &Checked<Entry>,
+    refusal: &Refusal,
+) -> Result<Answer> {
+    let code = Code::parse(refusal.code()).unwrap_or(Code::Conflict);
+    let position = entry.postings().iter().position(|p| p.account == *refusal.account());
+    let mut problem = Problem::new(code, refusal.to_string())
+        .param(format!("/postings/{}", position.unwrap_or_default()));
+    problem.instance = Some(cx.path().to_owned());
+    problem.request_id = Some(cx.request_id().to_owned());
+    let answer = Answer::json(problem.status, &problem)?;
+    Ok(idempotency::commit(db, Batch::new(), Some(key), answer).await?)
+}
+
+/// One entry with its postings.
+#[utoipa::path(get, path = "/v1/entries/{id}", tag = "entries", params(("id" = String, Path)),
+    responses((status = 200, body = EntryView), (status = 404, description = "No such entry")))]
+pub async fn get(cx: Cx, Path(id): Path<String>) -> Result<Answer> {
+    cx.require(READ)?;
+    let db = Db::open().await?;
+    let missing = || Failure::new(Code::EntryNotFound, format!("entry `{id}` does not exist"));
+    let entry = store::entry(&db, &id).await?.ok_or_else(missing)?;
+    let lines = store::lines(&db, &id).await?;
+    Answer::json(200, &EntryView::read(&entry, &lines))
+}
