@@ -69,6 +69,7 @@ codes! {
     IdempotencyKeyReused "idempotency_key_reused" 422 "The Idempotency-Key was used for another request";
     InsufficientFunds "insufficient_funds" 422 "The available balance does not cover this";
     CurrencyMismatch "currency_mismatch" 422 "The currencies do not match";
+    AmountTooSmall "amount_too_small" 422 "The amount is too small to convert";
     NoRate "no_rate" 422 "There is no rate for this currency pair";
     RatesStale "rates_stale" 422 "The newest rates are too old";
     Unbalanced "unbalanced" 422 "Debits and credits differ";

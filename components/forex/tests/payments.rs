@@ -1,0 +1,159 @@
+//! `payment.initiated` in, `forex.converted` or `forex.rejected` out, on the shipped rates.
+
+mod support;
+
+use innover_kit::{config, contract::Identity};
+use serde_json::{Value, json};
+use support::Platform;
+use tokio::sync::OnceCell;
+
+static PLATFORM: OnceCell<Platform> = OnceCell::const_new();
+
+async fn platform() -> &'static Platform {
+    PLATFORM
+        .get_or_init(|| async {
+            config::set("fx_margin_bps", "0");
+            config::set("rates_max_age_days", "36500");
+            Platform::start(
+                &forex::SERVICE,
+                include_str!("../migrations/0001_init.sql"),
+                &["gateway", "bridge"],
+            )
+        })
+        .await
+}
+
+fn initiated(id: &str, payment: &str, minor: i64, from: &str, to: &str) -> Value {
+    json!({
+        "specversion": "1.0", "id": id, "source": "/innover/payment", "type": "payment.initiated",
+        "subject": payment, "time": "2026-10-30T12:00:00Z", "partitionkey": payment,
+        "data": {
+            "payment_id": payment, "payer_wallet": "wal_a", "payee_wallet": "wal_b",
+            "payer_account": "acc_wal_a", "payee_account": "acc_wal_b", "source_minor": minor,
+            "source_currency": from, "target_currency": to, "reference": "r",
+        },
+    })
+}
+
+/// Delivers events as the bridge does and returns the status of each.
+async fn deliver(events: &[Value]) -> Vec<u64> {
+    let bridge = Identity { scope: "deliver".into(), ..Identity::default() };
+    let platform = platform().await;
+    let mut statuses = Vec::new();
+    for event in events {
+        let reply = platform.send("bridge", &bridge, "POST", "/_events", Some(event.to_string()), None).await;
+        assert_eq!(reply.status, 200, "{}", reply.body);
+        statuses.push(reply.body["results"][0]["status"].as_u64().unwrap());
+    }
+    statuses
+}
+
+/// What was put on the outbox for a payment, as (type, payload).
+async fn emitted(payment: &str) -> Vec<(String, Value)> {
+    let sql = format!("SELECT type, payload FROM outbox WHERE key = '{payment}' ORDER BY rowid");
+    let rows = platform().await.rows(&sql);
+    rows.into_iter().map(|r| (r[0].clone(), serde_json::from_str(&r[1]).unwrap())).collect()
+}
+
+#[tokio::test]
+async fn eur_33_33_becomes_usd_37_23_and_the_exact_product_is_kept() {
+    assert_eq!(deliver(&[initiated("e1", "pay_1", 3333, "EUR", "USD")]).await, [200]);
+    let out = emitted("pay_1").await;
+    assert_eq!(out.len(), 1);
+    let (kind, data) = &out[0];
+    assert_eq!(kind, "forex.converted");
+    let conversion = data["conversion_id"].as_str().unwrap().to_owned();
+    let expected = json!({
+        "payment_id": "pay_1", "payer_account": "acc_wal_a", "payee_account": "acc_wal_b",
+        "source_minor": 3333, "source_currency": "EUR", "target_minor": 3723,
+        "target_currency": "USD", "margin_minor": 0, "rate": "1.1172", "rate_date": "2026-10-30",
+        "exact": "37.236276", "conversion_id": conversion,
+    });
+    assert_eq!(data, &expected);
+    let rows = platform().await.rows(
+        "SELECT id, source_minor, target_minor, exact, rate_date FROM conversions WHERE payment_id = 'pay_1'",
+    );
+    assert_eq!(rows, [[conversion.as_str(), "3333", "3723", "37.236276", "2026-10-30"]]);
+}
+
+#[tokio::test]
+async fn one_currency_passes_unchanged_and_is_no_conversion() {
+    deliver(&[initiated("e2", "pay_2", 500, "JPY", "JPY")]).await;
+    let out = emitted("pay_2").await;
+    assert_eq!(out[0].0, "forex.converted");
+    let data = &out[0].1;
+    assert_eq!(data["target_minor"], 500);
+    assert_eq!((&data["rate"], &data["rate_date"]), (&json!("1"), &Value::Null));
+    assert_eq!((&data["exact"], &data["conversion_id"]), (&json!("500"), &Value::Null));
+    assert!(platform().await.rows("SELECT id FROM conversions WHERE payment_id = 'pay_2'").is_empty());
+}
+
+#[tokio::test]
+async fn what_cannot_be_converted_is_rejected_with_its_reason() {
+    for (at, (minor, from, to, code)) in [
+        (1_000, "EUR", "KWD", "no_rate"),
+        (1_000, "KWD", "EUR", "no_rate"),
+        (1, "IDR", "EUR", "amount_too_small"),
+        (0, "EUR", "USD", "invalid_amount"),
+        (-5, "EUR", "EUR", "invalid_amount"),
+        (100, "EUR", "XXX", "unsupported_currency"),
+        (100, "BGN", "EUR", "unsupported_currency"),
+        (i64::MAX, "EUR", "IDR", "invalid_amount"),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let payment = format!("pay_refused_{at}");
+        deliver(&[initiated(&format!("r{at}"), &payment, minor, from, to)]).await;
+        let out = emitted(&payment).await;
+        assert_eq!((out.len(), out[0].0.as_str()), (1, "forex.rejected"), "{minor} {from}→{to}");
+        assert_eq!(out[0].1["code"], code, "{minor} {from}→{to}: {}", out[0].1);
+    }
+}
+
+#[tokio::test]
+async fn an_event_delivered_twice_takes_effect_once() {
+    let event = initiated("e3", "pay_3", 100, "EUR", "GBP");
+    assert_eq!(deliver(&[event.clone(), event]).await, [200, 200]);
+    assert_eq!(emitted("pay_3").await.len(), 1);
+}
+
+#[tokio::test]
+async fn a_payment_initiated_again_gets_the_conversion_it_has() {
+    let events = [
+        initiated("e4", "pay_4", 100, "USD", "JPY"),
+        initiated("e5", "pay_4", 100, "USD", "JPY"),
+    ];
+    deliver(&events).await;
+    let out = emitted("pay_4").await;
+    assert_eq!(out.len(), 2);
+    assert_eq!(out[0].1, out[1].1);
+    assert_eq!(platform().await.rows("SELECT id FROM conversions WHERE payment_id = 'pay_4'").len(), 1);
+}
+
+#[tokio::test]
+async fn an_event_that_payment_did_not_emit_moves_nothing() {
+    let mut event = initiated("e6", "pay_6", 100, "EUR", "USD");
+    event["source"] = json!("external");
+    assert_eq!(deliver(&[event]).await, [200]);
+    assert!(emitted("pay_6").await.is_empty());
+}
+
+#[tokio::test]
+async fn a_hundred_events_are_one_delivery_with_an_answer_each() {
+    let bridge = Identity { scope: "deliver".into(), ..Identity::default() };
+    let mut events: Vec<Value> = (0..100)
+        .map(|n| initiated(&format!("b{n}"), &format!("pay_b{n}"), 100 + n, "USD", "JPY"))
+        .collect();
+    events[7]["data"] = json!({"payment_id": "pay_b7"});
+    let platform = platform().await;
+    let token_call = platform
+        .send_as("bridge", &bridge, "/_events", "application/cloudevents-batch+json", Value::from(events).to_string())
+        .await;
+    let results = token_call.body["results"].as_array().unwrap();
+    let refused: Vec<&Value> = results.iter().filter(|r| r["status"] != 200).collect();
+    assert_eq!((results.len(), refused.len()), (100, 1));
+    assert_eq!((&refused[0]["id"], &refused[0]["status"]), (&json!("b7"), &json!(422)));
+    let stored = platform.rows("SELECT COUNT(*) FROM conversions WHERE payment_id LIKE 'pay_b%'");
+    assert_eq!(stored, [["99"]]);
+}
