@@ -1,0 +1,326 @@
+//! Reads the file of a bridge, running or not, without changing it. For `innover events` and
+//! `innover jobs`.
+
+use std::path::Path;
+
+use rusqlite::{Connection, OptionalExtension, Row, params, types::Value};
+use serde::Serialize;
+
+use crate::store::{StoreError, readers::open_read_only};
+
+/// An event of the log.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct EventRow {
+    /// Its place in the log.
+    pub seq: i64,
+    /// Its id.
+    pub id: String,
+    /// Its type.
+    pub topic: String,
+    /// Its partition key.
+    pub key: String,
+    /// When it was published, microseconds since the epoch.
+    pub appended_at: i64,
+    /// The CloudEvent as JSON.
+    pub envelope: String,
+}
+
+/// Which events; an empty field asks for nothing.
+#[derive(Clone, Debug, Default)]
+pub struct EventFilter {
+    /// Only this type.
+    pub topic: Option<String>,
+    /// Only this key.
+    pub key: Option<String>,
+}
+
+/// A job.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct JobRow {
+    /// Its id.
+    pub id: String,
+    /// Its queue.
+    pub queue: String,
+    /// Its task.
+    pub task: String,
+    /// `queued`, `delayed`, `leased` (running), `done`, `failed` or `dead`.
+    pub state: String,
+    /// 0 is first.
+    pub priority: i64,
+    /// Deliveries so far.
+    pub attempts: i64,
+    /// Not before this time; 0 when it was never delayed. Microseconds since the epoch.
+    pub eta: i64,
+    /// When it was enqueued.
+    pub enqueued_at: i64,
+    /// When its last delivery started.
+    pub started_at: Option<i64>,
+    /// When it was done or given up.
+    pub finished_at: Option<i64>,
+    /// Its result, as JSON.
+    pub result: Option<String>,
+    /// The last error.
+    pub error: Option<String>,
+    /// The job as JSON.
+    pub envelope: String,
+}
+
+/// Which jobs; an empty field asks for nothing.
+#[derive(Clone, Debug, Default)]
+pub struct JobFilter {
+    /// Only this queue.
+    pub queue: Option<String>,
+    /// Only this task.
+    pub task: Option<String>,
+    /// Only this state.
+    pub state: Option<String>,
+}
+
+/// How many jobs of a queue are in each state.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct QueueRow {
+    /// The queue.
+    pub queue: String,
+    /// Ready.
+    pub queued: i64,
+    /// Waiting for their time or their next try.
+    pub delayed: i64,
+    /// Running.
+    pub leased: i64,
+    /// Done and still kept.
+    pub done: i64,
+    /// Refused for good.
+    pub failed: i64,
+    /// Given up after their last try.
+    pub dead: i64,
+    /// When the oldest ready job was enqueued; microseconds since the epoch.
+    pub oldest_queued_at: Option<i64>,
+}
+
+/// Something that could not be delivered.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct DeadLetterRow {
+    /// Its number.
+    pub seq: i64,
+    /// `event`, `job` or `outbox` (a row that could not be read).
+    pub kind: String,
+    /// The subscriber, the queue, or the service whose outbox it was in.
+    pub target: String,
+    /// The event's or job's id.
+    pub id: String,
+    /// The topic or task.
+    pub name: String,
+    /// The event's key.
+    pub key: String,
+    /// The event or job as JSON; of an unreadable row its payload as it is.
+    pub envelope: String,
+    /// Why.
+    pub error: String,
+    /// Deliveries.
+    pub attempts: i64,
+    /// When it was given up, microseconds since the epoch.
+    pub dead_at: i64,
+}
+
+/// A subscriber's place in the log.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct SubscriberRow {
+    /// The service.
+    pub subscriber: String,
+    /// It has passed every event up to here.
+    pub cursor: i64,
+    /// The newest event.
+    pub head: i64,
+    /// Events that wait for their next try or behind one.
+    pub retrying: i64,
+}
+
+/// Up to `limit` events after seq `after`, oldest first.
+///
+/// # Errors
+/// What SQLite says.
+pub fn events(store: &Path, after: i64, limit: usize, filter: &EventFilter) -> Result<Vec<EventRow>, StoreError> {
+    Ok(read_events(&open_read_only(store)?, after, limit, filter)?)
+}
+
+/// The seq of the newest event; 0 when there never was one.
+///
+/// # Errors
+/// What SQLite says.
+pub fn head(store: &Path) -> Result<i64, StoreError> {
+    Ok(crate::store::events::head(&open_read_only(store)?)?)
+}
+
+/// Follows the log: each call returns what is new since the last.
+pub struct EventTail {
+    connection: Connection,
+    after: i64,
+    filter: EventFilter,
+}
+
+/// Starts following after seq `after`.
+///
+/// # Errors
+/// What SQLite says.
+pub fn tail(store: &Path, after: i64, filter: EventFilter) -> Result<EventTail, StoreError> {
+    Ok(EventTail { connection: open_read_only(store)?, after, filter })
+}
+
+impl EventTail {
+    /// Up to `limit` new events, oldest first; empty when there are none at the moment.
+    ///
+    /// # Errors
+    /// What SQLite says.
+    pub fn read(&mut self, limit: usize) -> Result<Vec<EventRow>, StoreError> {
+        let rows = read_events(&self.connection, self.after, limit, &self.filter)?;
+        self.after = rows.last().map_or(self.after, |r| r.seq);
+        Ok(rows)
+    }
+}
+
+fn read_events(
+    connection: &Connection,
+    after: i64,
+    limit: usize,
+    filter: &EventFilter,
+) -> Result<Vec<EventRow>, rusqlite::Error> {
+    connection
+        .prepare_cached(
+            "SELECT seq, id, topic, key, appended_at, envelope FROM event_log
+             WHERE seq > ?1 AND (?2 IS NULL OR topic = ?2) AND (?3 IS NULL OR key = ?3)
+             ORDER BY seq LIMIT ?4",
+        )?
+        .query_map(params![after, filter.topic, filter.key, limit as i64], |r| {
+            Ok(EventRow {
+                seq: r.get(0)?,
+                id: r.get(1)?,
+                topic: r.get(2)?,
+                key: r.get(3)?,
+                appended_at: r.get(4)?,
+                envelope: r.get(5)?,
+            })
+        })?
+        .collect()
+}
+
+const JOB_COLUMNS: &str = "id, queue, task, state, priority, attempts, eta, enqueued_at, started_at, \
+                           finished_at, result, error, envelope";
+
+fn job_row(r: &Row<'_>) -> Result<JobRow, rusqlite::Error> {
+    Ok(JobRow {
+        id: r.get(0)?,
+        queue: r.get(1)?,
+        task: r.get(2)?,
+        state: r.get(3)?,
+        priority: r.get(4)?,
+        attempts: r.get(5)?,
+        eta: r.get(6)?,
+        enqueued_at: r.get(7)?,
+        started_at: r.get(8)?,
+        finished_at: r.get(9)?,
+        result: r.get(10)?,
+        error: r.get(11)?,
+        envelope: r.get(12)?,
+    })
+}
+
+/// Up to `limit` jobs, newest first.
+///
+/// # Errors
+/// What SQLite says.
+pub fn jobs(store: &Path, filter: &JobFilter, limit: usize) -> Result<Vec<JobRow>, StoreError> {
+    let sql = format!(
+        "SELECT {JOB_COLUMNS} FROM jobs
+         WHERE (?1 IS NULL OR queue = ?1) AND (?2 IS NULL OR task = ?2) AND (?3 IS NULL OR state = ?3)
+         ORDER BY seq DESC LIMIT ?4"
+    );
+    let connection = open_read_only(store)?;
+    let mut statement = connection.prepare(&sql)?;
+    let rows = statement.query_map(params![filter.queue, filter.task, filter.state, limit as i64], job_row)?;
+    Ok(rows.collect::<Result<_, _>>()?)
+}
+
+/// One job.
+///
+/// # Errors
+/// What SQLite says.
+pub fn job(store: &Path, id: &str) -> Result<Option<JobRow>, StoreError> {
+    let sql = format!("SELECT {JOB_COLUMNS} FROM jobs WHERE id = ?1");
+    Ok(open_read_only(store)?.query_row(&sql, [id], job_row).optional()?)
+}
+
+/// Every queue that has jobs.
+///
+/// # Errors
+/// What SQLite says.
+pub fn queues(store: &Path) -> Result<Vec<QueueRow>, StoreError> {
+    let connection = open_read_only(store)?;
+    let mut statement = connection.prepare(
+        "SELECT queue, sum(state = 'queued'), sum(state = 'delayed'), sum(state = 'leased'), sum(state = 'done'),
+                sum(state = 'failed'), sum(state = 'dead'), min(CASE WHEN state = 'queued' THEN enqueued_at END)
+         FROM jobs GROUP BY queue ORDER BY queue",
+    )?;
+    let rows = statement.query_map([], |r| {
+        Ok(QueueRow {
+            queue: r.get(0)?,
+            queued: r.get(1)?,
+            delayed: r.get(2)?,
+            leased: r.get(3)?,
+            done: r.get(4)?,
+            failed: r.get(5)?,
+            dead: r.get(6)?,
+            oldest_queued_at: r.get(7)?,
+        })
+    })?;
+    Ok(rows.collect::<Result<_, _>>()?)
+}
+
+/// Up to `limit` dead letters, newest first; of one kind and target when given.
+///
+/// # Errors
+/// What SQLite says.
+pub fn dead_letters(
+    store: &Path,
+    kind: Option<&str>,
+    target: Option<&str>,
+    limit: usize,
+) -> Result<Vec<DeadLetterRow>, StoreError> {
+    let connection = open_read_only(store)?;
+    let mut statement = connection.prepare(
+        "SELECT seq, kind, target, id, name, key, envelope, error, attempts, dead_at FROM dead_letters
+         WHERE (?1 IS NULL OR kind = ?1) AND (?2 IS NULL OR target = ?2) ORDER BY seq DESC LIMIT ?3",
+    )?;
+    let text = |t: Option<&str>| t.map_or(Value::Null, |t| Value::Text(t.to_owned()));
+    let rows = statement.query_map(params![text(kind), text(target), limit as i64], |r| {
+        Ok(DeadLetterRow {
+            seq: r.get(0)?,
+            kind: r.get(1)?,
+            target: r.get(2)?,
+            id: r.get(3)?,
+            name: r.get(4)?,
+            key: r.get(5)?,
+            envelope: r.get(6)?,
+            error: r.get(7)?,
+            attempts: r.get(8)?,
+            dead_at: r.get(9)?,
+        })
+    })?;
+    Ok(rows.collect::<Result<_, _>>()?)
+}
+
+/// Every subscriber there is or was.
+///
+/// # Errors
+/// What SQLite says.
+pub fn subscribers(store: &Path) -> Result<Vec<SubscriberRow>, StoreError> {
+    let connection = open_read_only(store)?;
+    let head = crate::store::events::head(&connection)?;
+    let mut statement = connection.prepare(
+        "SELECT c.subscriber, c.seq, (SELECT count(*) FROM retries r WHERE r.subscriber = c.subscriber)
+         FROM cursors c ORDER BY c.subscriber",
+    )?;
+    let rows = statement.query_map([], |r| {
+        Ok(SubscriberRow { subscriber: r.get(0)?, cursor: r.get(1)?, head, retrying: r.get(2)? })
+    })?;
+    Ok(rows.collect::<Result<_, _>>()?)
+}

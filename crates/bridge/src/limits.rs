@@ -1,0 +1,105 @@
+//! Bounds of the bridge, each with its reason.
+
+use std::time::Duration;
+
+use innover_contract::limits::BODY_BYTES_MAX;
+
+/// Rows one pass of a relay takes from an outbox: enough that a commit's fsync is shared by
+/// hundreds of events, small enough that the first of them does not wait for the last.
+pub const RELAY_ROWS_MAX: usize = 500;
+/// Published rows an outbox may hold before they are deleted, whatever the traffic.
+pub const RELAY_DELETE_ROWS: usize = 2_000;
+/// Published rows are deleted this long after the first of them: a delete takes the database's
+/// write lock, and one per hop would compete with the service's own commits.
+pub const RELAY_DELETE_AFTER: Duration = Duration::from_millis(40);
+/// An outbox is looked at this often after it had rows that nobody announced.
+pub const POLL_MIN: Duration = Duration::from_millis(50);
+/// An idle outbox is looked at this often.
+pub const POLL_MAX: Duration = Duration::from_secs(1);
+/// How long a relay keeps to [`POLL_MIN`] after the last row: a payment's next hop comes soon.
+pub const POLL_EAGER: Duration = Duration::from_secs(5);
+/// A failed pass (database locked, disk full) is tried again after this, doubled up to [`POLL_MAX`].
+pub const RELAY_BACKOFF: Duration = Duration::from_millis(100);
+/// How long SQLite waits for another process's write lock.
+pub const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// The body of one delivery. A component takes `BODY_BYTES_MAX`; the rest is brackets and commas.
+pub const DELIVERY_BYTES_MAX: usize = BODY_BYTES_MAX - 4_096;
+/// One event or job: it must fit into a delivery. A larger one is parked.
+pub const ENVELOPE_BYTES_MAX: usize = DELIVERY_BYTES_MAX;
+/// The answer to a delivery.
+pub const ANSWER_BYTES_MAX: usize = BODY_BYTES_MAX;
+/// One delivery of events ends within this time: up to 100 events share it and a commit.
+pub const EVENT_DEADLINE: Duration = Duration::from_secs(10);
+/// Deliveries of one event before it is a dead letter.
+pub const EVENT_TRIES_MAX: u32 = 25;
+/// Wait before the second try of an event; doubled per try.
+pub const EVENT_BACKOFF_MIN: Duration = Duration::from_millis(100);
+/// Longest wait between two tries of an event.
+pub const EVENT_BACKOFF_MAX: Duration = Duration::from_secs(300);
+/// A batch that fails as a whole is sent this often before its events are sent one by one.
+pub const UNIT_TRIES_MAX: u32 = 3;
+/// Events of one subscriber that may wait in the retry table. Beyond it the cursor stands still,
+/// so a subscriber that refuses everything costs no memory; its lag shows it.
+pub const RETRY_ROWS_MAX: usize = 10_000;
+/// Rows a subscriber reads past in one step when it lags and few are of its topics.
+pub const SCAN_ROWS_MAX: i64 = 5_000;
+/// A cursor that only passed other subscribers' events is written this often.
+pub const IDLE_CURSOR_EVERY: Duration = Duration::from_secs(5);
+/// Events kept in memory for subscribers that are up to date; those behind read the file.
+pub const TAIL_EVENTS_MAX: usize = 8_192;
+/// Bytes of events kept in memory.
+pub const TAIL_BYTES_MAX: usize = 16 << 20;
+
+/// A delivered job is this bridge's for so long; renewed while it runs.
+pub const LEASE: Duration = Duration::from_secs(30);
+/// A running job's lease is renewed this often: two renewals may fail.
+pub const LEASE_RENEW: Duration = Duration::from_secs(10);
+/// Wait before the second try of a job; doubled per try.
+pub const JOB_BACKOFF_MIN: Duration = Duration::from_secs(1);
+/// Longest wait between two tries of a job.
+pub const JOB_BACKOFF_MAX: Duration = Duration::from_secs(600);
+/// Spread of a job's backoff, both ways.
+pub const JOB_JITTER: f64 = 0.2;
+/// Spread of an event's backoff, both ways.
+pub const EVENT_JITTER: f64 = 0.2;
+/// A result that is larger is not stored, its size is.
+pub const RESULT_BYTES_MAX: usize = 256 << 10;
+/// An error text is cut to this length before it is stored.
+pub const ERROR_BYTES_MAX: usize = 4_096;
+/// Finished jobs and their results are kept this long.
+pub const FINISHED_KEEP: Duration = Duration::from_secs(24 * 60 * 60);
+/// Finished jobs kept at most: 1,000 payments a second would leave 86 million rows in a day.
+pub const FINISHED_ROWS_MAX: i64 = 200_000;
+/// Wait of a queue or subscriber whose service cannot be reached; doubled up to the next.
+pub const UNAVAILABLE_BACKOFF_MIN: Duration = Duration::from_millis(100);
+/// Longest wait for a service that cannot be reached: it should be served soon after it is back.
+pub const UNAVAILABLE_BACKOFF_MAX: Duration = Duration::from_secs(5);
+
+/// A fire time that passed less than this ago is fired late rather than missed.
+pub const SCHEDULE_GRACE: Duration = Duration::from_secs(5);
+/// Missed times a `catch_up` schedule makes up for: a schedule of every second that slept for a
+/// month must not enqueue 2.6 million jobs. The oldest beyond it are left out and counted.
+pub const CATCH_UP_MAX: usize = 1_000;
+/// A schedule's timer wakes at least this often, so a corrected clock is noticed.
+pub const SCHEDULE_WAKE_MAX: Duration = Duration::from_secs(30);
+
+/// Commands that may wait for the writer: more is back-pressure on their senders.
+pub const STORE_QUEUE: usize = 1_024;
+/// Commands that share one commit.
+pub const STORE_GROUP: usize = 256;
+/// Read connections kept open.
+pub const READERS_MAX: usize = 4;
+/// Time between two rounds of retention.
+pub const HOUSEKEEPING_EVERY: Duration = Duration::from_secs(60);
+/// Rows one retention statement deletes, so that it never holds the writer for long.
+pub const HOUSEKEEPING_ROWS: usize = 2_000;
+/// Time between two samples of the gauges that need SQL.
+pub const SAMPLE_EVERY: Duration = Duration::from_secs(2);
+/// Time between two looks for expired leases; a lease is 30 s.
+pub const LEASES_EVERY: Duration = Duration::from_secs(1);
+/// Time between two looks for jobs another process has put into the file.
+pub const OUTSIDE_EVERY: Duration = Duration::from_millis(200);
+/// How long a start waits for the bridge before it to give up the file: a restart overlaps the
+/// shutdown of the old process.
+pub const CLAIM_WAIT: Duration = Duration::from_secs(5);

@@ -1,0 +1,277 @@
+//! Counters and gauges in Prometheus' text format, and the state behind readiness.
+
+use std::{
+    collections::BTreeMap,
+    fmt::{Display, Write},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicI64, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+use crate::{clock::Clock, store::events::LogEvent};
+
+/// Upper bounds of duration histograms, in seconds: an idle hop takes a few milliseconds, a job up
+/// to its deadline of a minute.
+const BUCKETS: [f64; 12] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1.0, 5.0, 30.0, 60.0];
+
+/// Name and labels of a series, e.g. `("x_total", r#"queue="wallet-tasks""#)`.
+type Series = (&'static str, String);
+
+/// All numbers of one bridge.
+pub(crate) struct Metrics {
+    clock: Clock,
+    counters: Mutex<BTreeMap<Series, u64>>,
+    gauges: Mutex<BTreeMap<Series, f64>>,
+    histograms: Mutex<BTreeMap<Series, Histogram>>,
+    relays: Mutex<BTreeMap<String, Arc<RelayState>>>,
+    /// Subscribers and queues whose service cannot be reached, and why.
+    unreachable: Mutex<BTreeMap<String, String>>,
+}
+
+#[derive(Default, Clone)]
+struct Histogram {
+    buckets: [u64; BUCKETS.len()],
+    count: u64,
+    sum: f64,
+}
+
+/// A relay's last pass.
+#[derive(Default)]
+pub(crate) struct RelayState {
+    /// When the oldest row that is not published was written; 0 when there is none.
+    oldest: AtomicI64,
+    error: Mutex<Option<String>>,
+}
+
+impl RelayState {
+    pub(crate) fn oldest_row(&self, created_at: i64) {
+        self.oldest.store(created_at, Relaxed);
+    }
+
+    pub(crate) fn healthy(&self) {
+        *lock(&self.error) = None;
+    }
+
+    pub(crate) fn failed(&self, error: &dyn Display) {
+        *lock(&self.error) = Some(error.to_string());
+    }
+}
+
+/// No change below can be left half done by a panic, so a poisoned lock is still whole.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A label as Prometheus quotes it.
+fn label(name: &str, value: &str) -> String {
+    format!("{name}=\"{}\"", value.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n"))
+}
+
+impl Metrics {
+    pub(crate) fn new(clock: Clock) -> Metrics {
+        Metrics {
+            clock,
+            counters: Mutex::default(),
+            gauges: Mutex::default(),
+            histograms: Mutex::default(),
+            relays: Mutex::default(),
+            unreachable: Mutex::default(),
+        }
+    }
+
+    pub(crate) fn relay(&self, service: &str) -> Arc<RelayState> {
+        lock(&self.relays).entry(service.to_owned()).or_default().clone()
+    }
+
+    fn add(&self, name: &'static str, labels: String, n: u64) {
+        *lock(&self.counters).entry((name, labels)).or_default() += n;
+    }
+
+    fn set(&self, name: &'static str, labels: String, value: f64) {
+        lock(&self.gauges).insert((name, labels), value);
+    }
+
+    fn observe(&self, name: &'static str, labels: String, took: Duration) {
+        let seconds = took.as_secs_f64();
+        let mut histograms = lock(&self.histograms);
+        let histogram = histograms.entry((name, labels)).or_default();
+        histogram.count += 1;
+        histogram.sum += seconds;
+        for (bucket, bound) in histogram.buckets.iter_mut().zip(BUCKETS) {
+            *bucket += u64::from(seconds <= bound);
+        }
+    }
+
+    pub(crate) fn published(&self, events: &[Arc<LogEvent>], known: u64) {
+        let mut counters = lock(&self.counters);
+        for event in events {
+            let series = ("innover_events_published_total", label("topic", &event.topic));
+            *counters.entry(series).or_default() += 1;
+        }
+        if known > 0 {
+            *counters.entry(("innover_publish_duplicates_total", String::new())).or_default() += known;
+        }
+    }
+
+    pub(crate) fn parked(&self, kind: &str) {
+        self.add("innover_parked_total", label("kind", kind), 1);
+    }
+
+    pub(crate) fn enqueued(&self, queue: &str, n: u64) {
+        self.add("innover_jobs_enqueued_total", label("queue", queue), n);
+    }
+
+    /// `outcome` is `delivered`, `retried` or `dead`.
+    pub(crate) fn events(&self, subscriber: &str, outcome: &'static str, n: u64) {
+        let name = match outcome {
+            "delivered" => "innover_events_delivered_total",
+            "retried" => "innover_events_retried_total",
+            _ => "innover_events_dead_total",
+        };
+        if n > 0 {
+            self.add(name, label("subscriber", subscriber), n);
+        }
+    }
+
+    pub(crate) fn delivery(&self, subscriber: &str, took: Duration) {
+        self.observe("innover_event_delivery_seconds", label("subscriber", subscriber), took);
+    }
+
+    pub(crate) fn lag(&self, subscriber: &str, events: i64, waiting: usize) {
+        self.set("innover_subscriber_lag_events", label("subscriber", subscriber), events as f64);
+        self.set("innover_subscriber_retry_events", label("subscriber", subscriber), waiting as f64);
+    }
+
+    /// `outcome` is `done`, `failed`, `retried` or `dead`.
+    pub(crate) fn job(&self, queue: &str, outcome: &'static str) {
+        let name = match outcome {
+            "done" => "innover_jobs_done_total",
+            "failed" => "innover_jobs_failed_total",
+            "retried" => "innover_jobs_retried_total",
+            _ => "innover_jobs_dead_total",
+        };
+        self.add(name, label("queue", queue), 1);
+    }
+
+    pub(crate) fn job_took(&self, task: &str, took: Duration) {
+        self.observe("innover_job_duration_seconds", label("task", task), took);
+    }
+
+    pub(crate) fn leases_taken_back(&self, n: u64) {
+        self.add("innover_job_leases_expired_total", String::new(), n);
+    }
+
+    pub(crate) fn fired(&self, task: &str, n: u64) {
+        self.add("innover_schedules_fired_total", label("task", task), n);
+    }
+
+    pub(crate) fn missed(&self, task: &str, n: u64) {
+        self.add("innover_schedules_missed_total", label("task", task), n);
+    }
+
+    /// Replaces the depth gauges with a new sample of (queue, state, count, oldest enqueued at).
+    pub(crate) fn depths(&self, queues: &[Arc<str>], sample: &[(String, String, i64, i64)]) {
+        let now = self.clock.now();
+        for queue in queues {
+            for (state, name) in [
+                ("queued", "innover_jobs_queued"),
+                ("delayed", "innover_jobs_delayed"),
+                ("leased", "innover_jobs_running"),
+            ] {
+                let row = sample.iter().find(|(q, s, ..)| **q == **queue && s == state);
+                self.set(name, label("queue", queue), row.map_or(0.0, |r| r.2 as f64));
+                if state == "queued" {
+                    let age = row.map_or(0.0, |r| (now - r.3).max(0) as f64 / 1e6);
+                    self.set("innover_jobs_oldest_age_seconds", label("queue", queue), age);
+                }
+            }
+        }
+    }
+
+    /// Notes that a service cannot be reached (`Some`, why) or can again.
+    pub(crate) fn reachable(&self, who: &str, problem: Option<&str>) {
+        let mut unreachable = lock(&self.unreachable);
+        match problem {
+            Some(problem) => drop(unreachable.insert(who.to_owned(), problem.to_owned())),
+            None => drop(unreachable.remove(who)),
+        }
+    }
+
+    /// Everything that keeps the bridge from doing its work, one sentence each.
+    pub(crate) fn problems(&self) -> Vec<String> {
+        let relays = lock(&self.relays);
+        let outboxes = relays.iter().filter_map(|(service, state)| {
+            lock(&state.error).as_ref().map(|error| format!("the outbox of {service}: {error}"))
+        });
+        let doors = lock(&self.unreachable);
+        let doors = doors.iter().map(|(who, problem)| format!("{who} cannot be reached: {problem}"));
+        outboxes.chain(doors).collect()
+    }
+
+    /// Prometheus' text format, version 0.0.4.
+    pub(crate) fn render(&self) -> String {
+        let mut text = String::new();
+        let now = self.clock.now();
+        let mut gauges = lock(&self.gauges).clone();
+        for (service, state) in lock(&self.relays).iter() {
+            let oldest = state.oldest.load(Relaxed);
+            let age = if oldest == 0 { 0.0 } else { (now - oldest).max(0) as f64 / 1e6 };
+            gauges.insert(("innover_outbox_age_seconds", label("service", service)), age);
+        }
+        series(&mut text, "counter", &lock(&self.counters));
+        series(&mut text, "gauge", &gauges);
+        let mut last = "";
+        for ((name, labels), histogram) in lock(&self.histograms).iter() {
+            if *name != last {
+                line(&mut text, format_args!("# TYPE {name} histogram"));
+                last = name;
+            }
+            for (count, bound) in histogram.buckets.iter().zip(BUCKETS) {
+                line(&mut text, format_args!("{name}_bucket{{{labels},le=\"{bound}\"}} {count}"));
+            }
+            line(&mut text, format_args!("{name}_bucket{{{labels},le=\"+Inf\"}} {}", histogram.count));
+            line(&mut text, format_args!("{name}_sum{{{labels}}} {}", histogram.sum));
+            line(&mut text, format_args!("{name}_count{{{labels}}} {}", histogram.count));
+        }
+        text
+    }
+}
+
+fn series<T: Display>(text: &mut String, kind: &str, all: &BTreeMap<Series, T>) {
+    let mut last = "";
+    for ((name, labels), value) in all {
+        if *name != last {
+            line(text, format_args!("# TYPE {name} {kind}"));
+            last = name;
+        }
+        match labels.is_empty() {
+            true => line(text, format_args!("{name} {value}")),
+            false => line(text, format_args!("{name}{{{labels}}} {value}")),
+        }
+    }
+}
+
+fn line(text: &mut String, arguments: std::fmt::Arguments<'_>) {
+    // Writing to a String cannot fail.
+    let _ = writeln!(text, "{arguments}");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_name_has_one_type_line_and_its_series() {
+        let metrics = Metrics::new(Clock::System);
+        metrics.enqueued("wallet-tasks", 2);
+        metrics.enqueued("rules-tasks", 1);
+        metrics.job_took("wallet.add", Duration::from_millis(3));
+        let text = metrics.render();
+        assert_eq!(text.matches("# TYPE innover_jobs_enqueued_total counter").count(), 1);
+        assert!(text.contains("innover_jobs_enqueued_total{queue=\"wallet-tasks\"} 2\n"), "{text}");
+        assert!(text.contains("innover_job_duration_seconds_bucket{task=\"wallet.add\",le=\"0.0025\"} 0\n"), "{text}");
+        assert!(text.contains("innover_job_duration_seconds_bucket{task=\"wallet.add\",le=\"0.005\"} 1\n"), "{text}");
+    }
+}

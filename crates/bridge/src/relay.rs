@@ -1,0 +1,322 @@
+//! Outbox → bus and queues: one loop per service database.
+//!
+//! A pass reads rows in rowid order, which is commit order (SQLite has one writer), publishes them in
+//! one durable commit of the bridge's store, and only then forgets them. Deleting from the outbox
+//! comes a little later and for many rows at once; it takes the database's write lock, which the
+//! service's own commits need. That delete is `synchronous=NORMAL`: should a power cut undo it, the
+//! rows are published again and the log's unique id (for jobs, the job's id) makes that a no-op.
+//!
+//! Until they are deleted, published rows are told apart by the highest rowid seen. Rowids of an
+//! ordinary table start again when it is emptied, so the mark is given up with every delete, and
+//! rows are deleted by id: should somebody else have emptied the table in between, a reused rowid
+//! names a row that nobody has published.
+
+use std::{path::Path, sync::Arc};
+
+use innover_contract::{
+    Job,
+    event::{OUTBOX_TASK_PREFIX, OutboxHeaders},
+    time::rfc3339,
+};
+use rusqlite::{Connection, OpenFlags, params};
+use serde::Serialize;
+use tokio::{
+    sync::{Notify, watch},
+    time::Instant,
+};
+
+use crate::{
+    clock::Clock,
+    config::{Database, Routes},
+    door::WriteGate,
+    limits::{
+        BUSY_TIMEOUT, ENVELOPE_BYTES_MAX, POLL_EAGER, POLL_MAX, POLL_MIN, RELAY_BACKOFF,
+        RELAY_DELETE_AFTER, RELAY_DELETE_ROWS, RELAY_ROWS_MAX,
+    },
+    metrics::{Metrics, RelayState},
+    publish::{Item, Publisher},
+    store::{StoreError, events::{NewDeadLetter, NewEvent}},
+};
+
+/// A row of an outbox.
+#[derive(Debug, Clone)]
+struct Row {
+    rowid: i64,
+    id: String,
+    topic: String,
+    key: String,
+    kind: String,
+    payload: String,
+    headers: String,
+    created_at: i64,
+}
+
+/// One service's relay.
+pub(crate) struct Relay {
+    pub(crate) service: Arc<str>,
+    pub(crate) database: Database,
+    pub(crate) publisher: Publisher,
+    pub(crate) routes: Arc<Routes>,
+    pub(crate) gate: Arc<dyn WriteGate>,
+    pub(crate) wake: Arc<Notify>,
+    pub(crate) clock: Clock,
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) shutdown: watch::Receiver<bool>,
+}
+
+/// What a relay remembers between two passes.
+#[derive(Default)]
+struct Progress {
+    connection: Option<Connection>,
+    /// Rows up to here are published; 0 when none of the rows there are.
+    published: i64,
+    /// Their ids, until they are deleted, and since when there are some.
+    undeleted: Vec<String>,
+    undeleted_since: Option<Instant>,
+}
+
+impl Relay {
+    /// Runs until shutdown, then publishes what is committed by then.
+    pub(crate) async fn run(mut self) {
+        let mut progress = Progress::default();
+        let state = self.metrics.relay(&self.service);
+        let mut poll = POLL_MIN;
+        let mut last_row = Instant::now();
+        let mut failures = 0_u32;
+        loop {
+            let closing = *self.shutdown.borrow();
+            let pass = self.pass(&mut progress, &state, closing).await;
+            let wait = match pass {
+                Ok(rows) => {
+                    failures = 0;
+                    state.healthy();
+                    if rows == RELAY_ROWS_MAX {
+                        continue;
+                    }
+                    if closing {
+                        return;
+                    }
+                    if rows > 0 {
+                        last_row = Instant::now();
+                    }
+                    let eager = last_row.elapsed() < POLL_EAGER;
+                    poll = if eager { POLL_MIN } else { (poll * 3 / 2).min(POLL_MAX) };
+                    poll.min(progress.undeleted_since.map_or(poll, |_| RELAY_DELETE_AFTER))
+                }
+                Err(error) => {
+                    if closing {
+                        tracing::warn!(service = &*self.service, %error, "the outbox keeps its rows until the next start");
+                        return;
+                    }
+                    if failures == 0 {
+                        tracing::warn!(service = &*self.service, %error, "the relay cannot read or publish its outbox; it keeps trying");
+                    }
+                    failures += 1;
+                    state.failed(&error);
+                    progress = Progress::default();
+                    RELAY_BACKOFF.saturating_mul(2_u32.saturating_pow(failures.min(8))).min(POLL_MAX)
+                }
+            };
+            tokio::select! {
+                () = self.wake.notified() => {}
+                () = tokio::time::sleep(wait) => {}
+                _ = self.shutdown.changed() => {}
+            }
+        }
+    }
+
+    /// Publishes one read of the outbox and deletes what is due. Returns how many rows it read.
+    async fn pass(&self, progress: &mut Progress, state: &RelayState, closing: bool) -> Result<usize, StoreError> {
+        let connection = progress.connection.take();
+        let path = self.database.path.clone();
+        let after = progress.published;
+        let (connection, rows) = blocking(move || {
+            let connection = match connection {
+                Some(connection) => connection,
+                None => open(&path)?,
+            };
+            let rows = read(&connection, after)?;
+            Ok((connection, rows))
+        })
+        .await?;
+        progress.connection = Some(connection);
+        let count = rows.len();
+        state.oldest_row(rows.first().map_or(0, |r| r.created_at));
+        if let Some(last) = rows.last().map(|r| r.rowid) {
+            let ids: Vec<String> = rows.iter().map(|r| r.id.clone()).collect();
+            let items = rows.into_iter().map(|row| item(&self.service, &self.routes, row)).collect();
+            self.publisher.publish(items, self.clock.now()).await?;
+            progress.published = last;
+            progress.undeleted.extend(ids);
+            progress.undeleted_since.get_or_insert_with(Instant::now);
+            if count < RELAY_ROWS_MAX {
+                state.oldest_row(0);
+            }
+        }
+        let due = progress.undeleted_since.is_some_and(|since| since.elapsed() >= RELAY_DELETE_AFTER);
+        if due || progress.undeleted.len() >= RELAY_DELETE_ROWS || (closing && progress.undeleted_since.is_some()) {
+            self.delete(progress).await?;
+        }
+        Ok(count)
+    }
+
+    async fn delete(&self, progress: &mut Progress) -> Result<(), StoreError> {
+        let Some(connection) = progress.connection.take() else { return Ok(()) };
+        let ids = serde_json::json!(progress.undeleted).to_string();
+        let guard = self.gate.lock(&self.database.label).await;
+        let connection = blocking(move || {
+            connection
+                .prepare_cached("DELETE FROM outbox WHERE id IN (SELECT value FROM json_each(?1))")?
+                .execute([ids])?;
+            Ok(connection)
+        })
+        .await?;
+        drop(guard);
+        *progress = Progress { connection: Some(connection), ..Progress::default() };
+        Ok(())
+    }
+}
+
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, StoreError> + Send + 'static,
+) -> Result<T, StoreError> {
+    tokio::task::spawn_blocking(work).await.map_err(|_| StoreError::Closed)?
+}
+
+/// Opens a service's database; it is the service's, so it is never created here.
+fn open(path: &Path) -> Result<Connection, StoreError> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let connection = Connection::open_with_flags(path, flags)?;
+    connection.busy_timeout(BUSY_TIMEOUT)?;
+    connection.pragma_update(None, "journal_mode", "WAL")?;
+    connection.pragma_update(None, "synchronous", "NORMAL")?;
+    Ok(connection)
+}
+
+fn read(connection: &Connection, after: i64) -> Result<Vec<Row>, rusqlite::Error> {
+    connection
+        .prepare_cached(
+            "SELECT rowid, CAST(id AS TEXT), CAST(topic AS TEXT), CAST(coalesce(key, '') AS TEXT),
+                    CAST(type AS TEXT), CAST(payload AS TEXT), CAST(coalesce(headers, '') AS TEXT),
+                    coalesce(created_at, 0)
+             FROM outbox WHERE rowid > ?1 ORDER BY rowid LIMIT ?2",
+        )?
+        .query_map(params![after, RELAY_ROWS_MAX as i64], |r| {
+            // Text that is not UTF-8 must not stop the rows behind it: it is read with replacement
+            // characters and then fails as JSON, which parks the row.
+            let text = |i| Ok::<_, rusqlite::Error>(String::from_utf8_lossy(r.get_ref(i)?.as_bytes_or_null()?.unwrap_or(b"")).into_owned());
+            Ok(Row {
+                rowid: r.get(0)?,
+                id: text(1)?,
+                topic: text(2)?,
+                key: text(3)?,
+                kind: text(4)?,
+                payload: text(5)?,
+                headers: text(6)?,
+                created_at: r.get_ref(7)?.as_i64_or_null()?.unwrap_or(0),
+            })
+        })?
+        .collect()
+}
+
+/// What is published for a row. Whether a row can be read depends on the row alone, so a second try
+/// would fail alike: an unreadable one is parked at once, and the rest flows on.
+fn item(service: &str, routes: &Routes, row: Row) -> Item {
+    match parse(service, routes, &row) {
+        Ok(item) => item,
+        Err((kind, target, error)) => {
+            tracing::error!(service, id = row.id, topic = row.topic, r#type = row.kind, error, "an outbox row was parked");
+            let id = if row.id.is_empty() { format!("{service}-row-{}-{}", row.rowid, row.created_at) } else { row.id };
+            Item::Dead(NewDeadLetter {
+                kind,
+                target,
+                id,
+                name: row.kind,
+                key: row.key,
+                envelope: row.payload,
+                error,
+                attempts: 1,
+            })
+        }
+    }
+}
+
+type Unreadable = (&'static str, String, String);
+
+fn parse(service: &str, routes: &Routes, row: &Row) -> Result<Item, Unreadable> {
+    let unreadable = |error: String| ("outbox", service.to_owned(), error);
+    if row.id.is_empty() || row.topic.is_empty() || row.kind.is_empty() {
+        return Err(unreadable("id, topic and type must not be empty".into()));
+    }
+    let headers: OutboxHeaders = match row.headers.is_empty() {
+        true => OutboxHeaders::default(),
+        false => serde_json::from_str(&row.headers).map_err(|e| unreadable(format!("headers: {e}")))?,
+    };
+    if let Some(task) = row.kind.strip_prefix(OUTBOX_TASK_PREFIX) {
+        let mut job: Job =
+            serde_json::from_str(&row.payload).map_err(|e| unreadable(format!("payload of {task}: {e}")))?;
+        let queue = routes.route(Some(&row.topic), &mut job).map_err(|e| ("job", row.topic.clone(), e))?;
+        job.traceparent = job.traceparent.or(headers.traceparent);
+        job.correlationid = job.correlationid.or(headers.correlationid);
+        fits(row.payload.len()).map_err(unreadable)?;
+        return Ok(Item::Job { queue, job });
+    }
+    let envelope = envelope(service, row, &headers).map_err(|e| unreadable(format!("payload: {e}")))?;
+    fits(envelope.len()).map_err(unreadable)?;
+    Ok(Item::Event(NewEvent {
+        id: row.id.clone(),
+        topic: row.topic.clone(),
+        key: row.key.clone(),
+        envelope,
+    }))
+}
+
+/// What does not fit into one delivery would be refused 25 times before it became a dead letter.
+fn fits(bytes: usize) -> Result<(), String> {
+    match bytes <= ENVELOPE_BYTES_MAX {
+        true => Ok(()),
+        false => Err(format!("{bytes} bytes, and a delivery carries at most {ENVELOPE_BYTES_MAX}")),
+    }
+}
+
+/// The CloudEvent's attributes; `data` is appended as it is in the row.
+#[derive(Serialize)]
+struct Attributes<'a> {
+    specversion: &'a str,
+    id: &'a str,
+    source: String,
+    #[serde(rename = "type")]
+    kind: &'a str,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    subject: &'a str,
+    time: String,
+    datacontenttype: &'a str,
+    dataschema: String,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    partitionkey: &'a str,
+    #[serde(flatten)]
+    headers: &'a OutboxHeaders,
+}
+
+/// Builds the event as JSON. The payload is checked but not parsed into a tree and written again:
+/// that would cost more than everything else here, and would round large numbers.
+fn envelope(service: &str, row: &Row, headers: &OutboxHeaders) -> Result<String, serde_json::Error> {
+    serde_json::from_str::<serde::de::IgnoredAny>(&row.payload)?;
+    let mut text = serde_json::to_string(&Attributes {
+        specversion: "1.0",
+        id: &row.id,
+        source: format!("/innover/{service}"),
+        kind: &row.kind,
+        subject: &row.key,
+        time: rfc3339(row.created_at),
+        datacontenttype: "application/json",
+        dataschema: format!("/schemas/{}/v1.json", row.kind),
+        partitionkey: &row.key,
+        headers,
+    })?;
+    text.pop();
+    text.push_str(r#","data":"#);
+    text.push_str(row.payload.trim());
+    text.push('}');
+    Ok(text)
+}

@@ -1,0 +1,200 @@
+//! Jobs started by the clock. A fire time becomes a job whose id is made of the schedule and that
+//! time, in one commit with the note that it was fired: neither a crash nor a second start can
+//! double it.
+
+use std::{collections::VecDeque, sync::Arc, time::Duration};
+
+use croner::{
+    Cron,
+    parser::{CronParser, Seconds, Year},
+};
+use innover_contract::Job;
+use jiff::{Timestamp, Zoned, tz::TimeZone};
+use rusqlite::{OptionalExtension, params};
+use tokio::sync::{Notify, watch};
+
+use crate::{
+    clock::{Clock, micros},
+    config::{Missed, Route, Routes, ScheduleSpec, StartError},
+    limits::{CATCH_UP_MAX, SCHEDULE_GRACE, SCHEDULE_WAKE_MAX, UNAVAILABLE_BACKOFF_MAX},
+    metrics::Metrics,
+    store::{Durability, Store, StoreError, jobs},
+};
+
+/// One schedule, checked.
+pub(crate) struct Schedule {
+    /// `payment.sweep|*/10 * * * * *|UTC`: a changed pattern is another schedule and starts anew.
+    id: String,
+    route: Route,
+    cron: Cron,
+    zone: TimeZone,
+    missed: Missed,
+    spec: ScheduleSpec,
+}
+
+impl Schedule {
+    /// Checks a schedule.
+    pub(crate) fn new(spec: &ScheduleSpec, routes: &Routes) -> Result<Schedule, StartError> {
+        let bad = |what: String| StartError::Config(format!("the schedule of `{}`: {what}", spec.task));
+        let route = routes.resolve(None, &spec.task).map_err(bad)?;
+        let cron = CronParser::builder()
+            .seconds(Seconds::Required)
+            .year(Year::Disallowed)
+            .build()
+            .parse(&spec.cron)
+            .map_err(|e| bad(format!("`{}` is no cron pattern with seconds: {e}", spec.cron)))?;
+        let zone = TimeZone::get(&spec.timezone)
+            .map_err(|_| bad(format!("`{}` is no IANA time zone", spec.timezone)))?;
+        let id = format!("{}|{}|{}", route.task, spec.cron, spec.timezone);
+        Ok(Schedule { id, route, cron, zone, missed: spec.missed, spec: spec.clone() })
+    }
+
+    /// The first fire time after `after`, both in microseconds since the epoch; `None` when the
+    /// pattern never matches again.
+    fn next(&self, after: i64) -> Option<i64> {
+        let after = Timestamp::from_microsecond(after).ok()?;
+        let next = self.cron.find_next_occurrence(&Zoned::new(after, self.zone.clone()), false).ok()?;
+        Some(next.timestamp().as_microsecond())
+    }
+
+    /// What to do about the fire times after `last` up to `now`.
+    fn due(&self, last: i64, now: i64) -> Due {
+        let mut due = Due { fire: Vec::new(), left_out: 0, considered: last };
+        // Times that are left out anyway are not walked through one by one: a schedule of every
+        // second that slept for a year has 31 million of them. They count as one.
+        let too_late = now - micros(SCHEDULE_GRACE) - 1;
+        if self.missed == Missed::Skip && self.next(last).is_some_and(|first| first <= too_late) {
+            due.left_out = 1;
+            due.considered = too_late;
+        }
+        let bound = if self.missed == Missed::Skip { 1 } else { CATCH_UP_MAX };
+        let mut fire = VecDeque::new();
+        while let Some(next) = self.next(due.considered).filter(|next| *next <= now) {
+            fire.push_back(next);
+            if fire.len() > bound {
+                fire.pop_front();
+                due.left_out += 1;
+            }
+            due.considered = next;
+        }
+        due.fire = fire.into();
+        due
+    }
+
+    /// The queue its jobs go to.
+    pub(crate) fn queue(&self) -> &str {
+        &self.route.queue
+    }
+
+    fn job(&self, at: i64) -> Job {
+        Job::new(job_id(&self.id, at), self.route.task.clone(), self.spec.args.clone())
+    }
+}
+
+/// Fire times to deal with.
+#[derive(Debug, PartialEq, Eq)]
+struct Due {
+    /// Oldest first.
+    fire: Vec<i64>,
+    /// How many are left out, at least.
+    left_out: u64,
+    /// Times up to here are dealt with.
+    considered: i64,
+}
+
+/// The id of a fire time's job, e.g. `schedule|payment.sweep|*/10 * * * * *|UTC|1793372400000000`.
+fn job_id(schedule: &str, at: i64) -> String {
+    format!("schedule|{schedule}|{at}")
+}
+
+/// Fires one schedule.
+pub(crate) struct Timer {
+    pub(crate) schedule: Schedule,
+    pub(crate) store: Store,
+    pub(crate) bell: Option<Arc<Notify>>,
+    pub(crate) clock: Clock,
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) shutdown: watch::Receiver<bool>,
+}
+
+impl Timer {
+    /// Runs until shutdown.
+    pub(crate) async fn run(mut self) {
+        let mut last: Option<i64> = None;
+        while !*self.shutdown.borrow() {
+            let now = self.clock.now();
+            let fired = match last {
+                None => self.load(now).await,
+                Some(last) => Ok(last),
+            };
+            let fired = match fired {
+                Ok(last) => self.fire(last, now).await,
+                Err(error) => Err(error),
+            };
+            let wait = match fired {
+                Ok(considered) => {
+                    last = Some(considered);
+                    let next = self.schedule.next(considered).unwrap_or(i64::MAX);
+                    Duration::from_micros(u64::try_from(next.saturating_sub(self.clock.now())).unwrap_or(0))
+                }
+                Err(StoreError::Closed) => return,
+                Err(error) => {
+                    tracing::warn!(schedule = self.schedule.id, %error, "a schedule cannot be fired; trying again");
+                    UNAVAILABLE_BACKOFF_MAX
+                }
+            };
+            tokio::select! {
+                () = tokio::time::sleep(wait.min(SCHEDULE_WAKE_MAX)) => {}
+                _ = self.shutdown.changed() => {}
+            }
+        }
+    }
+
+    /// The last time that was fired; a schedule that is new starts now.
+    async fn load(&self, now: i64) -> Result<i64, StoreError> {
+        let id = self.schedule.id.clone();
+        self.store
+            .write(Durability::Normal, move |c| {
+                let last = c
+                    .query_row("SELECT last_fire FROM schedules WHERE id = ?1", [&id], |r| r.get(0))
+                    .optional()?;
+                if last.is_none() {
+                    c.execute("INSERT INTO schedules (id, last_fire) VALUES (?1, ?2)", params![id, now])?;
+                }
+                Ok(last.unwrap_or(now))
+            })
+            .await
+    }
+
+    /// Enqueues what is due; returns the time up to which fire times are dealt with.
+    async fn fire(&self, last: i64, now: i64) -> Result<i64, StoreError> {
+        let Due { fire, left_out, considered } = self.schedule.due(last, now);
+        if left_out > 0 {
+            tracing::warn!(schedule = self.schedule.id, left_out, "fire times passed while nothing ran and were left out");
+            self.metrics.missed(&self.schedule.route.task, left_out);
+        }
+        if fire.is_empty() {
+            return Ok(considered);
+        }
+        let (id, queue) = (self.schedule.id.clone(), self.schedule.route.queue.clone());
+        let jobs: Vec<Job> = fire.iter().map(|at| self.schedule.job(*at)).collect();
+        let fired = self
+            .store
+            .write(Durability::Normal, move |c| {
+                let mut fired = 0;
+                for job in &jobs {
+                    fired += u64::from(jobs::enqueue(c, &queue, job, now)?);
+                }
+                c.prepare_cached("UPDATE schedules SET last_fire = ?2 WHERE id = ?1")?
+                    .execute(params![id, considered])?;
+                Ok(fired)
+            })
+            .await?;
+        self.metrics.fired(&self.schedule.route.task, fired);
+        self.metrics.enqueued(&self.schedule.route.queue, fired);
+        if let Some(bell) = &self.bell {
+            bell.notify_one();
+        }
+        Ok(considered)
+    }
+}

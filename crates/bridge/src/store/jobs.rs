@@ -1,0 +1,225 @@
+//! SQL of the embedded job queue.
+
+use innover_contract::Job;
+use rusqlite::{Connection, OptionalExtension, Result, params};
+
+use crate::limits::RESULT_BYTES_MAX;
+
+/// A job this bridge has leased.
+#[derive(Clone, Debug)]
+pub(crate) struct Leased {
+    pub(crate) id: String,
+    pub(crate) task: String,
+    pub(crate) envelope: String,
+    /// This delivery's number, 1 the first.
+    pub(crate) attempt: u32,
+    pub(crate) enqueued_at: i64,
+}
+
+/// What became of a delivered job.
+#[derive(Clone, Debug)]
+pub(crate) enum Outcome {
+    /// Its result, as JSON.
+    Done { result: String },
+    /// Tried again at `eta`; by itself when it is suspected of failing whole batches.
+    Retry { eta: i64, alone: bool, error: String },
+    /// No handler ran: it is as if it had not been fetched.
+    Returned,
+    /// Refused for good (`dead` false), or its tries are used up.
+    GivenUp { dead: bool, error: String },
+}
+
+/// A lease's terms.
+#[derive(Clone, Debug)]
+pub(crate) struct Terms {
+    pub(crate) owner: String,
+    pub(crate) now: i64,
+    pub(crate) until: i64,
+}
+
+/// Puts a job on a queue; `false` when its id is known already.
+pub(crate) fn enqueue(c: &Connection, queue: &str, job: &Job, now: i64) -> Result<bool> {
+    let envelope = serde_json::to_string(job)
+        .map_err(|e| rusqlite::Error::ToSqlConversionFailure(Box::new(e)))?;
+    let eta = job.eta.unwrap_or(0);
+    let state = if eta > now { "delayed" } else { "queued" };
+    let inserted = c
+        .prepare_cached(
+            "INSERT INTO jobs (id, queue, task, envelope, priority, state, eta, enqueued_at)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8) ON CONFLICT (id) DO NOTHING",
+        )?
+        .execute(params![job.id, queue, job.task, envelope, job.priority, state, eta, now])?;
+    Ok(inserted == 1)
+}
+
+/// Leases the next job by priority, then age, and with it up to `batch(task)` of the same task.
+/// Empty when nothing is ready. Delayed jobs whose time has come are made ready first.
+pub(crate) fn lease(
+    c: &Connection,
+    queue: &str,
+    terms: &Terms,
+    batch: impl Fn(&str) -> usize,
+) -> Result<Vec<Leased>> {
+    c.prepare_cached(
+        "UPDATE jobs SET state = 'queued' WHERE state = 'delayed' AND queue = ?1 AND eta <= ?2",
+    )?
+    .execute(params![queue, terms.now])?;
+    let head: Option<(String, bool)> = c
+        .prepare_cached(
+            "SELECT task, alone FROM jobs WHERE state = 'queued' AND queue = ?1
+             ORDER BY priority, seq LIMIT 1",
+        )?
+        .query_row([queue], |r| Ok((r.get(0)?, r.get::<_, i64>(1)? != 0)))
+        .optional()?;
+    let Some((task, alone)) = head else { return Ok(Vec::new()) };
+    let limit = if alone { 1 } else { batch(&task).max(1) };
+    let mut leased: Vec<(i64, i64, Leased)> = c
+        .prepare_cached(
+            "UPDATE jobs SET state = 'leased', lease_owner = ?3, lease_until = ?4,
+                    attempts = attempts + 1, started_at = ?5
+             WHERE seq IN (SELECT seq FROM jobs
+                           WHERE state = 'queued' AND queue = ?1 AND task = ?2 AND alone = ?6
+                           ORDER BY priority, seq LIMIT ?7)
+             RETURNING priority, seq, id, task, envelope, attempts, enqueued_at",
+        )?
+        .query_map(
+            params![queue, task, terms.owner, terms.until, terms.now, i64::from(alone), limit as i64],
+            |r| {
+                let leased = Leased {
+                    id: r.get(2)?,
+                    task: r.get(3)?,
+                    envelope: r.get(4)?,
+                    attempt: r.get(5)?,
+                    enqueued_at: r.get(6)?,
+                };
+                Ok((r.get(0)?, r.get(1)?, leased))
+            },
+        )?
+        .collect::<Result<_>>()?;
+    // RETURNING has no order of its own.
+    leased.sort_by_key(|(priority, seq, _)| (*priority, *seq));
+    Ok(leased.into_iter().map(|(_, _, job)| job).collect())
+}
+
+/// When the next delayed job of a queue is ready.
+pub(crate) fn next_eta(c: &Connection, queue: &str) -> Result<Option<i64>> {
+    c.prepare_cached("SELECT min(eta) FROM jobs WHERE state = 'delayed' AND queue = ?1")?
+        .query_row([queue], |r| r.get(0))
+}
+
+/// Extends the lease of jobs that still run here.
+pub(crate) fn renew(c: &Connection, ids: &[String], owner: &str, until: i64) -> Result<()> {
+    let mut statement = c.prepare_cached(
+        "UPDATE jobs SET lease_until = ?1 WHERE id = ?2 AND state = 'leased' AND lease_owner = ?3",
+    )?;
+    ids.iter().try_for_each(|id| statement.execute(params![until, id, owner]).map(drop))
+}
+
+/// Writes what became of a job. A job whose lease has passed to somebody else is left to them,
+/// except that a result is always taken: the effect is there.
+pub(crate) fn settle(
+    c: &Connection,
+    job: &Leased,
+    queue: &str,
+    outcome: &Outcome,
+    owner: &str,
+    now: i64,
+) -> Result<()> {
+    match outcome {
+        Outcome::Done { result } => {
+            let too_long = result.len() > RESULT_BYTES_MAX;
+            let note = too_long.then(|| format!("the result of {} bytes was not kept", result.len()));
+            let result = (!too_long).then_some(result);
+            c.prepare_cached(
+                "UPDATE jobs SET state = 'done', finished_at = ?2, result = ?3, error = ?4, lease_owner = ''
+                 WHERE id = ?1 AND state <> 'done'",
+            )?
+            .execute(params![job.id, now, result, note])?;
+        }
+        Outcome::Retry { eta, alone, error } => {
+            c.prepare_cached(
+                "UPDATE jobs SET state = 'delayed', eta = ?3, alone = ?4, error = ?5, lease_owner = ''
+                 WHERE id = ?1 AND state = 'leased' AND lease_owner = ?2",
+            )?
+            .execute(params![job.id, owner, eta, i64::from(*alone), error])?;
+        }
+        Outcome::Returned => {
+            c.prepare_cached(
+                "UPDATE jobs SET state = 'queued', attempts = attempts - 1, lease_owner = ''
+                 WHERE id = ?1 AND state = 'leased' AND lease_owner = ?2",
+            )?
+            .execute(params![job.id, owner])?;
+        }
+        Outcome::GivenUp { dead, error } => {
+            let state = if *dead { "dead" } else { "failed" };
+            let changed = c
+                .prepare_cached(
+                    "UPDATE jobs SET state = ?3, finished_at = ?4, error = ?5, lease_owner = ''
+                     WHERE id = ?1 AND state = 'leased' AND lease_owner = ?2",
+                )?
+                .execute(params![job.id, owner, state, now, error])?;
+            if changed == 1 {
+                bury(c, &job.id, queue, error, now)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+fn bury(c: &Connection, id: &str, queue: &str, error: &str, now: i64) -> Result<()> {
+    c.prepare_cached(
+        "INSERT INTO dead_letters (kind, target, id, name, key, envelope, error, attempts, dead_at)
+         SELECT 'job', ?2, id, task, '', envelope, ?3, attempts, ?4 FROM jobs WHERE id = ?1
+         ON CONFLICT (kind, target, id) DO UPDATE SET error = ?3, attempts = excluded.attempts, dead_at = ?4",
+    )?
+    .execute(params![id, queue, error, now])
+    .map(drop)
+}
+
+/// Takes back leases that ran out, and all leases of earlier lives of this store's bridge
+/// (`<instance>/…`, not `owner`): they died with it. Returns how many.
+pub(crate) fn take_back(c: &Connection, owner: &str, all_earlier: bool, now: i64) -> Result<usize> {
+    let gone = if all_earlier {
+        "state = 'leased' AND (lease_until < ?1 OR lease_owner <> ?2)"
+    } else {
+        "state = 'leased' AND lease_until < ?1 AND ?2 = ?2"
+    };
+    let sql = format!("UPDATE jobs SET state = 'queued', lease_owner = '', error = 'the worker died' WHERE {gone}");
+    c.prepare_cached(&sql)?.execute(params![now, owner])
+}
+
+/// Deletes up to `limit` finished jobs that are older than `before` or beyond the newest `keep`.
+/// Refused and dead ones are kept with their dead letter. Returns how many.
+pub(crate) fn retire(c: &Connection, before: i64, keep: i64, limit: usize) -> Result<usize> {
+    let mut deleted = c
+        .prepare_cached(
+            "DELETE FROM jobs WHERE seq IN (SELECT seq FROM jobs
+                 WHERE state = 'done' AND finished_at < ?1
+                 ORDER BY finished_at LIMIT ?2)",
+        )?
+        .execute(params![before, limit as i64])?;
+    if deleted < limit {
+        deleted += c
+            .prepare_cached(
+                "DELETE FROM jobs WHERE seq IN (SELECT seq FROM jobs
+                     WHERE state = 'done'
+                     ORDER BY finished_at DESC LIMIT ?1 OFFSET ?2)",
+            )?
+            .execute(params![(limit - deleted) as i64, keep])?;
+    }
+    Ok(deleted)
+}
+
+/// Unfinished jobs by queue and state, with the time the oldest was enqueued.
+pub(crate) fn depths(c: &Connection) -> Result<Vec<(String, String, i64, i64)>> {
+    c.prepare_cached(
+        // One select per state: each reads a partial index, never the finished jobs.
+        "SELECT queue, state, count(*), min(enqueued_at) FROM jobs WHERE state = 'queued' GROUP BY queue
+         UNION ALL
+         SELECT queue, state, count(*), min(enqueued_at) FROM jobs WHERE state = 'delayed' GROUP BY queue
+         UNION ALL
+         SELECT queue, state, count(*), min(enqueued_at) FROM jobs WHERE state = 'leased' GROUP BY 1",
+    )?
+    .query_map([], |r| Ok((r.get(0)?, r.get(1)?, r.get(2)?, r.get(3)?)))?
+    .collect()
+}

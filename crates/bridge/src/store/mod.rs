@@ -1,0 +1,307 @@
+//! The bridge's own SQLite file and the one writer that owns it.
+//!
+//! Every change is a command to the writer. It takes all commands that wait, runs each inside a
+//! savepoint of one transaction, commits once and answers them all: a thousand publishes a second
+//! share a few hundred fsyncs.
+//!
+//! **What is durable when.** A command says whether its commit must survive a power cut
+//! ([`Durability::Full`]: `synchronous=FULL`, an fsync) or only a crash of the process
+//! ([`Durability::Normal`]: no fsync). Publishing is `Full`, because the relay then deletes the only
+//! other copy. Cursors, leases and results are `Normal`: after a power cut the file is at an earlier
+//! commit, so events and jobs are delivered again, and consumers have an inbox for that. Commits are
+//! lost from the end only, never from the middle, so a cursor cannot outlive what it passed.
+
+pub(crate) mod events;
+pub(crate) mod jobs;
+pub(crate) mod readers;
+
+use std::{
+    fs::{File, OpenOptions},
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use rusqlite::{Connection, OpenFlags, OptionalExtension};
+use tokio::sync::{mpsc, oneshot};
+
+use crate::{
+    config::StartError,
+    limits::{BUSY_TIMEOUT, STORE_GROUP, STORE_QUEUE},
+};
+use readers::Readers;
+
+const SCHEMA: &str = include_str!("schema.sql");
+const SCHEMA_VERSION: i64 = 1;
+
+/// Why a command had no effect. The text is shared by all commands of one commit.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum StoreError {
+    /// SQLite refused.
+    #[error("{0}")]
+    Sqlite(String),
+    /// The file system refused.
+    #[error("{0}")]
+    Io(String),
+    /// The file was written by a later version of Innover.
+    #[error("schema version {found} is newer than this program's {known}; use the newer program")]
+    Newer {
+        /// The file's version.
+        found: i64,
+        /// The latest version this program knows.
+        known: i64,
+    },
+    /// The writer has ended, or a blocking task was cancelled at shutdown.
+    #[error("the bridge's store is closed")]
+    Closed,
+}
+
+impl From<rusqlite::Error> for StoreError {
+    fn from(error: rusqlite::Error) -> StoreError {
+        StoreError::Sqlite(error.to_string())
+    }
+}
+
+impl From<std::io::Error> for StoreError {
+    fn from(error: std::io::Error) -> StoreError {
+        StoreError::Io(error.to_string())
+    }
+}
+
+/// What a commit survives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Durability {
+    /// A crash of the process.
+    Normal,
+    /// A power cut.
+    Full,
+}
+
+/// Called with the commit's outcome.
+type Reply = Box<dyn FnOnce(Result<(), StoreError>) + Send>;
+
+struct Command {
+    durability: Durability,
+    work: Box<dyn FnOnce(Result<&Connection, StoreError>) -> Reply + Send>,
+}
+
+/// A handle to the writer and the readers.
+#[derive(Clone)]
+pub(crate) struct Store {
+    commands: mpsc::Sender<Command>,
+    readers: Readers,
+}
+
+/// The exclusive claim on a store: two bridges on one file would deliver everything twice.
+pub(crate) struct Claim {
+    _file: File,
+}
+
+/// Opens a connection with the settings every connection to the store has.
+pub(crate) fn open(path: &Path) -> Result<Connection, StoreError> {
+    let connection = Connection::open_with_flags(
+        path,
+        OpenFlags::SQLITE_OPEN_READ_WRITE
+            | OpenFlags::SQLITE_OPEN_CREATE
+            | OpenFlags::SQLITE_OPEN_NO_MUTEX,
+    )?;
+    connection.busy_timeout(BUSY_TIMEOUT)?;
+    connection.set_prepared_statement_cache_capacity(64);
+    connection.pragma_update(None, "journal_mode", "WAL")?;
+    connection.pragma_update(None, "synchronous", "FULL")?;
+    // 32 MB of WAL between checkpoints: each checkpoint is two fsyncs on the writer.
+    connection.pragma_update(None, "wal_autocheckpoint", 8_000)?;
+    connection.pragma_update(None, "cache_size", -16_000)?;
+    migrate(&connection)?;
+    Ok(connection)
+}
+
+fn migrate(connection: &Connection) -> Result<(), StoreError> {
+    let version = |c: &Connection| c.query_row("PRAGMA user_version", [], |r| r.get::<_, i64>(0));
+    if version(connection)? == SCHEMA_VERSION {
+        return Ok(());
+    }
+    connection.execute_batch("BEGIN IMMEDIATE")?;
+    // Read again under the lock: two processes may open a new file at once.
+    let found = version(connection)?;
+    let done = match found {
+        0 => connection
+            .execute_batch(SCHEMA)
+            .and_then(|()| connection.pragma_update(None, "user_version", SCHEMA_VERSION))
+            .map_err(StoreError::from),
+        SCHEMA_VERSION => Ok(()),
+        found => Err(StoreError::Newer { found, known: SCHEMA_VERSION }),
+    };
+    connection.execute_batch(if done.is_ok() { "COMMIT" } else { "ROLLBACK" })?;
+    done
+}
+
+/// Claims the file for this process.
+pub(crate) fn claim(path: &Path) -> Result<Claim, StartError> {
+    let io = |e: std::io::Error| StartError::Store { path: path.into(), source: e.into() };
+    if let Some(folder) = path.parent().filter(|p| !p.as_os_str().is_empty()) {
+        std::fs::create_dir_all(folder).map_err(io)?;
+    }
+    let lock_path = path.with_extension("lock");
+    let file = OpenOptions::new().create(true).truncate(false).write(true).open(lock_path).map_err(io)?;
+    match file.try_lock() {
+        Ok(()) => Ok(Claim { _file: file }),
+        Err(std::fs::TryLockError::WouldBlock) => Err(StartError::InUse(path.into())),
+        Err(std::fs::TryLockError::Error(e)) => Err(io(e)),
+    }
+}
+
+impl Store {
+    /// Opens the file and starts its writer, which ends when the last handle is dropped.
+    pub(crate) fn start(path: PathBuf, claim: Claim) -> Result<Store, StoreError> {
+        let connection = open(&path)?;
+        let (commands, inbox) = mpsc::channel(STORE_QUEUE);
+        // Not tied to the bridge's tasks: a command that was accepted is carried out even when its
+        // sender is gone, and only then the claim on the file is given up.
+        tokio::spawn(write_loop(connection, inbox, claim));
+        Ok(Store { commands, readers: Readers::new(path) })
+    }
+
+    /// Runs `work` in the next commit.
+    ///
+    /// # Errors
+    /// Its own error (nothing of it is kept), or the commit's.
+    pub(crate) async fn write<T: Send + 'static>(
+        &self,
+        durability: Durability,
+        work: impl FnOnce(&Connection) -> Result<T, rusqlite::Error> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        self.write_then(durability, work, |_| ()).await
+    }
+
+    /// As [`Store::write`], and calls `after` once it is committed, in commit order.
+    pub(crate) async fn write_then<T: Send + 'static>(
+        &self,
+        durability: Durability,
+        work: impl FnOnce(&Connection) -> Result<T, rusqlite::Error> + Send + 'static,
+        after: impl FnOnce(&T) + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let (sender, receiver) = oneshot::channel();
+        let work = move |connection: Result<&Connection, StoreError>| -> Reply {
+            let outcome = connection.and_then(|connection| in_savepoint(connection, work));
+            Box::new(move |commit| {
+                let outcome = commit.and(outcome);
+                if let Ok(value) = &outcome {
+                    after(value);
+                }
+                // The caller may have been dropped; its change stands.
+                let _ = sender.send(outcome);
+            })
+        };
+        let command = Command { durability, work: Box::new(work) };
+        self.commands.send(command).await.map_err(|_| StoreError::Closed)?;
+        receiver.await.map_err(|_| StoreError::Closed)?
+    }
+
+    /// Runs a query on a read connection, outside the runtime's threads.
+    pub(crate) async fn read<T: Send + 'static>(
+        &self,
+        query: impl FnOnce(&Connection) -> Result<T, rusqlite::Error> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        self.readers.read(query).await
+    }
+}
+
+/// A command that fails must not take its neighbours' changes with it.
+fn in_savepoint<T>(
+    connection: &Connection,
+    work: impl FnOnce(&Connection) -> Result<T, rusqlite::Error>,
+) -> Result<T, StoreError> {
+    connection.prepare_cached("SAVEPOINT command")?.execute([])?;
+    let outcome = work(connection);
+    if outcome.is_err() {
+        connection.prepare_cached("ROLLBACK TO command")?.execute([])?;
+    }
+    connection.prepare_cached("RELEASE command")?.execute([])?;
+    Ok(outcome?)
+}
+
+async fn write_loop(mut connection: Connection, mut inbox: mpsc::Receiver<Command>, claim: Claim) {
+    let mut current = Durability::Full;
+    loop {
+        let mut group = Vec::new();
+        if inbox.recv_many(&mut group, STORE_GROUP).await == 0 {
+            break;
+        }
+        let wanted = group.iter().map(|c| c.durability).max().unwrap_or(Durability::Full);
+        // spawn_blocking rather than a thread of its own: tokio's paused test clock stands still
+        // while it runs.
+        let committed = tokio::task::spawn_blocking(move || {
+            let outcome = run_group(&connection, group, current, wanted);
+            (connection, outcome)
+        });
+        match committed.await {
+            Ok((back, now)) => (connection, current) = (back, now),
+            Err(error) => {
+                tracing::error!(%error, "the bridge's store ended");
+                break;
+            }
+        }
+    }
+    drop(claim);
+}
+
+/// Runs a group in one transaction and answers its commands; returns the connection's durability.
+fn run_group(
+    connection: &Connection,
+    group: Vec<Command>,
+    current: Durability,
+    wanted: Durability,
+) -> Durability {
+    let mut now = current;
+    let begun = (|| {
+        if wanted != current {
+            let level = if wanted == Durability::Full { "FULL" } else { "NORMAL" };
+            connection.pragma_update(None, "synchronous", level)?;
+            now = wanted;
+        }
+        connection.prepare_cached("BEGIN IMMEDIATE")?.execute([])
+    })();
+    let begun = begun.map(drop).map_err(StoreError::from);
+    let run = |command: Command| {
+        // SQLite ends the transaction by itself when the disk is full or fails. A savepoint outside
+        // of one would commit on its own, so whatever follows is refused.
+        let open = match &begun {
+            Ok(()) if connection.is_autocommit() => Err(StoreError::Sqlite("the commit was given up".into())),
+            Ok(()) => Ok(connection),
+            Err(error) => Err(error.clone()),
+        };
+        (command.work)(open)
+    };
+    let replies: Vec<Reply> = group.into_iter().map(run).collect();
+    let commit = begun.and_then(|()| {
+        let commit = connection.prepare_cached("COMMIT").and_then(|mut s| s.execute([]));
+        if commit.is_err() && !connection.is_autocommit() {
+            let _ = connection.execute_batch("ROLLBACK");
+        }
+        commit.map(drop).map_err(StoreError::from)
+    });
+    for reply in replies {
+        reply(commit.clone());
+    }
+    now
+}
+
+/// This file's identity and the number of this life, for lease owners: `<instance>/<life>`.
+pub(crate) fn next_life(connection: &Connection) -> Result<(String, i64), rusqlite::Error> {
+    let get = |key| {
+        connection
+            .query_row("SELECT value FROM meta WHERE key = ?1", [key], |r| r.get::<_, String>(0))
+            .optional()
+    };
+    let instance = get("instance")?.unwrap_or_else(|| uuid::Uuid::now_v7().to_string());
+    let life = get("life")?.and_then(|l| l.parse::<i64>().ok()).unwrap_or(0) + 1;
+    let mut put = connection.prepare_cached("INSERT OR REPLACE INTO meta (key, value) VALUES (?1, ?2)")?;
+    put.execute(["instance", &instance])?;
+    put.execute(["life", &life.to_string()])?;
+    Ok((instance, life))
+}
+
+/// Time as SQL takes it.
+pub(crate) fn micros_before(now: i64, age: Duration) -> i64 {
+    now.saturating_sub(crate::clock::micros(age))
+}
