@@ -217,7 +217,9 @@ impl Db {
 
 impl Drop for Db {
     fn drop(&mut self) {
-        if !self.in_transaction
+        // Natively each test has a database of its own, so nothing is kept.
+        if cfg!(target_family = "wasm")
+            && !self.in_transaction
             && let (Some(session), Ok(mut idle)) = (self.session.take(), IDLE.lock())
         {
             idle.push(session);
