@@ -1,0 +1,207 @@
+//! `secrets.toml`: one secret per service and the keys access tokens are signed with. What is in the
+//! file stays as it is, byte for byte; what is missing is appended.
+
+use std::{collections::BTreeMap, fs, path::Path};
+
+use anyhow::{Context, Result, anyhow, bail};
+use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
+use innover_contract::keyring::KEY_BYTES;
+use jwt_simple::prelude::{Ed25519KeyPair, HS256Key, RS256KeyPair};
+use serde::Deserialize;
+
+use crate::state;
+
+/// RFC 7518 §3.3 asks for at least this.
+const RSA_BITS: usize = 2048;
+
+const HEAD: &str = "\
+# Made by `innover` on this machine and never rewritten; what is missing is appended. Keep it: whoever
+# has it can speak as any service and sign tokens. Without it every token is void, no data is lost.
+";
+
+/// What the file holds.
+pub struct Secrets {
+    /// By service name, and `bridge`.
+    pub services: BTreeMap<String, [u8; KEY_BYTES]>,
+    /// Private JWKs; the first one signs.
+    pub signing: Vec<serde_json::Value>,
+}
+
+/// What an [`ensure`] had to add, for the line that says so.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Added {
+    pub services: usize,
+    pub signing_keys: usize,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct File {
+    #[serde(default)]
+    service: Vec<Service>,
+    #[serde(default)]
+    signing_key: Vec<SigningKey>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Service {
+    name: String,
+    secret: String,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct SigningKey {
+    alg: String,
+    jwk: String,
+}
+
+/// Reads the file. Its content never appears in an error.
+pub fn read(path: &Path) -> Result<Secrets> {
+    let text = fs::read_to_string(path)
+        .with_context(|| format!("cannot read {}; `innover keys` makes it", path.display()))?;
+    parse(&text).with_context(|| {
+        format!(
+            "{} is damaged; restore it from a backup, or move it away and run `innover keys` for new keys (tokens that are out become void)",
+            path.display()
+        )
+    })
+}
+
+fn parse(text: &str) -> Result<Secrets> {
+    // toml's error shows the line, and the line is the secret: only the place is passed on.
+    let file: File = toml::from_str(text).map_err(|error: toml::de::Error| {
+        let end = error.span().map_or(0, |span| span.start).min(text.len());
+        let line = text.as_bytes()[..end].iter().filter(|b| **b == b'\n').count() + 1;
+        anyhow!("line {line} is not what `innover` wrote")
+    })?;
+    let mut services = BTreeMap::new();
+    for Service { name, secret } in file.service {
+        let bytes = URL_SAFE_NO_PAD.decode(&secret).ok();
+        let bytes = bytes.and_then(|bytes| <[u8; KEY_BYTES]>::try_from(bytes).ok());
+        let Some(bytes) = bytes else {
+            bail!("the secret of {name} is not base64url of {KEY_BYTES} bytes");
+        };
+        if services.insert(name.clone(), bytes).is_some() {
+            bail!("{name} has two secrets");
+        }
+    }
+    let mut signing = Vec::new();
+    for SigningKey { alg, jwk } in file.signing_key {
+        let jwk = serde_json::from_str(&jwk).map_err(|_| anyhow!("the {alg} key is not a JWK"))?;
+        signing.push(jwk);
+    }
+    Ok(Secrets { services, signing })
+}
+
+/// Reads the file and appends a secret for each of `names` that has none, and the signing keys
+/// where there are none: Ed25519 first, which is what the identity service signs with by default.
+pub fn ensure(path: &Path, names: &[String]) -> Result<(Secrets, Added)> {
+    let (mut text, known) = if path.exists() {
+        let known = read(path)?;
+        (fs::read_to_string(path).context("cannot read the secrets")?, known)
+    } else {
+        (HEAD.to_owned(), Secrets { services: BTreeMap::new(), signing: vec![] })
+    };
+    let mut added = Added::default();
+    if !text.ends_with('\n') {
+        text.push('\n');
+    }
+    for name in names.iter().filter(|name| !known.services.contains_key(*name)) {
+        let secret = URL_SAFE_NO_PAD.encode(HS256Key::generate().to_bytes());
+        text.push_str(&format!("\n[[service]]\nname = \"{name}\"\nsecret = \"{secret}\"\n"));
+        added.services += 1;
+    }
+    if known.signing.is_empty() {
+        for (alg, jwk) in [("EdDSA", new_ed25519()?), ("RS256", new_rsa()?)] {
+            // A JWK is base64url and ASCII names: nothing in it ends a literal string of TOML.
+            text.push_str(&format!("\n[[signing_key]]\nalg = \"{alg}\"\njwk = '{jwk}'\n"));
+            added.signing_keys += 1;
+        }
+    }
+    // Also tightens the permissions of a file that others may read.
+    state::replace(path, &text)?;
+    Ok((parse(&text).context("what was just written does not read back")?, added))
+}
+
+fn new_ed25519() -> Result<String> {
+    let pair = Ed25519KeyPair::generate();
+    let id = pair.jwk_thumbprint();
+    with_alg(&pair.with_key_id(&id).to_jwk(), "EdDSA")
+}
+
+fn new_rsa() -> Result<String> {
+    let pair = RS256KeyPair::generate(RSA_BITS).map_err(|e| anyhow!("cannot make an RSA key: {e}"))?;
+    let id = pair.jwk_thumbprint();
+    with_alg(&pair.with_key_id(&id).to_jwk(), "RS256")
+}
+
+/// Names the algorithm whatever the library leaves out: a verifier binds it to the key.
+fn with_alg(jwk: &str, alg: &str) -> Result<String> {
+    let mut jwk: serde_json::Map<_, _> = serde_json::from_str(jwk).context("a new key is no JSON")?;
+    jwk.insert("alg".into(), alg.into());
+    jwk.insert("use".into(), "sig".into());
+    // RFC 7517 §4.3: `use` and `key_ops` should not be used together.
+    jwk.remove("key_ops");
+    Ok(serde_json::Value::Object(jwk).to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+    use super::*;
+
+    fn names(names: &[&str]) -> Vec<String> {
+        names.iter().map(|name| name.to_string()).collect()
+    }
+
+    #[test]
+    fn secrets_are_made_once_private_and_only_appended_to() {
+        let temp = tempfile::tempdir().unwrap();
+        let path = temp.path().join("secrets.toml");
+        let (first, added) = ensure(&path, &names(&["bridge", "wallet"])).unwrap();
+        assert_eq!(added, Added { services: 2, signing_keys: 2 });
+        assert_eq!(state::mode(&path), Some(0o600));
+        let text = fs::read_to_string(&path).unwrap();
+
+        let (again, added) = ensure(&path, &names(&["bridge", "wallet"])).unwrap();
+        assert_eq!(added, Added::default());
+        assert_eq!(fs::read_to_string(&path).unwrap(), text);
+        assert_eq!((&again.services, &again.signing), (&first.services, &first.signing));
+
+        let (more, added) = ensure(&path, &names(&["bridge", "wallet", "ledger"])).unwrap();
+        assert_eq!(added, Added { services: 1, signing_keys: 0 });
+        assert!(fs::read_to_string(&path).unwrap().starts_with(&text), "the old bytes stay");
+        assert_eq!(more.services["wallet"], first.services["wallet"]);
+        assert_ne!(more.services["ledger"], more.services["wallet"]);
+    }
+
+    #[test]
+    fn the_signing_keys_are_private_jwks_that_sign() {
+        let temp = tempfile::tempdir().unwrap();
+        let (secrets, _) = ensure(&temp.path().join("s.toml"), &[]).unwrap();
+        let [ed, rsa] = &secrets.signing[..] else { panic!("two keys") };
+        assert_eq!((&ed["kty"], &ed["crv"], &ed["alg"]), (&"OKP".into(), &"Ed25519".into(), &"EdDSA".into()));
+        assert_eq!((&rsa["kty"], &rsa["alg"]), (&"RSA".into(), &"RS256".into()));
+        assert!(Ed25519KeyPair::from_jwk(&ed.to_string()).is_ok());
+        assert!(RS256KeyPair::from_jwk(&rsa.to_string()).is_ok());
+        assert!(ed["kid"].as_str().is_some_and(|kid| kid.len() == 43), "the RFC 7638 thumbprint");
+    }
+
+    #[test]
+    fn a_damaged_file_is_refused_without_showing_it_and_left_alone() {
+        let temp = tempfile::tempdir().unwrap();
+        let path = temp.path().join("secrets.toml");
+        for (text, place) in [
+            ("[[service]]\nname = \"a\"\nsecret = \"topsecret", "line 3"),
+            ("[[service]]\nname = \"a\"\nsecret = \"topsecret\"\n", "secret of a"),
+            ("[[service]]\nname = \"a\"\nsecret = \"topsecret\"\nmore = 1\n", "line"),
+        ] {
+            fs::write(&path, text).unwrap();
+            let error = format!("{:#}", ensure(&path, &names(&["b"])).err().unwrap());
+            assert!(error.contains(place) && !error.contains("topsecret"), "{error}");
+            assert_eq!(fs::read_to_string(&path).unwrap(), text);
+        }
+    }
+}

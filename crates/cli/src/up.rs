@@ -1,0 +1,305 @@
+//! `innover up`: the whole platform in this process.
+
+use std::{
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, anyhow, bail};
+use bytes::Bytes;
+use futures::future::join_all;
+use http::Request;
+use innover_bridge::{Bridge, BridgeConfig, Commits};
+use innover_host::{Host, HostConfig, KeyValueStore};
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    task::JoinHandle,
+};
+
+use crate::{
+    app::App,
+    door::{self, HostDoor, HostGate},
+    keys::{self, Settings},
+    log_file, migrate, print, redis_probe,
+    state::StateDir,
+    watch,
+};
+
+/// A stop waits this long for requests and deliveries under way: longer than the request deadline
+/// (10 s), shorter than the 30 s after which supervisors kill.
+const GRACE: Duration = Duration::from_secs(20);
+/// A component's first instance starts within milliseconds; more means it will not.
+const READY_MAX: Duration = Duration::from_secs(10);
+
+/// What the command line and the environment say.
+pub struct Options {
+    pub listen: SocketAddr,
+    pub management_listen: SocketAddr,
+    pub profile: String,
+    pub issuer: Option<String>,
+    pub redis_url: String,
+    pub log: Option<String>,
+    pub watch: bool,
+}
+
+/// The command: starts, serves until SIGINT or SIGTERM, stops.
+pub async fn run(app: App, state: StateDir, options: Options) -> Result<()> {
+    let started = Instant::now();
+    // From the first moment: a stop while it starts is a stop.
+    let mut interrupt = signal(SignalKind::interrupt()).context("cannot watch for SIGINT")?;
+    let mut terminate = signal(SignalKind::terminate()).context("cannot watch for SIGTERM")?;
+    let lock = state.run()?;
+    let running = tokio::select! {
+        running = start(app, &state, &options) => running?,
+        _ = interrupt.recv() => return Ok(()),
+        _ = terminate.recv() => return Ok(()),
+    };
+    running.announce(started, &options);
+    tokio::select! {
+        _ = interrupt.recv() => {}
+        _ = terminate.recv() => {}
+    }
+    print::line("stopping  finishing what was accepted (again to stop at once)");
+    tokio::select! {
+        () = running.stop() => {}
+        // Nothing that was answered is lost even so: it is committed, and events and jobs wait in
+        // the databases.
+        _ = interrupt.recv() => { print::line("stopped at once"); }
+        _ = terminate.recv() => { print::line("stopped at once"); }
+    }
+    drop(lock);
+    print::line("stopped");
+    Ok(())
+}
+
+struct Running {
+    host: Arc<Host>,
+    bridge: Arc<Bridge>,
+    commits: JoinHandle<()>,
+    watch: Option<JoinHandle<()>>,
+    dev: bool,
+}
+
+fn step(name: &str, text: impl std::fmt::Display) {
+    print::line(format!("{name:<11} {text}"));
+}
+
+async fn start(app: App, state: &StateDir, options: &Options) -> Result<Running> {
+    let listen = concrete(options.listen)?;
+    for warning in &app.manifest.warnings {
+        step("warning", warning);
+    }
+    step("state", format!("{} (profile {})", state.root().display(), options.profile));
+
+    let settings = Settings {
+        profile: options.profile.clone(),
+        issuer: options.issuer.clone().unwrap_or_else(|| url(listen)),
+        redis_url: options.redis_url.clone(),
+    };
+    // Making an RSA key takes up to seconds; nothing else runs yet.
+    let keys = keys::write(&app, state, &settings)?;
+    step("keys", match (keys.added.services, keys.added.signing_keys) {
+        (0, 0) => format!("{} services", keys.services),
+        (services, signing) => format!("{} services; added {services} secrets, {signing} signing keys", keys.services),
+    });
+    let missing = keys::missing_variables(&app, &keys.variables);
+    if !missing.is_empty() {
+        bail!("spin.toml requires variables that nobody gives; set {}", missing.join(", "));
+    }
+
+    step("migrations", migrate::summary(&migrate::all(&app, state)?));
+    app.check_built()?;
+
+    let redis = redis_probe::ping(&options.redis_url).await;
+    step("redis", match &redis {
+        Ok(()) => redis_probe::shown(&options.redis_url),
+        Err(_) if app.manifest.redis_triggers.is_empty() => "not used by this application".to_owned(),
+        Err(error) => format!(
+            "none at {} ({error}): jobs pushed with PUBLISH <service>-tasks are off until one answers; everything else runs",
+            redis_probe::shown(&options.redis_url)
+        ),
+    });
+
+    let target = options.log.clone().unwrap_or_else(|| state.log().display().to_string());
+    let log = log_file::open(&target)?;
+    log_file::subscribe(&log);
+    step("log", &target);
+
+    let loading = Instant::now();
+    let mut config = HostConfig::new(app.manifest.clone(), app.base.clone(), state.root().to_owned());
+    config.module_cache = state.modules();
+    config.sqlite =
+        app.database_labels().iter().map(|label| (label.to_string(), state.database(label))).collect();
+    config.key_value = [("default".to_owned(), KeyValueStore::File(state.key_value()))].into();
+    config.variables = keys.variables;
+    config.listen = listen;
+    config.management_listen = Some(options.management_listen);
+    config.redis_url = Some(options.redis_url.clone());
+    config.log = log;
+    let host = Arc::new(Host::start(config).await.map_err(explain_address)?);
+
+    let specs = door::services(&app, |label| state.database(label));
+    let bells = Commits::new(&specs);
+    let bridge = Bridge::start(
+        BridgeConfig::new(state.bridge(), specs),
+        Arc::new(HostDoor::new(host.caller(), keys.bridge)),
+        Arc::new(HostGate(Arc::downgrade(&host))),
+        bells.clone(),
+    )
+    .await
+    .context("the bridge does not start")?;
+    let bridge = Arc::new(bridge);
+    let commits = tokio::spawn(ring(host.commits(), bells));
+    let numbers = Arc::downgrade(&bridge);
+    host.add_metrics(move |text| {
+        if let Some(bridge) = numbers.upgrade() {
+            text.push_str(&bridge.metrics());
+        }
+    });
+    let state_of = Arc::downgrade(&bridge);
+    host.add_readiness("bridge", move || {
+        let bridge = state_of.upgrade().ok_or("stopping")?;
+        let readiness = bridge.readiness();
+        if readiness.ready { Ok(()) } else { Err(readiness.problems.join("; ")) }
+    });
+
+    let ready = services_ready(&host, &app).await?;
+    step("components", format!("{ready} loaded and ready in {} ms", loading.elapsed().as_millis()));
+    let watch = options.watch.then(|| tokio::spawn(watch::run(app, Arc::downgrade(&host))));
+    Ok(Running { host, bridge, commits, watch, dev: options.profile == "dev" })
+}
+
+/// Passes the host's commits on to the relays.
+async fn ring(mut commits: innover_host::Commits, bells: Commits) {
+    while let Some(labels) = commits.changed().await {
+        labels.iter().for_each(|label| bells.committed(label));
+    }
+}
+
+/// Asks every HTTP component's `/readiness`, all at once. Also warms each: its first request would
+/// otherwise pay for the instance.
+async fn services_ready(host: &Host, app: &App) -> Result<usize> {
+    let components: Vec<_> = app.manifest.http_triggers.iter().filter_map(|t| t.component.as_deref()).collect();
+    let asked = components.iter().map(|id| async move {
+        let request = Request::get("/readiness").body(Bytes::new()).context("no request")?;
+        let answer = host
+            .call(id, request, READY_MAX)
+            .await
+            .map_err(|error| anyhow!("component {id} does not answer /readiness: {error}"))?;
+        if !answer.status().is_success() {
+            let body = String::from_utf8_lossy(answer.body()).into_owned();
+            bail!("component {id} is not ready: {} {body}", answer.status());
+        }
+        Ok(())
+    });
+    join_all(asked).await.into_iter().collect::<Result<Vec<()>>>()?;
+    Ok(app.wasm_files().len())
+}
+
+impl Running {
+    fn announce(&self, started: Instant, options: &Options) {
+        let base = url(self.host.addr());
+        let management = self.host.management_addr().map(url).unwrap_or_default();
+        print::line(format!("ready {base}"));
+        print::line(format!("management  {management}/health, /readiness, /metrics"));
+        print::line(format!("started in  {} ms", started.elapsed().as_millis()));
+        if self.dev {
+            print::line("dev users   admin, ops_user, finance, auditor, user, analyst, viewer (password = user name)");
+        }
+        let at = if options.listen.port() == 3000 { String::new() } else { format!(" --url {base}") };
+        print::line(format!("try         innover demo{at}"));
+        print::line(format!("            innover token --user finance{at}"));
+        print::line(format!("            curl {base}/api/forex/v1/docs"));
+        print::line("            (innover is target/release/innover)");
+    }
+
+    /// Finishes what was accepted. The bridge goes first: while it finishes its deliveries the
+    /// components must still be callable; what is committed meanwhile waits in the outboxes.
+    async fn stop(self) {
+        if let Some(watch) = self.watch {
+            watch.abort();
+            // Wait for it to be gone, so that it holds the host no longer; aborted is what we want.
+            let _ = watch.await;
+        }
+        let bridge = finish(self.bridge, "bridge").await;
+        if let Some(bridge) = bridge
+            && tokio::time::timeout(GRACE, bridge.shutdown()).await.is_err()
+        {
+            print::line("stopping  deliveries that did not end are delivered again at the next start");
+        }
+        if let Some(host) = finish(self.host, "host").await {
+            host.shutdown(GRACE).await;
+        }
+        self.commits.abort();
+    }
+}
+
+/// Takes the value out of its `Arc`: others hold it only for the moment of a scrape or a lock.
+async fn finish<T>(mut shared: Arc<T>, what: &str) -> Option<T> {
+    for _ in 0..100 {
+        match Arc::try_unwrap(shared) {
+            Ok(value) => return Some(value),
+            Err(again) => shared = again,
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    tracing::warn!(what, "still in use at shutdown; it is ended without finishing");
+    None
+}
+
+/// A port of 0 is replaced by a free one before the start, since the issuer's URL carries it.
+fn concrete(address: SocketAddr) -> Result<SocketAddr> {
+    if address.port() != 0 {
+        return Ok(address);
+    }
+    let taken = std::net::TcpListener::bind(address).context("no free port")?;
+    taken.local_addr().context("no free port")
+}
+
+/// `http://` and the address; one that listens everywhere is reached locally by loopback.
+pub fn url(address: SocketAddr) -> String {
+    let ip = if address.ip().is_unspecified() { "127.0.0.1".to_owned() } else { address.ip().to_string() };
+    if address.is_ipv6() && !address.ip().is_unspecified() {
+        return format!("http://[{ip}]:{}", address.port());
+    }
+    format!("http://{ip}:{}", address.port())
+}
+
+fn explain_address(error: anyhow::Error) -> anyhow::Error {
+    let in_use = error.chain().any(|cause| {
+        cause
+            .downcast_ref::<std::io::Error>()
+            .is_some_and(|io| io.kind() == std::io::ErrorKind::AddrInUse)
+    });
+    if in_use {
+        return error.context(
+            "the port is taken: stop what uses it, or choose another with INNOVER_LISTEN and INNOVER_MANAGEMENT_LISTEN",
+        );
+    }
+    error
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+    use super::*;
+
+    #[test]
+    fn the_url_is_one_a_client_can_use() {
+        for (address, expected) in [
+            ("127.0.0.1:3000", "http://127.0.0.1:3000"),
+            ("0.0.0.0:3000", "http://127.0.0.1:3000"),
+            ("[::]:80", "http://127.0.0.1:80"),
+            ("[::1]:80", "http://[::1]:80"),
+        ] {
+            assert_eq!(url(address.parse().unwrap()), expected);
+        }
+    }
+
+    #[test]
+    fn port_zero_becomes_a_real_one() {
+        assert_ne!(concrete("127.0.0.1:0".parse().unwrap()).unwrap().port(), 0);
+        assert_eq!(concrete("127.0.0.1:81".parse().unwrap()).unwrap().port(), 81);
+    }
+}
