@@ -1,0 +1,371 @@
+//! A platform of its own for each test file: the release build on free ports, its state in a
+//! temporary folder, stopped when the value is dropped.
+//!
+//! Compiled modules are shared between test runs (they are found by content hash), and so are the
+//! keys, whose making takes a second.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test stops at the first surprise")]
+
+use std::{
+    io::{BufRead, BufReader},
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    sync::Mutex,
+    time::{Duration, Instant},
+};
+
+use reqwest::{Client, Method, StatusCode};
+use serde_json::{Value, json};
+
+/// A platform that does not say `ready` within this time never will.
+const READY_MAX: Duration = Duration::from_secs(60);
+/// A payment ends within this time, or the test fails.
+const SETTLED_MAX: Duration = Duration::from_secs(30);
+
+/// The repository's folder.
+pub fn repository() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("tests/ lies in the repository")
+}
+
+/// The binary that `tools/build` makes.
+pub fn innover() -> PathBuf {
+    let binary = repository().join("target/release/innover");
+    assert!(binary.exists(), "run `make test`, which builds target/release/innover first");
+    binary
+}
+
+/// A running platform.
+pub struct Platform {
+    child: Option<Child>,
+    state: PathBuf,
+    _folder: Option<tempfile::TempDir>,
+    /// `http://127.0.0.1:<port>` of the gateway.
+    pub url: String,
+    /// The same of the management port.
+    pub management: String,
+    client: Client,
+    tokens: Mutex<std::collections::BTreeMap<String, String>>,
+}
+
+impl Platform {
+    /// Starts a platform with an empty state.
+    pub async fn start() -> Platform {
+        let folder = tempfile::tempdir().unwrap();
+        let state = folder.path().join("state");
+        prepare(&state);
+        let mut platform = Platform {
+            child: None,
+            state,
+            _folder: Some(folder),
+            url: format!("http://127.0.0.1:{}", free_port()),
+            management: format!("http://127.0.0.1:{}", free_port()),
+            client: Client::builder().pool_max_idle_per_host(64).build().unwrap(),
+            tokens: Mutex::default(),
+        };
+        platform.run();
+        platform
+    }
+
+    /// Starts the process and waits for `ready`.
+    pub fn run(&mut self) {
+        let mut child = self.command().stdout(Stdio::piped()).stderr(Stdio::inherit()).spawn().unwrap();
+        let lines = BufReader::new(child.stdout.take().unwrap());
+        let (said, heard) = std::sync::mpsc::channel();
+        // Reads on after `ready`, so that the pipe never fills.
+        std::thread::spawn(move || {
+            for line in lines.lines().map_while(Result::ok) {
+                let _ = said.send(line);
+            }
+        });
+        let deadline = Instant::now() + READY_MAX;
+        let mut seen = Vec::new();
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            match heard.recv_timeout(left) {
+                Ok(line) if line.starts_with("ready") => break,
+                Ok(line) => seen.push(line),
+                Err(_) => panic!("the platform did not get ready; it said:\n{}", seen.join("\n")),
+            }
+        }
+        self.child = Some(child);
+    }
+
+    fn command(&self) -> Command {
+        let mut command = Command::new(innover());
+        command
+            .arg("up")
+            .current_dir(repository())
+            .env("INNOVER_LISTEN", self.url.trim_start_matches("http://"))
+            .env("INNOVER_MANAGEMENT_LISTEN", self.management.trim_start_matches("http://"))
+            .env("INNOVER_STATE_DIR", &self.state)
+            // Nothing listens there, so that a Redis on this machine is left alone.
+            .env("REDIS_URL", "redis://127.0.0.1:1");
+        command
+    }
+
+    /// The state folder.
+    pub fn state(&self) -> &Path {
+        &self.state
+    }
+
+    /// The process id.
+    pub fn pid(&self) -> u32 {
+        self.child.as_ref().expect("it runs").id()
+    }
+
+    /// SIGKILL.
+    pub fn kill(&mut self) {
+        let mut child = self.child.take().expect("it runs");
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+
+    /// SIGTERM; returns the exit code.
+    pub fn terminate(&mut self) -> Option<i32> {
+        let mut child = self.child.take().expect("it runs");
+        let status = Command::new("kill").args(["-TERM", &child.id().to_string()]).status().unwrap();
+        assert!(status.success());
+        child.wait().unwrap().code()
+    }
+
+    /// A row count or another single number from a service's database.
+    pub fn number(&self, database: &str, sql: &str) -> i64 {
+        let file = self.state.join("db").join(format!("{database}.db"));
+        let connection = rusqlite::Connection::open(file).unwrap();
+        connection.query_row(sql, [], |row| row.get(0)).unwrap()
+    }
+
+    /// An access token of a dev user, whose password is its name.
+    pub async fn token(&self, user: &str) -> String {
+        if let Some(token) = self.tokens.lock().unwrap().get(user) {
+            return token.clone();
+        }
+        let form = format!("grant_type=password&client_id=innover-cli&username={user}&password={user}");
+        let answer = self.form("/oauth2/token", &form).await;
+        assert_eq!(answer.status, 200, "{}", answer.text);
+        let token = answer.json["access_token"].as_str().unwrap().to_owned();
+        self.tokens.lock().unwrap().insert(user.into(), token.clone());
+        token
+    }
+
+    /// POSTs a form without a token.
+    pub async fn form(&self, path: &str, form: &str) -> Answer {
+        let request = self
+            .client
+            .post(format!("{}{path}", self.url))
+            .header("content-type", "application/x-www-form-urlencoded")
+            .body(form.to_owned());
+        Answer::read(request.send().await.unwrap()).await
+    }
+
+    /// A request of `user`; an empty name sends no token.
+    pub async fn request(&self, user: &str, method: Method, path: &str) -> Request {
+        let mut builder = self.client.request(method, format!("{}{path}", self.url));
+        if !user.is_empty() {
+            builder = builder.bearer_auth(self.token(user).await);
+        }
+        Request(builder)
+    }
+
+    /// GET as `user`.
+    pub async fn get(&self, user: &str, path: &str) -> Answer {
+        self.request(user, Method::GET, path).await.send().await
+    }
+
+    /// POST JSON as `user` with a new Idempotency-Key.
+    pub async fn post(&self, user: &str, path: &str, body: Value) -> Answer {
+        let key = unique();
+        self.request(user, Method::POST, path).await.key(&key).json(&body).send().await
+    }
+
+    /// Opens a wallet for `user`; returns its id.
+    pub async fn wallet(&self, user: &str, currency: &str) -> String {
+        let answer = self.post(user, "/api/wallet/v1/wallets", json!({ "currency": currency })).await;
+        assert_eq!(answer.status, 201, "{}", answer.text);
+        answer.json["id"].as_str().unwrap().to_owned()
+    }
+
+    /// Opens a wallet for `user` with money in it.
+    pub async fn funded(&self, user: &str, amount: &str, currency: &str) -> String {
+        let wallet = self.wallet(user, currency).await;
+        self.top_up(&wallet, amount, currency).await;
+        wallet
+    }
+
+    /// Puts money into a wallet, as finance.
+    pub async fn top_up(&self, wallet: &str, amount: &str, currency: &str) {
+        let path = format!("/api/wallet/v1/wallets/{wallet}/top-ups");
+        let body = json!({"amount": amount, "currency": currency});
+        let answer = self.post("finance", &path, body).await;
+        assert_eq!(answer.status, 201, "{}", answer.text);
+    }
+
+    /// The posted balance of a wallet.
+    pub async fn balance(&self, wallet: &str) -> String {
+        let answer = self.get("finance", &format!("/api/wallet/v1/wallets/{wallet}")).await;
+        assert_eq!(answer.status, 200, "{}", answer.text);
+        answer.json["balance"]["posted"].as_str().unwrap().to_owned()
+    }
+
+    /// Posts a payment as `user`.
+    pub async fn pay(&self, user: &str, payer: &str, payee: &str, amount: &str, currency: &str) -> Answer {
+        self.post(user, "/api/payment/v1/process", payment(payer, payee, amount, currency)).await
+    }
+
+    /// Waits until a payment is in an end state; returns it.
+    pub async fn settled(&self, id: &str) -> Value {
+        let path = format!("/api/payment/v1/payments/{id}");
+        let deadline = Instant::now() + SETTLED_MAX;
+        loop {
+            let answer = self.get("finance", &path).await;
+            assert_eq!(answer.status, 200, "{}", answer.text);
+            let state = answer.json["state"].as_str().unwrap();
+            if ["completed", "failed", "declined", "cancelled"].contains(&state) {
+                return answer.json;
+            }
+            assert!(Instant::now() < deadline, "not settled: {}", answer.text);
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+
+    /// Asserts that the books balance: no currency's debits and credits differ.
+    pub async fn assert_balanced(&self) {
+        let answer = self.get("auditor", "/api/ledger/v1/trial-balance").await;
+        assert_eq!(answer.status, 200, "{}", answer.text);
+        let currencies = answer.json["data"].as_array().or(answer.json["currencies"].as_array()).unwrap();
+        assert!(!currencies.is_empty());
+        for currency in currencies {
+            let difference = currency["difference"].as_str().unwrap();
+            assert!(difference.chars().all(|c| matches!(c, '0' | '.')), "{currency}");
+        }
+    }
+}
+
+impl Drop for Platform {
+    fn drop(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
+/// The body of a payment.
+pub fn payment(payer: &str, payee: &str, amount: &str, currency: &str) -> Value {
+    json!({"payer_wallet": payer, "payee_wallet": payee, "amount": amount, "currency": currency,
+           "reference": "test"})
+}
+
+/// A value no other call of this process returns.
+pub fn unique() -> String {
+    use std::sync::atomic::{AtomicU64, Ordering};
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    format!("key-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed))
+}
+
+/// A request under construction.
+pub struct Request(reqwest::RequestBuilder);
+
+impl Request {
+    /// Sets the Idempotency-Key.
+    #[must_use]
+    pub fn key(self, key: &str) -> Self {
+        self.header("idempotency-key", key)
+    }
+
+    /// Sets a header.
+    #[must_use]
+    pub fn header(mut self, name: &str, value: &str) -> Self {
+        self.0 = self.0.header(name, value);
+        self
+    }
+
+    /// Sets a JSON body.
+    #[must_use]
+    pub fn json(self, body: &Value) -> Self {
+        self.text(body.to_string())
+    }
+
+    /// Sets a body as it is, sent as JSON.
+    #[must_use]
+    pub fn text(mut self, body: impl Into<reqwest::Body>) -> Self {
+        self.0 = self.0.header("content-type", "application/json").body(body);
+        self
+    }
+
+    /// Sends it.
+    pub async fn send(self) -> Answer {
+        Answer::read(self.0.send().await.unwrap()).await
+    }
+
+    /// Sends it; `None` when the connection broke, as it does when the process is killed.
+    pub async fn try_send(self) -> Option<Answer> {
+        let response = self.0.send().await.ok()?;
+        let (status, headers) = (response.status(), response.headers().clone());
+        let text = response.text().await.ok()?;
+        Some(Answer::new(status, headers, text))
+    }
+}
+
+/// An answer.
+#[derive(Debug)]
+pub struct Answer {
+    /// The status code.
+    pub status: u16,
+    /// The headers.
+    pub headers: reqwest::header::HeaderMap,
+    /// The body.
+    pub text: String,
+    /// The body as JSON; null when it is none.
+    pub json: Value,
+}
+
+impl Answer {
+    async fn read(response: reqwest::Response) -> Answer {
+        let (status, headers) = (response.status(), response.headers().clone());
+        Answer::new(status, headers, response.text().await.unwrap())
+    }
+
+    fn new(status: StatusCode, headers: reqwest::header::HeaderMap, text: String) -> Answer {
+        let json = serde_json::from_str(&text).unwrap_or(Value::Null);
+        Answer { status: status.as_u16(), headers, text, json }
+    }
+
+    /// The problem's code; empty when it is no problem.
+    pub fn code(&self) -> &str {
+        self.json["code"].as_str().unwrap_or_default()
+    }
+
+    /// The body's `id`.
+    pub fn id(&self) -> String {
+        self.json["id"].as_str().unwrap_or_else(|| panic!("no id: {} {}", self.status, self.text)).to_owned()
+    }
+}
+
+/// Gives a new state the shared module cache and keys.
+fn prepare(state: &Path) {
+    std::fs::create_dir_all(state).unwrap();
+    let shared = repository().join("target/test-state");
+    static ONCE: Mutex<()> = Mutex::new(());
+    let _one_at_a_time = ONCE.lock().unwrap_or_else(|e| e.into_inner());
+    let secrets = shared.join("secrets.toml");
+    if !secrets.exists() {
+        // Another test binary may do the same at the same moment: each makes its own and renames it.
+        std::fs::create_dir_all(shared.join("modules")).unwrap();
+        let own = tempfile::tempdir_in(&shared).unwrap();
+        let made = Command::new(innover())
+            .arg("keys")
+            .current_dir(repository())
+            .env("INNOVER_STATE_DIR", own.path())
+            .output()
+            .unwrap();
+        assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+        std::fs::rename(own.path().join("secrets.toml"), &secrets).unwrap();
+    }
+    std::fs::copy(&secrets, state.join("secrets.toml")).unwrap();
+    std::os::unix::fs::symlink(shared.join("modules"), state.join("modules")).unwrap();
+}
+
+/// A port nobody listens on at this moment.
+pub fn free_port() -> u16 {
+    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
