@@ -1,0 +1,9 @@
+//! The rules of the journal, and its SQL on a real SQLite database whose batches run in shuffled
+//! order.
+
+mod booking;
+mod openapi;
+mod properties;
+mod rules;
+mod store;
+mod support;
