@@ -17,7 +17,7 @@ pub(crate) fn new(memory_bytes_max: usize) -> wasmtime::Result<Engine> {
         .total_core_instances(limits::INSTANCES_MAX * 4)
         .total_memories(limits::INSTANCES_MAX * 2)
         .total_tables(limits::INSTANCES_MAX * 4)
-        .total_stacks(limits::INSTANCES_MAX * 4)
+        .total_stacks(limits::INSTANCES_MAX * 3)
         .max_core_instances_per_component(limits::CORE_INSTANCES_PER_COMPONENT)
         .max_memories_per_component(limits::MEMORIES_PER_COMPONENT)
         .max_tables_per_component(limits::TABLES_PER_COMPONENT)

@@ -42,8 +42,10 @@ pub const RUNAWAY_GRACE: Duration = Duration::from_millis(50);
 /// Epoch tick: how often a running guest yields to others, and so how late a deadline may be seen.
 pub const EPOCH_TICK: Duration = Duration::from_millis(10);
 
-/// Instances the pool holds over all components. Beyond it requests get 503, not 500.
-pub const INSTANCES_MAX: u32 = 1000;
+/// Instances the pool holds over all components; each serves several requests at once. Beyond it
+/// requests get 503. A pool reserves address space and guard pages for all of them at the start, of
+/// which Linux allows a process 65,530.
+pub const INSTANCES_MAX: u32 = 400;
 
 /// Core instances, memories and tables one component may consist of. A Rust component is one
 /// program, its adapters and shims; a composed plug-in doubles that.
@@ -72,6 +74,10 @@ pub const BODY_BYTES_MAX: u64 = 4 << 20;
 
 /// Request line and headers.
 pub const HEADER_BYTES_MAX: usize = 16 << 10;
+
+/// How much of a body over the cap is read and thrown away, so that the client, still sending, gets to
+/// read its 413; and for how long.
+pub const BODY_DRAIN: (u64, Duration) = (32 << 20, Duration::from_secs(2));
 
 /// How long a client may take to send its headers (slowloris), and how long an idle keep-alive
 /// connection is kept.

@@ -145,8 +145,8 @@ impl Entrance {
             // hyper itself ends the body at its declared length.
             body.map_err(Error::from).boxed_unsync()
         } else {
-            Capped { body, left: limits::BODY_BYTES_MAX, too_large: Arc::clone(&too_large) }
-                .boxed_unsync()
+            let too_large = Arc::clone(&too_large);
+            Capped { body: Some(body), left: limits::BODY_BYTES_MAX, too_large }.boxed_unsync()
         };
         let request = Request::from_parts(parts, body);
         let result = service.call(request, service.app.deadline, Via::Http, found.route).await;
@@ -230,9 +230,27 @@ fn static_response(answer: &StaticResponse) -> Response<WasiBody> {
     response
 }
 
+/// Reads what a client still sends after its body was refused. Closing at once would reset the
+/// connection, and the client would never see why.
+async fn drain(mut body: Incoming) {
+    let (mut left, patience) = limits::BODY_DRAIN;
+    let reading = async {
+        while let Some(Ok(frame)) = body.frame().await {
+            let bytes = frame.data_ref().map_or(0, Bytes::len) as u64;
+            match left.checked_sub(bytes) {
+                Some(rest) => left = rest,
+                None => return,
+            }
+        }
+    };
+    // Whether it ended or not, the body is dropped here.
+    let _ = tokio::time::timeout(patience, reading).await;
+}
+
 /// A body of unknown length that ends with an error at the cap.
 struct Capped {
-    body: Incoming,
+    /// `None` once the cap is reached.
+    body: Option<Incoming>,
     left: u64,
     too_large: Arc<AtomicBool>,
 }
@@ -245,10 +263,12 @@ impl Body for Capped {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
-        let Poll::Ready(frame) = Pin::new(&mut self.body).poll_frame(cx) else {
-            return Poll::Pending;
+        let Some(body) = &mut self.body else { return Poll::Ready(None) };
+        let frame = match Pin::new(body).poll_frame(cx) {
+            Poll::Pending => return Poll::Pending,
+            Poll::Ready(None) => return Poll::Ready(None),
+            Poll::Ready(Some(frame)) => frame,
         };
-        let Some(frame) = frame else { return Poll::Ready(None) };
         let frame = frame.map_err(Error::from);
         if let Ok(frame) = &frame
             && let Some(data) = frame.data_ref()
@@ -257,6 +277,9 @@ impl Body for Capped {
                 Some(left) => self.left = left,
                 None => {
                     self.too_large.store(true, Ordering::Relaxed);
+                    if let Some(rest) = self.body.take() {
+                        tokio::spawn(drain(rest));
+                    }
                     return Poll::Ready(Some(Err(Error::HttpRequestBodySize(Some(
                         limits::BODY_BYTES_MAX,
                     )))));
@@ -267,10 +290,10 @@ impl Body for Capped {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
+        self.body.as_ref().is_none_or(Incoming::is_end_stream)
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
+        self.body.as_ref().map_or_else(SizeHint::default, Incoming::size_hint)
     }
 }

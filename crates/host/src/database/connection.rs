@@ -16,6 +16,8 @@ pub(super) struct Session {
     sqlite: rusqlite::Connection,
     /// See [`policy::apply`].
     personal: Arc<AtomicBool>,
+    /// Set when SQLite commits something that was written.
+    committed: Arc<AtomicBool>,
     /// When the running statement must end, in milliseconds since [`START`].
     ends_ms: Arc<AtomicU64>,
 }
@@ -31,11 +33,18 @@ impl Session {
         let personal = policy::apply(&mut sqlite)?;
         let ends_ms = Arc::new(AtomicU64::new(u64::MAX));
         let ends = Arc::clone(&ends_ms);
+        let committed = Arc::new(AtomicBool::new(false));
+        let flag = Arc::clone(&committed);
+        sqlite.commit_hook(Some(move || {
+            flag.store(true, Ordering::Relaxed);
+            // true would turn the commit into a rollback.
+            false
+        }))?;
         sqlite.progress_handler(
             limits::STATEMENT_CHECK_OPS,
             Some(move || now_ms() > ends.load(Ordering::Relaxed)),
         )?;
-        Ok(Self { sqlite, personal, ends_ms })
+        Ok(Self { sqlite, personal, committed, ends_ms })
     }
 }
 
@@ -98,7 +107,7 @@ impl Connection {
                     lock = Some(taken.map_err(|error| Error::Io(error.to_string()))?);
                 }
                 Attempt::Busy if started.elapsed() > limits::DATABASE_LOCK_WAIT => {
-                    self.state().release_if_done(&self.database, false);
+                    self.state().release_if_done(&self.database);
                     return Err(Error::Io(LockError::Timeout.to_string()));
                 }
                 Attempt::Busy => {
@@ -140,7 +149,7 @@ impl Connection {
         {
             return Attempt::Busy;
         }
-        state.release_if_done(&self.database, result.is_ok());
+        state.release_if_done(&self.database);
         Attempt::Done(result.map_err(|error| match error {
             RunError::Sqlite(error) => io(&error),
             RunError::Text(text) => Error::Io(text),
@@ -162,9 +171,13 @@ impl Connection {
 
 impl State {
     /// Gives the write lock back when no transaction is open any more.
-    fn release_if_done(&mut self, database: &Database, succeeded: bool) {
-        let autocommit = self.session.as_ref().is_none_or(|s| s.sqlite.is_autocommit());
-        if autocommit && self.lock.take().is_some() && succeeded {
+    fn release_if_done(&mut self, database: &Database) {
+        let Some(session) = &self.session else { return };
+        if !session.sqlite.is_autocommit() {
+            return;
+        }
+        let committed = session.committed.swap(false, Ordering::Relaxed);
+        if self.lock.take().is_some() && committed {
             database.committed();
         }
     }

@@ -79,8 +79,9 @@ async fn answer(request: Request) -> anyhow::Result<Answer> {
             }
         }
         "say" => {
-            println!("{}", arg("line"));
-            eprintln!("{}", arg("line"));
+            let line = request.into_body().collect().await?.to_bytes();
+            println!("{}", String::from_utf8_lossy(&line));
+            eprintln!("{}", String::from_utf8_lossy(&line));
             text(StatusCode::OK, "said".into())
         }
         "env" => {
