@@ -1,0 +1,26 @@
+//! Owns rule sets and evaluates the active one over typed facts. Payment calls it before it starts
+//! a payment; operators read and change the rules. It never sees an account and moves no money.
+
+pub mod active;
+pub mod api;
+pub mod expr;
+pub mod facts;
+pub mod limits;
+pub mod model;
+pub mod store;
+
+/// What the component is made of.
+pub static SERVICE: innover_kit::Service = innover_kit::Service {
+    migration: Some(innover_kit::Migration(1, "init")),
+    ..innover_kit::Service::new("rules", api::routes)
+};
+
+#[cfg(target_family = "wasm")]
+mod entry {
+    use spin_sdk::http::{IntoResponse, Request};
+
+    #[spin_sdk::http_service]
+    async fn handle(request: Request) -> impl IntoResponse {
+        innover_kit::serve(&crate::SERVICE, request).await
+    }
+}

@@ -74,6 +74,7 @@ codes! {
     RatesStale "rates_stale" 422 "The newest rates are too old";
     Unbalanced "unbalanced" 422 "Debits and credits differ";
     InvalidRule "invalid_rule" 422 "The rule set is not acceptable";
+    EvaluationFailed "evaluation_failed" 422 "A rule could not be evaluated";
     WalletNotActive "wallet_not_active" 422 "The wallet is frozen or closed";
     AccountClosed "account_closed" 422 "The account is closed";
     UnknownTask "unknown_task" 422 "This service has no such task";
