@@ -103,3 +103,6 @@ pub const OUTSIDE_EVERY: Duration = Duration::from_millis(200);
 /// How long a start waits for the bridge before it to give up the file: a restart overlaps the
 /// shutdown of the old process.
 pub const CLAIM_WAIT: Duration = Duration::from_secs(5);
+/// An idle queue is looked at this often though nothing rang: a corrected clock may have made a
+/// delayed job due.
+pub const QUEUE_LOOK_EVERY: Duration = Duration::from_secs(5);

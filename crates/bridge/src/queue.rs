@@ -21,7 +21,7 @@ use crate::{
     config::{Queue, TaskSpec},
     door::{Delivery, Door, DoorError, TASKS_PATH},
     limits::{
-        DELIVERY_BYTES_MAX, JOB_BACKOFF_MAX, JOB_BACKOFF_MIN, JOB_JITTER, LEASE, LEASE_RENEW, POLL_MAX,
+        DELIVERY_BYTES_MAX, JOB_BACKOFF_MAX, JOB_BACKOFF_MIN, JOB_JITTER, LEASE, LEASE_RENEW, QUEUE_LOOK_EVERY,
         UNAVAILABLE_BACKOFF_MAX, UNAVAILABLE_BACKOFF_MIN,
     },
     metrics::Metrics,
@@ -111,7 +111,7 @@ impl Worker {
             let landed = tokio::select! {
                 landed = flights.next(), if !flights.is_empty() => landed,
                 () = self.bell.notified(), if !full && !held && !closing => None,
-                () = self.clock.sleep_until(wake, POLL_MAX), if !full && !closing => None,
+                () = self.clock.sleep_until(wake, QUEUE_LOOK_EVERY), if !full && !closing => None,
                 _ = self.shutdown.changed(), if !closing => None,
             };
             let mut next = landed;

@@ -8,7 +8,7 @@
 //!
 //! Until they are deleted, published rows are told apart by the highest rowid seen. Rowids of an
 //! ordinary table start again when it is emptied, so the mark is given up with every delete, and
-//! rows are deleted by id: should somebody else have emptied the table in between, a reused rowid
+//! rows are deleted by rowid and id: should somebody else have emptied the table in between, a reused rowid
 //! names a row that nobody has published.
 
 use std::{path::Path, sync::Arc};
@@ -18,7 +18,7 @@ use innover_contract::{
     event::{OUTBOX_TASK_PREFIX, OutboxHeaders},
     time::rfc3339,
 };
-use rusqlite::{Connection, OpenFlags, params};
+use rusqlite::{Connection, OpenFlags, params, types::Value};
 use serde::Serialize;
 use tokio::{
     sync::{Notify, watch},
@@ -42,6 +42,8 @@ use crate::{
 #[derive(Debug, Clone)]
 struct Row {
     rowid: i64,
+    /// The id as it is stored, whatever it is: what a delete compares.
+    stored_id: Value,
     id: String,
     topic: String,
     key: String,
@@ -70,8 +72,8 @@ struct Progress {
     connection: Option<Connection>,
     /// Rows up to here are published; 0 when none of the rows there are.
     published: i64,
-    /// Their ids, until they are deleted, and since when there are some.
-    undeleted: Vec<String>,
+    /// Their rowids and ids, until they are deleted, and since when there are some.
+    undeleted: Vec<(i64, Value)>,
     undeleted_since: Option<Instant>,
 }
 
@@ -143,7 +145,7 @@ impl Relay {
         let count = rows.len();
         state.oldest_row(rows.first().map_or(0, |r| r.created_at));
         if let Some(last) = rows.last().map(|r| r.rowid) {
-            let ids: Vec<String> = rows.iter().map(|r| r.id.clone()).collect();
+            let ids: Vec<_> = rows.iter().map(|r| (r.rowid, r.stored_id.clone())).collect();
             let items = rows.into_iter().map(|row| item(&self.service, &self.routes, row)).collect();
             self.publisher.publish(items, self.clock.now()).await?;
             progress.published = last;
@@ -162,12 +164,18 @@ impl Relay {
 
     async fn delete(&self, progress: &mut Progress) -> Result<(), StoreError> {
         let Some(connection) = progress.connection.take() else { return Ok(()) };
-        let ids = serde_json::json!(progress.undeleted).to_string();
+        let published = std::mem::take(&mut progress.undeleted);
         let guard = self.gate.lock(&self.database.label).await;
         let connection = blocking(move || {
-            connection
-                .prepare_cached("DELETE FROM outbox WHERE id IN (SELECT value FROM json_each(?1))")?
-                .execute([ids])?;
+            // A transaction that is not committed is rolled back when the connection is dropped.
+            connection.execute_batch("BEGIN IMMEDIATE")?;
+            {
+                let mut delete = connection.prepare_cached("DELETE FROM outbox WHERE rowid = ?1 AND id IS ?2")?;
+                for (rowid, id) in published {
+                    delete.execute(params![rowid, id])?;
+                }
+            }
+            connection.execute_batch("COMMIT")?;
             Ok(connection)
         })
         .await?;
@@ -198,7 +206,8 @@ fn read(connection: &Connection, after: i64) -> Result<Vec<Row>, rusqlite::Error
         .prepare_cached(
             "SELECT rowid, CAST(id AS TEXT), CAST(topic AS TEXT), CAST(coalesce(key, '') AS TEXT),
                     CAST(type AS TEXT), CAST(payload AS TEXT), CAST(coalesce(headers, '') AS TEXT),
-                    coalesce(created_at, 0)
+                    coalesce(created_at, 0),
+                    id
              FROM outbox WHERE rowid > ?1 ORDER BY rowid LIMIT ?2",
         )?
         .query_map(params![after, RELAY_ROWS_MAX as i64], |r| {
@@ -207,6 +216,7 @@ fn read(connection: &Connection, after: i64) -> Result<Vec<Row>, rusqlite::Error
             let text = |i| Ok::<_, rusqlite::Error>(String::from_utf8_lossy(r.get_ref(i)?.as_bytes_or_null()?.unwrap_or(b"")).into_owned());
             Ok(Row {
                 rowid: r.get(0)?,
+                stored_id: r.get(8)?,
                 id: text(1)?,
                 topic: text(2)?,
                 key: text(3)?,
