@@ -24,7 +24,6 @@ pub struct Platform {
 /// An answer with its body read.
 pub struct Answer {
     pub status: StatusCode,
-    pub headers: reqwest::header::HeaderMap,
     pub body: Value,
 }
 
@@ -39,10 +38,6 @@ impl Platform {
             .build()
             .context("cannot set up the HTTP client")?;
         Ok(Platform { base: base.trim_end_matches('/').to_owned(), http, token: None })
-    }
-
-    pub fn base(&self) -> &str {
-        &self.base
     }
 
     /// The same platform as a user sees it, by the password grant (dev profile).
@@ -121,11 +116,11 @@ impl Platform {
             }
             anyhow!(error).context(format!("{what} failed"))
         })?;
-        let (status, headers) = (response.status(), response.headers().clone());
+        let status = response.status();
         let bytes = response.bytes().await.with_context(|| format!("{what}: the answer broke off"))?;
         let body = serde_json::from_slice(&bytes)
             .unwrap_or_else(|_| Value::String(String::from_utf8_lossy(&bytes).into_owned()));
-        Ok(Answer { status, headers, body })
+        Ok(Answer { status, body })
     }
 }
 

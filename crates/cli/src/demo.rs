@@ -132,7 +132,7 @@ async fn balances(user: &Platform, payer: &str, payee: &str, target: &str) -> Re
 
 async fn trial_balance(finance: &Platform) -> Result<()> {
     let answer = finance.get("/api/ledger/v1/trial-balance").await?;
-    let rows = answer["data"].as_array().or(answer["currencies"].as_array());
+    let rows = answer["data"].as_array();
     let rows = rows.with_context(|| format!("the trial balance lists no currencies: {answer}"))?;
     let mut shown = Vec::new();
     for row in rows {

@@ -43,9 +43,9 @@ enum Command {
     Up(Up),
     /// Run relay, delivery and job queue beside stock Spin, over the same state folder
     Bridge {
-        /// Where Spin serves the gateway
-        #[arg(long, default_value = "http://127.0.0.1:3000", env = "INNOVER_URL")]
-        gateway: String,
+        /// Where Spin serves the gateway; http:// and INNOVER_LISTEN (127.0.0.1:3000) when absent
+        #[arg(long, env = "INNOVER_URL")]
+        gateway: Option<String>,
         /// Where log lines go: stderr, stdout, off, or a file
         #[arg(long, default_value = "stderr", env = "INNOVER_LOG")]
         log: String,
@@ -165,9 +165,22 @@ struct Up {
 
 #[derive(Args)]
 struct Target {
-    /// The running platform
-    #[arg(long, default_value = "http://127.0.0.1:3000", env = "INNOVER_URL")]
-    url: String,
+    /// The running platform; http:// and INNOVER_LISTEN (127.0.0.1:3000) when absent
+    #[arg(long, env = "INNOVER_URL")]
+    url: Option<String>,
+}
+
+impl Target {
+    /// Whoever started the platform on another address has it in the environment of the other
+    /// commands too.
+    fn url(&self) -> Result<String> {
+        if let Some(url) = &self.url {
+            return Ok(url.clone());
+        }
+        let listen = std::env::var("INNOVER_LISTEN").unwrap_or_else(|_| "127.0.0.1:3000".into());
+        let address = listen.parse().with_context(|| format!("INNOVER_LISTEN is no address: {listen}"))?;
+        Ok(up::url(address))
+    }
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -333,6 +346,7 @@ async fn dispatch(command: Command) -> Result<bool> {
             up::run(app, state, options).await?;
         }
         Command::Bridge { gateway, log, place } => {
+            let gateway = Target { url: gateway }.url()?;
             bridge::run(App::load(&place.manifest)?, StateDir::open(&place.state_dir)?, &gateway, &log).await?;
         }
         Command::Migrate { place } => {
@@ -347,11 +361,11 @@ async fn dispatch(command: Command) -> Result<bool> {
             keys::run(&App::load(&place.manifest)?, &StateDir::create(&place.state_dir)?, &settings)?;
         }
         Command::Token { user, password, scope, target } => {
-            token::run(&target.url, &user, password.as_deref(), scope.as_deref()).await?;
+            token::run(&target.url()?, &user, password.as_deref(), scope.as_deref()).await?;
         }
         Command::Forex(ForexCommand::Load { file, user, password, replace, target }) => {
-            let load =
-                forex::Load { file: &file, url: &target.url, user: &user, password: password.as_deref(), replace };
+            let url = target.url()?;
+            let load = forex::Load { file: &file, url: &url, user: &user, password: password.as_deref(), replace };
             forex::load(load).await?;
         }
         Command::Manifest { manifest, storage: Storage::Sqlite, without_redis } => {
@@ -361,7 +375,7 @@ async fn dispatch(command: Command) -> Result<bool> {
         }
         Command::Events(command) => events_command(command).await?,
         Command::Jobs(command) => jobs_command(command)?,
-        Command::Demo { target } => demo::run(&target.url).await?,
+        Command::Demo { target } => demo::run(&target.url()?).await?,
         Command::Doctor { place, listen, management_listen, redis_url } => {
             let options = doctor::Options {
                 manifest: &place.manifest,

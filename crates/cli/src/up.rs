@@ -2,6 +2,7 @@
 
 use std::{
     net::SocketAddr,
+    pin::pin,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -31,6 +32,9 @@ use crate::{
 const GRACE: Duration = Duration::from_secs(20);
 /// A component's first instance starts within milliseconds; more means it will not.
 const READY_MAX: Duration = Duration::from_secs(10);
+
+/// From the module cache it takes a tenth of a second.
+const LOADING_QUICK: Duration = Duration::from_millis(700);
 
 /// What the command line and the environment say.
 pub struct Options {
@@ -137,7 +141,7 @@ async fn start(app: App, state: &StateDir, options: &Options) -> Result<Running>
     config.management_listen = Some(options.management_listen);
     config.redis_url = Some(options.redis_url.clone());
     config.log = log;
-    let host = Arc::new(Host::start(config).await.map_err(explain_address)?);
+    let host = Arc::new(patiently(Host::start(config)).await.map_err(explain_address)?);
 
     let specs = door::services(&app, |label| state.database(label));
     let bells = Commits::new(&specs);
@@ -168,6 +172,17 @@ async fn start(app: App, state: &StateDir, options: &Options) -> Result<Running>
     step("components", format!("{ready} loaded and ready in {} ms", loading.elapsed().as_millis()));
     let watch = options.watch.then(|| tokio::spawn(watch::run(app, Arc::downgrade(&host))));
     Ok(Running { host, bridge, commits, watch, dev: options.profile == "dev" })
+}
+
+/// Says why it takes long when it does: only a changed component is compiled.
+async fn patiently<T>(starting: impl Future<Output = T>) -> T {
+    let mut starting = pin!(starting);
+    tokio::select! {
+        started = &mut starting => return started,
+        () = tokio::time::sleep(LOADING_QUICK) => {}
+    }
+    step("components", "compiling them for this machine, once per version: some 10 s on two cores");
+    starting.await
 }
 
 /// Passes the host's commits on to the relays.
