@@ -36,7 +36,7 @@ health: ## what the running platform says of itself
 
 workers: ## job queues of the running platform
 	@$(build_first)
-	@$(innover) jobs list
+	@$(innover) jobs queues
 
 logs: ## follow the log of a running `make up`
 	@tools/platform logs
