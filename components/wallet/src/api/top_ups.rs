@@ -195,3 +195,169 @@ async fn settle(
     )?;
     Ok(idempotency::commit(db, batch, Some(key), answer).await?)
 }
+
+#[cfg(test)]
+mod tests {
+    use http::Request;
+    use innover_kit::contract::{Identity, ServiceClaims};
+
+    use super::*;
+    use crate::model::State;
+
+    struct Database(tempfile::TempDir);
+
+    impl Database {
+        fn new() -> Database {
+            let folder = tempfile::tempdir().expect("a folder");
+            let file = rusqlite::Connection::open(folder.path().join("wallet.db")).expect("a file");
+            file.execute_batch(include_str!("../../migrations/0001_init.sql")).expect("migrated");
+            Database(folder)
+        }
+
+        async fn with_a_wallet() -> (Database, Db) {
+            let database = Database::new();
+            let mut db = database.connect();
+            let wallet = Wallet {
+                id: "wal_a".into(),
+                owner: "usr_anna".into(),
+                currency: innover_money::Currency::EUR,
+                state: State::Active,
+                account_id: "acc_a".into(),
+                posted: 0,
+                held: 0,
+                account_version: 0,
+                version: 1,
+                created_at: 1,
+            };
+            let mut batch = Batch::new();
+            store::insert(&mut batch, &wallet);
+            batch.commit(&mut db).await.expect("added");
+            (database, db)
+        }
+
+        fn connect(&self) -> Db {
+            Db::open_file(&self.0.path().join("wallet.db")).expect("a connection")
+        }
+    }
+
+    fn request(key: &str, who: &str) -> Cx {
+        let request = Request::builder()
+            .method("POST")
+            .uri("/v1/wallets/wal_a/top-ups")
+            .header("idempotency-key", key)
+            .body(())
+            .expect("a request");
+        let identity = Identity { sub: who.into(), ..Default::default() };
+        let claims = ServiceClaims { caller: "gateway".into(), identity, request_id: "r".into() };
+        Cx::new("wallet", &request.into_parts().0, Some(claims))
+    }
+
+    /// What follows the ledger's answer, in a process that may be another one than the one before.
+    async fn finish(db: &mut Db, cx: &Cx, booked: &Booked) -> Answer {
+        let key = cx.require_idempotency(&serde_json::Map::new()).expect("a key");
+        if let Some(answer) = key.replay(db).await.expect("read") {
+            return answer;
+        }
+        let wallet = existing(db, "wal_a").await.expect("there");
+        let top_up = TopUp {
+            id: top_up_id(cx, "usr_finance", "wal_a"),
+            wallet_id: "wal_a".into(),
+            entry_id: booked.id.clone(),
+            amount: 2_500,
+            created_by: "usr_finance".into(),
+            created_at: 1,
+        };
+        let account = booked.account(&wallet).expect("its balance");
+        settle(db, &key, wallet, &top_up, &account, Cause::from(cx)).await.expect("settled")
+    }
+
+    fn booked(posted: &str, version: i64) -> Booked {
+        serde_json::from_value(json!({
+            "id": "ent_1", "kind": "top_up",
+            "balances": [
+                {"account": "acc_house_cash_EUR", "posted": "99.00", "held": "0.00", "version": 7},
+                {"account": "acc_a", "posted": posted, "held": "0.00", "version": version},
+            ],
+        }))
+        .expect("the ledger's answer")
+    }
+
+    async fn count(db: &Db, table: &'static str) -> i64 {
+        let sql = match table {
+            "top_ups" => "SELECT COUNT(*) FROM top_ups",
+            _ => "SELECT COUNT(*) FROM outbox",
+        };
+        db.query(sql, vec![]).await.expect("read")[0].int(0).expect("a number")
+    }
+
+    #[test]
+    fn the_same_key_is_the_same_top_up_in_any_process() {
+        let id = |key, who, wallet| top_up_id(&request(key, who), who, wallet);
+        let first = id("k1", "usr_f", "wal_a");
+        assert_eq!(first, id("k1", "usr_f", "wal_a"));
+        for other in [id("k2", "usr_f", "wal_a"), id("k1", "usr_g", "wal_a"), id("k1", "usr_f", "wal_b")] {
+            assert_ne!(first, other);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_top_up_shows_the_ledgers_balance_and_is_told() {
+        let (_database, mut db) = Database::with_a_wallet().await;
+        let answer = finish(&mut db, &request("k1", "usr_finance"), &booked("25.00", 1)).await;
+        let view: serde_json::Value = serde_json::from_str(&answer.body).expect("JSON");
+        assert_eq!((answer.status, &view["balance"]["available"]), (201, &json!("25.00")));
+        assert_eq!((&view["entry_id"], &view["amount"]), (&json!("ent_1"), &json!("25.00")));
+        assert_eq!(existing(&db, "wal_a").await.map(|w| w.posted).ok(), Some(2_500));
+        assert_eq!((count(&db, "top_ups").await, count(&db, "outbox").await), (1, 1));
+    }
+
+    #[tokio::test]
+    async fn a_retry_after_a_crash_between_ledger_and_wallet_writes_what_is_missing() {
+        let (database, mut db) = Database::with_a_wallet().await;
+        // The first process died after the ledger booked entry 1. Meanwhile the ledger's event came,
+        // and a payment took 5.00 out again.
+        let mut wallet = existing(&db, "wal_a").await.expect("there");
+        wallet.follow(&AccountState {
+            account_id: "acc_a".into(),
+            posted_minor: 2_000,
+            held_minor: 0,
+            version: 2,
+        });
+        let mut batch = Batch::new();
+        store::follow(&mut batch, [&wallet]);
+        batch.commit(&mut db).await.expect("followed");
+        // The retry gets the same answer from the ledger, by the same external id.
+        let mut other = database.connect();
+        let answer = finish(&mut other, &request("k1", "usr_finance"), &booked("25.00", 1)).await;
+        let view: serde_json::Value = serde_json::from_str(&answer.body).expect("JSON");
+        assert_eq!((answer.status, &view["balance"]["posted"]), (201, &json!("25.00")));
+        assert_eq!(existing(&db, "wal_a").await.map(|w| w.posted).ok(), Some(2_000), "not set back");
+        assert_eq!((count(&db, "top_ups").await, count(&db, "outbox").await), (1, 0), "old news");
+        let again = finish(&mut db, &request("k1", "usr_finance"), &booked("25.00", 1)).await;
+        assert_eq!((again.body, again.replayed), (answer.body, true));
+        assert_eq!(count(&db, "top_ups").await, 1);
+    }
+
+    #[tokio::test]
+    async fn twins_that_both_reached_the_ledger_are_one_top_up() {
+        let (database, mut db) = Database::with_a_wallet().await;
+        let mut other = database.connect();
+        let cx = request("k1", "usr_finance");
+        let key = cx.require_idempotency(&serde_json::Map::new()).expect("a key");
+        let stale = existing(&other, "wal_a").await.expect("there");
+        let first = finish(&mut db, &cx, &booked("25.00", 1)).await;
+        let top_up = TopUp {
+            id: top_up_id(&cx, "usr_finance", "wal_a"),
+            wallet_id: "wal_a".into(),
+            entry_id: "ent_1".into(),
+            amount: 2_500,
+            created_by: "usr_finance".into(),
+            created_at: 2,
+        };
+        let account = booked("25.00", 1).account(&stale).expect("its balance");
+        let second = settle(&mut other, &key, stale, &top_up, &account, Cause::from(&cx)).await;
+        let second = second.expect("the winner's answer");
+        assert_eq!((second.body, second.replayed), (first.body, true));
+        assert_eq!((count(&db, "top_ups").await, count(&db, "outbox").await), (1, 1));
+    }
+}
