@@ -312,3 +312,6 @@ impl Subscription {
 pub(crate) fn cut(text: &str) -> &str {
     &text[..text.floor_char_boundary(ERROR_BYTES_MAX)]
 }
+
+#[cfg(test)]
+mod tests;
