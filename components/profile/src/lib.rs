@@ -1,0 +1,22 @@
+//! Owns profiles: who a subject is to the house, how far it is known (KYC tier 0–3), whether it may
+//! act. People write their own; tiers and states are decided by operations. It never sees money.
+
+pub mod api;
+pub mod model;
+pub mod store;
+
+/// What the component is made of.
+pub static SERVICE: innover_kit::Service = innover_kit::Service {
+    migration: Some(innover_kit::Migration(1, "init")),
+    ..innover_kit::Service::new("profile", api::routes)
+};
+
+#[cfg(target_family = "wasm")]
+mod entry {
+    use spin_sdk::http::{IntoResponse, Request};
+
+    #[spin_sdk::http_service]
+    async fn handle(request: Request) -> impl IntoResponse {
+        innover_kit::serve(&crate::SERVICE, request).await
+    }
+}
