@@ -1,0 +1,225 @@
+//! What a condition accepts, what it refuses when it is stored, what fails when it is evaluated.
+
+use proptest::prelude::*;
+use rules::{
+    expr::{Condition, EvalError},
+    facts::Facts,
+};
+use serde_json::{Value, json};
+
+fn facts(changes: Value) -> Facts {
+    let mut all = json!({
+        "amount_minor": 3333, "amount_major": 33, "currency": "EUR", "target_currency": "USD",
+        "cross_currency": true, "amount_eur_minor": 3333, "payer_owner": "usr_a",
+        "payee_owner": "usr_b", "same_owner": false,
+    });
+    for (name, value) in changes.as_object().unwrap() {
+        match value {
+            Value::Null => drop(all.as_object_mut().unwrap().remove(name)),
+            value => all[name] = value.clone(),
+        }
+    }
+    Facts::read(all.as_object().unwrap()).unwrap()
+}
+
+fn holds(source: &str, facts: &Facts) -> Result<bool, EvalError> {
+    Condition::compile(source).unwrap_or_else(|e| panic!("{source}: {e}")).holds(facts)
+}
+
+#[test]
+fn conditions_say_what_they_say_in_cel() {
+    let here = facts(json!({}));
+    for (source, expected) in [
+        ("true", true),
+        ("facts.amount_minor == 3333", true),
+        ("facts.amount_minor != 3333", false),
+        ("facts.amount_minor > 3332 && facts.amount_minor < 3334", true),
+        ("facts.amount_minor >= 3333 && facts.amount_minor <= 3333", true),
+        ("facts.amount_minor - 1 == 2 * 1666", true),
+        ("facts.amount_minor / 10 == 333 && facts.amount_minor % 10 == 3", true),
+        ("-facts.amount_minor < -3000", true),
+        ("-7 / 2 == -3 && -7 % 2 == -1", true),
+        ("1 + 2 * 3 == 7", true),
+        ("facts.currency == 'EUR' && facts.target_currency == \"USD\"", true),
+        ("facts.currency in ['USD', 'GBP'] || facts.target_currency in ['USD']", true),
+        ("facts.amount_major in [1, 33]", true),
+        ("!(facts.currency in ['USD'])", true),
+        ("facts.cross_currency && !facts.same_owner", true),
+        ("facts.cross_currency == true", true),
+        ("facts.payer_owner.startsWith('usr_') && facts.payer_owner.endsWith('_a')", true),
+        ("facts.payer_owner.contains('sr')", true),
+        ("size(facts.currency) == 3 && facts.currency.size() == 3", true),
+        ("size(['a', 'b']) == 2", true),
+        ("facts.currency < 'FFF'", true),
+        ("has(facts.amount_eur_minor) ? facts.amount_eur_minor > 1 : false", true),
+        ("false && 1 / 0 == 1", false),
+    ] {
+        assert_eq!(holds(source, &here), Ok(expected), "{source}");
+    }
+}
+
+#[test]
+fn what_cannot_be_computed_is_an_error_and_nothing_absorbs_it() {
+    let here = facts(json!({"amount_minor": i64::MAX}));
+    for (source, error) in [
+        ("facts.amount_minor + 1 > 0", EvalError::Overflow),
+        ("facts.amount_minor * 2 > 0", EvalError::Overflow),
+        ("-facts.amount_minor - 2 < 0", EvalError::Overflow),
+        // In CEL itself these two are true.
+        ("facts.amount_minor + 1 > 0 || true", EvalError::Overflow),
+        ("facts.amount_minor * facts.amount_minor > 0 || facts.cross_currency", EvalError::Overflow),
+        ("facts.amount_minor / (facts.amount_major - 33) > 0", EvalError::DivisionByZero),
+        ("facts.amount_minor % 0 == 0", EvalError::DivisionByZero),
+    ] {
+        assert_eq!(holds(source, &here), Err(error), "{source}");
+    }
+}
+
+#[test]
+fn unknown_names_wrong_types_and_loops_are_refused_when_a_rule_is_stored() {
+    for (source, said) in [
+        ("", "empty"),
+        ("facts.amount", "`facts.amount` is unknown"),
+        ("amount_minor > 1", "`amount_minor` is unknown"),
+        ("request.amount_minor > 1", "`request.amount_minor` is unknown"),
+        ("has(facts.nothing)", "`facts.nothing` is unknown"),
+        ("facts.amount_minor.x > 1", "unknown"),
+        ("facts['amount_minor'] > 1", "not available"),
+        ("facts.amount_minor", "a rule needs true or false"),
+        ("facts.amount_minor && true", "`&&` needs bool here, not int"),
+        ("facts.currency > 5", "needs string here, not int"),
+        ("facts.amount_minor == '5'", "needs int here, not string"),
+        ("facts.currency + 'x' == 'EURx'", "`+` needs int here, not string"),
+        ("facts.cross_currency > false", "does not compare bool"),
+        ("facts.amount_minor > 1.5", "no floats"),
+        ("facts.amount_minor > 1u", "literals are"),
+        ("facts.currency == null", "literals are"),
+        ("facts.currency in [1]", "needs list of strings here"),
+        ("facts.currency in ['EUR', 1]", "one type"),
+        ("1 in []", "a list holds"),
+        ("{'a': 1} == {'a': 1}", "not available"),
+        ("['a'].all(x, x == 'a')", "no loops"),
+        ("['a'].exists(x, x == 'a')", "no loops"),
+        ("size(['a'].map(x, x)) == 1", "no loops"),
+        ("matches(facts.currency, '.*')", "not available"),
+        ("facts.currency.matches('.*')", "not available"),
+        ("timestamp('2026-10-30T00:00:00Z') > timestamp('2026-10-29T00:00:00Z')", "not available"),
+        ("facts.amount_minor > 9223372036854775808", ""),
+        ("facts.amount_minor >", ""),
+        ("facts.amount_minor = 1", ""),
+        ("true true", ""),
+    ] {
+        let error = Condition::compile(source).map(|_| ()).expect_err(source).to_string();
+        assert!(error.contains(said), "{source}: {error}");
+    }
+}
+
+#[test]
+fn a_fact_that_may_be_absent_is_tested_before_it_is_used() {
+    for source in [
+        "has(facts.amount_eur_minor) && facts.amount_eur_minor > 1",
+        "!has(facts.amount_eur_minor) || facts.amount_eur_minor > 1",
+        "!(!has(facts.amount_eur_minor)) && facts.amount_eur_minor > 1",
+        "has(facts.amount_eur_minor) ? facts.amount_eur_minor > 1 : facts.amount_major > 1",
+        "(facts.cross_currency && has(facts.amount_eur_minor)) && facts.amount_eur_minor > 1",
+    ] {
+        assert!(Condition::compile(source).is_ok(), "{source}");
+    }
+    for source in [
+        "facts.amount_eur_minor > 1",
+        "facts.amount_eur_minor > 1 && has(facts.amount_eur_minor)",
+        "has(facts.amount_eur_minor) || facts.amount_eur_minor > 1",
+        "!has(facts.amount_eur_minor) && facts.amount_eur_minor > 1",
+        "(facts.cross_currency || has(facts.amount_eur_minor)) && facts.amount_eur_minor > 1",
+        "has(facts.amount_eur_minor) ? true : facts.amount_eur_minor > 1",
+    ] {
+        let error = Condition::compile(source).expect_err(source).to_string();
+        assert!(error.contains("may be absent"), "{source}: {error}");
+    }
+    let absent = facts(json!({"amount_eur_minor": null}));
+    assert_eq!(holds("has(facts.amount_eur_minor) && facts.amount_eur_minor > 1", &absent), Ok(false));
+    assert_eq!(holds("!has(facts.amount_eur_minor) && facts.amount_major > 1", &absent), Ok(true));
+}
+
+#[test]
+fn size_and_depth_are_bounded() {
+    let wide = vec!["facts.amount_minor > 1"; 70].join(" && ");
+    assert!(Condition::compile(&wide).is_ok());
+    let long = vec!["facts.amount_minor > 1"; 200].join(" && ");
+    assert!(Condition::compile(&long).unwrap_err().to_string().contains("longer"));
+    for (open, close) in [("(", ")"), ("[", "]"), ("!", ""), ("-", ""), ("!(", ")"), ("size([", "])")] {
+        let deep = format!("{}true{}", open.repeat(300), close.repeat(300));
+        let _ = Condition::compile(&deep);
+    }
+    let deep = format!("{}true{}", "(".repeat(300), ")".repeat(300));
+    assert!(Condition::compile(&deep).is_err());
+    let choices = format!("{}true", "true ? true : ".repeat(140));
+    assert!(Condition::compile(&choices).is_err());
+}
+
+#[test]
+fn facts_are_complete_known_and_typed() {
+    let whole = |change: (&str, Value)| {
+        let mut all = json!({
+            "amount_minor": 1, "amount_major": 0, "currency": "EUR", "target_currency": "EUR",
+            "cross_currency": false, "payer_owner": "a", "payee_owner": "b", "same_owner": false,
+        });
+        all[change.0] = change.1;
+        Facts::read(all.as_object().unwrap())
+    };
+    assert!(whole(("amount_eur_minor", json!(1))).is_ok());
+    assert!(whole(("amount_eur_minor", Value::Null)).is_ok());
+    for (name, value) in [
+        ("amount_minor", json!(1.5)),
+        ("amount_minor", json!("1")),
+        ("amount_minor", json!(9_223_372_036_854_775_808u64)),
+        ("amount_minor", Value::Null),
+        ("currency", json!(1)),
+        ("currency", json!("x".repeat(2_000))),
+        ("same_owner", json!("false")),
+        ("amount_eur_minor", json!(true)),
+        ("colour", json!("red")),
+    ] {
+        assert_eq!(whole((name, value.clone())).unwrap_err().name, name, "{name} = {value}");
+    }
+}
+
+/// Random conditions of the grammar, to compare with a reference that computes in 128 bits.
+fn number() -> impl Strategy<Value = (String, Option<i128>)> {
+    let leaf = prop_oneof![
+        (-5i64..5).prop_map(|n| (n.to_string(), Some(i128::from(n)))),
+        Just(("facts.amount_minor".to_owned(), Some(i128::from(i64::MAX)))),
+        Just(("facts.amount_major".to_owned(), Some(33))),
+    ];
+    leaf.prop_recursive(3, 12, 2, |inner| {
+        (inner.clone(), prop_oneof![Just('+'), Just('-'), Just('*'), Just('/'), Just('%')], inner).prop_map(
+            |((left, a), op, (right, b))| {
+                let fits = |n: i128| i64::try_from(n).ok().map(i128::from);
+                let value = a.zip(b).and_then(|(a, b)| match op {
+                    '+' => fits(a + b),
+                    '-' => fits(a - b),
+                    '*' => fits(a * b),
+                    '/' => a.checked_div(b).and_then(fits),
+                    _ => a.checked_rem(b).and_then(fits),
+                });
+                (format!("({left} {op} {right})"), value)
+            },
+        )
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(128))]
+
+    #[test]
+    fn arithmetic_is_exact_or_an_error((source, expected) in number(), against in -40i64..40) {
+        let here = facts(json!({"amount_minor": i64::MAX}));
+        let got = holds(&format!("{source} > {against}"), &here);
+        prop_assert_eq!(got.ok(), expected.map(|value| value > i128::from(against)), "{}", source);
+    }
+
+    #[test]
+    fn no_text_makes_the_reader_panic(source in "[a-z_.()\\[\\]{}!&|?:+*/%<>='\" 0-9-]{0,60}|\\PC{0,40}") {
+        let _ = Condition::compile(&source);
+    }
+}
