@@ -2,6 +2,7 @@
 
 mod accounts;
 mod entries;
+mod settlement;
 mod trial_balance;
 mod views;
 
@@ -38,6 +39,7 @@ pub fn routes() -> OpenApiRouter {
         .routes(routes!(accounts::close))
         .routes(routes!(entries::create))
         .routes(routes!(entries::get))
+        .routes(routes!(settlement::refuse))
         .routes(routes!(trial_balance::get))
 }
 

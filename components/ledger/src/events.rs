@@ -124,7 +124,8 @@ pub fn posted_event(entry: &EntryRow, posted: &[Posted], cause: Cause) -> Emit {
     }
 }
 
-fn rejected_event(payment_id: &str, code: &str, detail: &str, cause: Cause) -> Emit {
+/// `ledger.rejected`: the payment is not booked and never will be.
+pub fn rejected_event(payment_id: &str, code: &str, detail: &str, cause: Cause) -> Emit {
     Emit {
         kind: "ledger.rejected",
         key: payment_id.to_owned(),

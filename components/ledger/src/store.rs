@@ -443,3 +443,34 @@ pub fn refuse(batch: &mut Batch, refusals: &[(String, &'static str, String)], no
         Expect::Rows(refusals.len() as u64),
     );
 }
+
+/// The kind of the row that stands where a refused payment's entry would.
+const KIND_REFUSED: &str = "refused";
+
+/// How a payment was settled: `None` when it was not, else its entry, or none when it was refused.
+pub async fn settlement(db: &Db, payment: &str) -> Result<Option<Option<String>>, DbError> {
+    let rows = db
+        .query(
+            "SELECT id, kind FROM entries WHERE external_id = $1
+             UNION ALL
+             SELECT '', CAST($2 AS TEXT) FROM refusals WHERE external_id = $1",
+            params![payment, KIND_REFUSED],
+        )
+        .await?;
+    let Some(row) = rows.first() else { return Ok(None) };
+    let refused = row.text(1)? == KIND_REFUSED;
+    Ok(Some(if refused { None } else { Some(row.text(0)?.to_owned()) }))
+}
+
+/// Takes the place of a payment's entry, without postings: whoever books it at the same moment
+/// meets the unique `external_id`, on any database and at any isolation level.
+pub fn take_place(batch: &mut Batch, payment: &str, now: i64) {
+    batch.step(
+        STEP_ENTRIES,
+        "INSERT INTO entries (id, external_id, kind, reference, payment_id, metadata, created_by,
+                              created_at)
+         VALUES ($1, $2, $3, $2, $2, '{}', $3, $4) ON CONFLICT DO NOTHING",
+        params![innover_kit::ids::new_id("ent"), payment, KIND_REFUSED, now],
+        Expect::Rows(1),
+    );
+}
