@@ -2,7 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use axum::extract::{Path, Query, rejection::QueryRejection};
+use axum::extract::{
+    Path, Query,
+    rejection::{PathRejection, QueryRejection},
+};
 use innover_kit::{
     Answer, Batch, Body, Code, Cx, Db, Failure, Result, batch,
     contract::time::rfc3339,
@@ -25,6 +28,7 @@ use crate::{
 
 const READ: &str = "forex:read";
 const WRITE: &str = "forex:write";
+const PAY: &str = "payment:write";
 
 #[derive(OpenApi)]
 #[openapi(
@@ -62,7 +66,15 @@ impl From<Refusal> for Failure {
 }
 
 fn query<T>(query: Result<Query<T>, QueryRejection>) -> Result<T> {
-    query.map(|Query(value)| value).map_err(|e| Failure::new(Code::InvalidRequest, e.body_text()))
+    query
+        .map(|Query(value)| value)
+        .map_err(|e| Failure::new(Code::InvalidRequest, e.body_text()))
+}
+
+/// An id in a path; one that is no text names nothing.
+fn id(path: Result<Path<String>, PathRejection>) -> Result<String> {
+    path.map(|Path(id)| id)
+        .map_err(|e| Failure::new(Code::NotFound, e.body_text()))
 }
 
 fn currency(code: &str, param: &str) -> Result<Currency> {
@@ -86,7 +98,10 @@ impl Amount {
     fn new(minor: i64, code: &str) -> Result<Amount> {
         let money = Currency::parse(code).and_then(|currency| Money::new(minor, currency));
         let money = money.map_err(|e| Failure::new(Code::Internal, e.to_string()))?;
-        Ok(Amount { amount: money.to_decimal_string(), currency: code.into() })
+        Ok(Amount {
+            amount: money.to_decimal_string(),
+            currency: code.into(),
+        })
     }
 }
 
@@ -124,12 +139,13 @@ struct RatesView {
     warning: Option<String>,
 }
 
-/// Rates of a day, or the newest. A day without rates (a weekend, a holiday) is 404 and the answer
-/// names the nearest days that have some: which of the two is meant is the caller's decision.
+/// Rates of a day, or the newest, for anyone with a token: they are public. A day without rates (a
+/// weekend, a holiday) is 404 and the answer names the nearest days that have some: which of the two
+/// is meant is the caller's decision.
 #[utoipa::path(get, path = "/v1/rates", params(RatesQuery), tag = "rates",
     responses((status = 200, body = RatesView), (status = 400), (status = 404), (status = 422)))]
 async fn get_rates(cx: Cx, asked: Result<Query<RatesQuery>, QueryRejection>) -> Result<Answer> {
-    cx.require(READ)?;
+    cx.identity()?;
     let RatesQuery { base, date } = query(asked)?;
     let base = base.unwrap_or_else(|| model::PIVOT.into());
     innover_money::RateCurrency::parse(&base)
@@ -145,35 +161,52 @@ async fn get_rates(cx: Cx, asked: Result<Query<RatesQuery>, QueryRejection>) -> 
         Some(date) => (table_of(&db, &date).await?.into(), None),
     };
     let rates = table.from_base(&base).ok_or_else(|| {
-        Failure::new(Code::NoRate, format!("the rates of {} have none for {base}", table.date)).param("base")
+        Failure::new(
+            Code::NoRate,
+            format!("the rates of {} have none for {base}", table.date),
+        )
+        .param("base")
     })?;
-    Answer::json(200, &RatesView {
-        triangulation: match base.as_str() {
-            model::PIVOT => Triangulation::Direct.as_str(),
-            _ => Triangulation::ViaEur.as_str(),
+    Answer::json(
+        200,
+        &RatesView {
+            triangulation: match base.as_str() {
+                model::PIVOT => Triangulation::Direct.as_str(),
+                _ => Triangulation::ViaEur.as_str(),
+            },
+            base,
+            date: table.date.clone(),
+            revision: table.revision,
+            source: table.source.clone(),
+            rates,
+            warning,
         },
-        base,
-        date: table.date.clone(),
-        revision: table.revision,
-        source: table.source.clone(),
-        rates,
-        warning,
-    })
+    )
 }
 
 async fn table_of(db: &Db, date: &str) -> Result<model::RateTable> {
     if model::date(date).is_none() {
-        return Err(Failure::new(Code::InvalidRequest, "date is a day like 2026-10-30").param("date"));
+        return Err(
+            Failure::new(Code::InvalidRequest, "date is a day like 2026-10-30").param("date"),
+        );
     }
     match store::of_day(db, date).await? {
         Some(set) => rates::table(db, &set).await,
         None => {
             let nearest = match store::neighbours(db, date).await? {
-                (Some(before), Some(after)) => format!("the nearest days with rates are {before} and {after}"),
-                (Some(one), None) | (None, Some(one)) => format!("the nearest day with rates is {one}"),
+                (Some(before), Some(after)) => {
+                    format!("the nearest days with rates are {before} and {after}")
+                }
+                (Some(one), None) | (None, Some(one)) => {
+                    format!("the nearest day with rates is {one}")
+                }
                 (None, None) => "no rates are loaded".into(),
             };
-            Err(Failure::new(Code::NotFound, format!("there are no rates of {date}; {nearest}")).param("date"))
+            Err(Failure::new(
+                Code::NotFound,
+                format!("there are no rates of {date}; {nearest}"),
+            )
+            .param("date"))
         }
     }
 }
@@ -259,17 +292,20 @@ fn readable(rate: &str) -> String {
     Rate::parse(rate).map_or_else(|_| rate.to_owned(), model::readable)
 }
 
-/// Prices an amount; the source side is fixed.
+/// Prices an amount; the source side is fixed. For those who read forex and those who pay.
 #[utoipa::path(post, path = "/v1/quotes", request_body = QuoteRequest, tag = "quotes",
     responses((status = 201, body = QuoteView), (status = 400), (status = 422)))]
 async fn create_quote(cx: Cx, body: Body<QuoteRequest>) -> Result<Answer> {
-    let owner = cx.require(READ)?.sub.clone();
+    let owner = quoting(&cx)?;
     let key = cx.idempotency(&body.fields)?;
     let source = amount(&body.value.amount, currency(&body.value.from, "/from")?)?;
     let target = currency(&body.value.to, "/to")?;
     if source.currency() == target {
-        return Err(Failure::new(Code::InvalidRequest, "from and to are the same currency: nothing to convert")
-            .param("/to"));
+        return Err(Failure::new(
+            Code::InvalidRequest,
+            "from and to are the same currency: nothing to convert",
+        )
+        .param("/to"));
     }
     let mut db = Db::open().await?;
     if let Some(key) = &key
@@ -290,10 +326,24 @@ async fn create_quote(cx: Cx, body: Body<QuoteRequest>) -> Result<Answer> {
         expires_at: now + QUOTE_LIFE_US,
         conversion_id: None,
     };
-    let answer = Answer::json(201, &QuoteView::new(&quote, now, table.warning(policy.today))?)?;
+    let answer = Answer::json(
+        201,
+        &QuoteView::new(&quote, now, table.warning(policy.today))?,
+    )?;
     let mut batch = Batch::new();
     store::insert_quote(&mut batch, &quote);
     Ok(idempotency::commit(&mut db, batch, key.as_ref(), answer).await?)
+}
+
+/// Who gets a quote: whoever may pay needs to know the price, whatever else they may read.
+fn quoting(cx: &Cx) -> Result<String> {
+    let who = cx.identity()?;
+    let who = if who.has_scope(PAY) {
+        who
+    } else {
+        cx.require(READ)?
+    };
+    Ok(who.sub.clone())
 }
 
 /// An amount of major units as sent: a decimal string or an integer, never a float.
@@ -302,25 +352,36 @@ fn amount(sent: &serde_json::Value, currency: Currency) -> Result<Money> {
     let text = match sent {
         serde_json::Value::String(text) => text.clone(),
         serde_json::Value::Number(n) if n.is_i64() || n.is_u64() => n.to_string(),
-        _ => return Err(refuse("send the amount as a decimal string, e.g. \"33.33\"".into())),
+        _ => {
+            return Err(refuse(
+                "send the amount as a decimal string, e.g. \"33.33\"".into(),
+            ));
+        }
     };
     let money = Money::parse(&text, currency).map_err(|e| match e {
-        MoneyError::TooManyDigits { max } => {
-            refuse(format!("{currency} has {max} digits after the point, the amount has more"))
-        }
+        MoneyError::TooManyDigits { max } => refuse(format!(
+            "{currency} has {max} digits after the point, the amount has more"
+        )),
         other => refuse(other.to_string()),
     })?;
-    if money.is_positive() { Ok(money) } else { Err(refuse("the amount must be above zero".into())) }
+    if money.is_positive() {
+        Ok(money)
+    } else {
+        Err(refuse("the amount must be above zero".into()))
+    }
 }
 
 /// A quote, by its owner or anyone who may read everything.
 #[utoipa::path(get, path = "/v1/quotes/{id}", params(("id" = String, Path)), tag = "quotes",
     responses((status = 200, body = QuoteView), (status = 403), (status = 404)))]
-async fn get_quote(cx: Cx, Path(id): Path<String>) -> Result<Answer> {
-    cx.require(READ)?;
+async fn get_quote(cx: Cx, path: Result<Path<String>, PathRejection>) -> Result<Answer> {
+    quoting(&cx)?;
+    let id = id(path)?;
     let db = Db::open().await?;
     let quotes = store::quotes(&db, [id.as_str()].into_iter()).await?;
-    let quote = quotes.first().ok_or_else(|| Refusal::QuoteNotFound(id.clone()))?;
+    let quote = quotes
+        .first()
+        .ok_or_else(|| Refusal::QuoteNotFound(id.clone()))?;
     cx.require_reader_of(&quote.owner)?;
     Answer::json(200, &QuoteView::new(quote, ids::now_us(), None)?)
 }
@@ -373,13 +434,14 @@ impl ConversionView {
 /// for those who may read everything.
 #[utoipa::path(get, path = "/v1/conversions/{id}", params(("id" = String, Path)), tag = "quotes",
     responses((status = 200, body = ConversionView), (status = 403), (status = 404)))]
-async fn get_conversion(cx: Cx, Path(id): Path<String>) -> Result<Answer> {
+async fn get_conversion(cx: Cx, path: Result<Path<String>, PathRejection>) -> Result<Answer> {
     cx.require(READ)?;
     cx.require_reader_of("")?;
+    let id = id(path)?;
     let db = Db::open().await?;
     let found = store::conversion_by_id(&db, &id).await?;
-    let conversion =
-        found.ok_or_else(|| Failure::new(Code::NotFound, format!("conversion `{id}` does not exist")))?;
+    let conversion = found
+        .ok_or_else(|| Failure::new(Code::NotFound, format!("conversion `{id}` does not exist")))?;
     Answer::json(200, &ConversionView::new(&conversion)?)
 }
 
@@ -426,7 +488,11 @@ struct RateSetsView {
               (status = 400), (status = 409), (status = 422)))]
 async fn load_rate_sets(cx: Cx, body: Body<RateSetsRequest>) -> Result<Answer> {
     let who = cx.require(WRITE)?;
-    let loaded_by = if who.sub.is_empty() { &who.client_id } else { &who.sub };
+    let loaded_by = if who.sub.is_empty() {
+        &who.client_id
+    } else {
+        &who.sub
+    };
     let key = cx.idempotency(&body.fields)?;
     let days = checked(&body.value)?;
     let required = required_currencies().await?;
@@ -451,12 +517,18 @@ async fn load_rate_sets(cx: Cx, body: Body<RateSetsRequest>) -> Result<Answer> {
         )
         .map_err(refuse_plan)?;
         let changed = !plan.insert.is_empty();
-        let view =
-            RateSetsView { added: plan.added, replaced: plan.replaced, unchanged: plan.unchanged };
+        let view = RateSetsView {
+            added: plan.added,
+            replaced: plan.replaced,
+            unchanged: plan.unchanged,
+        };
         let answer = Answer::json(if changed { 201 } else { 200 }, &view)?;
         let mut batch = Batch::new();
         if changed {
-            let sets = plan.insert.iter().map(|(set, rates)| (set, rates.as_slice()));
+            let sets = plan
+                .insert
+                .iter()
+                .map(|(set, rates)| (set, rates.as_slice()));
             store::insert_sets(&mut batch, sets, loaded_by);
         }
         Ok(idempotency::commit(&mut db, batch, key.as_ref(), answer).await?)
@@ -472,7 +544,10 @@ fn checked(request: &RateSetsRequest) -> Result<Vec<DailyRates>> {
         return Err(refuse("/source".into(), why));
     }
     if request.sets.is_empty() || request.sets.len() > RATE_SETS_MAX {
-        return Err(refuse("/sets".into(), format!("send 1 to {RATE_SETS_MAX} daily sets at once")));
+        return Err(refuse(
+            "/sets".into(),
+            format!("send 1 to {RATE_SETS_MAX} daily sets at once"),
+        ));
     }
     let mut days: Vec<DailyRates> = Vec::with_capacity(request.sets.len());
     let mut seen = std::collections::BTreeSet::new();
@@ -480,7 +555,10 @@ fn checked(request: &RateSetsRequest) -> Result<Vec<DailyRates>> {
         let day = sets::check(at, &set.date, &set.rates)
             .map_err(|e| refuse(format!("/sets/{}/{}", e.set, e.field), e.fault))?;
         if !seen.insert(set.date.as_str()) {
-            return Err(refuse(format!("/sets/{at}/date"), format!("{} is listed twice", set.date)));
+            return Err(refuse(
+                format!("/sets/{at}/date"),
+                format!("{} is listed twice", set.date),
+            ));
         }
         days.push(day);
     }
@@ -498,7 +576,8 @@ fn refuse_plan(error: PlanError) -> Failure {
     let text = error.to_string();
     match error {
         PlanError::Incomplete { set, .. } => {
-            let mut failure = Failure::new(Code::InvalidRequest, text).param(format!("/sets/{set}/rates"));
+            let mut failure =
+                Failure::new(Code::InvalidRequest, text).param(format!("/sets/{set}/rates"));
             failure.0.status = 422;
             failure
         }
@@ -527,14 +606,25 @@ async fn list_rate_sets(cx: Cx, page: Result<Query<PageQuery>, QueryRejection>) 
     let sets = store::page(&db, &before, i64::from(limit) + 1).await?;
     let views = sets
         .into_iter()
-        .map(|SetRow { date, revision, source, loaded_at, .. }| RateSetView {
-            date,
-            revision,
-            source,
-            loaded_at: rfc3339(loaded_at),
-        })
+        .map(
+            |SetRow {
+                 date,
+                 revision,
+                 source,
+                 loaded_at,
+                 ..
+             }| RateSetView {
+                date,
+                revision,
+                source,
+                loaded_at: rfc3339(loaded_at),
+            },
+        )
         .collect();
-    Answer::json(200, &Page::new(views, limit, |set: &RateSetView| set.date.as_str()))
+    Answer::json(
+        200,
+        &Page::new(views, limit, |set: &RateSetView| set.date.as_str()),
+    )
 }
 
 /// What to restate.
@@ -564,24 +654,42 @@ struct EquivalentView {
 /// under a limit. Rates of any age are used: for a limit an old rate says more than none.
 #[utoipa::path(get, path = "/v1/equivalent", params(EquivalentQuery), tag = "rates",
     responses((status = 200, body = EquivalentView), (status = 400), (status = 403)))]
-async fn get_equivalent(cx: Cx, asked: Result<Query<EquivalentQuery>, QueryRejection>) -> Result<Answer> {
+async fn get_equivalent(
+    cx: Cx,
+    asked: Result<Query<EquivalentQuery>, QueryRejection>,
+) -> Result<Answer> {
     if cx.claims().is_none_or(|claims| claims.caller != "payment") {
         cx.require(READ)?;
     }
     let asked = query(asked)?;
-    let (from, to) = (currency(&asked.currency, "currency")?, currency(&asked.to, "to")?);
+    let (from, to) = (
+        currency(&asked.currency, "currency")?,
+        currency(&asked.to, "to")?,
+    );
     let money = Money::new(asked.minor, from)
         .ok()
         .filter(|money| !money.is_negative())
         .ok_or_else(|| Failure::new(Code::InvalidAmount, "minor is zero or more").param("minor"))?;
     if from == to {
-        return Answer::json(200, &EquivalentView { minor: Some(asked.minor), rate_date: None });
+        return Answer::json(
+            200,
+            &EquivalentView {
+                minor: Some(asked.minor),
+                rate_date: None,
+            },
+        );
     }
     let db = Db::open().await?;
     let table = rates::newest(&db).await?;
     let view = match model::equivalent(money, to, &table) {
-        Ok(minor) => EquivalentView { minor: Some(minor), rate_date: Some(table.date.clone()) },
-        Err(Refusal::NoRate { .. }) => EquivalentView { minor: None, rate_date: None },
+        Ok(minor) => EquivalentView {
+            minor: Some(minor),
+            rate_date: Some(table.date.clone()),
+        },
+        Err(Refusal::NoRate { .. }) => EquivalentView {
+            minor: None,
+            rate_date: None,
+        },
         Err(refusal) => return Err(Failure::from(refusal).param("minor")),
     };
     Answer::json(200, &view)

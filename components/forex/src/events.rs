@@ -51,7 +51,11 @@ async fn convert_all(cx: &Cx, db: &Db, events: &[Event]) -> Result<Handled> {
     for event in events {
         // Money moves on what payment itself said, never on what was put on the topic by hand.
         if event.service() != Some("payment") {
-            log::warn(cx, "ignored an event that payment did not emit", &[("id", (&*event.id).into())]);
+            log::warn(
+                cx,
+                "ignored an event that payment did not emit",
+                &[("id", (&*event.id).into())],
+            );
             continue;
         }
         match events::data(event) {
@@ -80,7 +84,13 @@ async fn convert_all(cx: &Cx, db: &Db, events: &[Event]) -> Result<Handled> {
 }
 
 fn emit(kind: &'static str, event: &Event, payment: &Initiated, data: serde_json::Value) -> Emit {
-    Emit { kind, key: payment.payment_id.clone(), key_version: 1, data, cause: Cause::from(event) }
+    Emit {
+        kind,
+        key: payment.payment_id.clone(),
+        key_version: 1,
+        data,
+        cause: Cause::from(event),
+    }
 }
 
 /// Everything one delivery needs to decide, read at once, and what it decided.
@@ -106,7 +116,10 @@ impl Desk {
             return Ok(desk);
         }
         let known = store::conversions_of(db, crossing().map(|p| p.payment_id.as_str())).await?;
-        desk.known = known.into_iter().map(|c| (c.payment_id.clone(), c)).collect();
+        desk.known = known
+            .into_iter()
+            .map(|c| (c.payment_id.clone(), c))
+            .collect();
         let quoted: Vec<&str> = crossing().filter_map(|p| p.quote_id.as_deref()).collect();
         if !quoted.is_empty() {
             let quotes = store::quotes(db, quoted.into_iter()).await?;
@@ -166,10 +179,22 @@ impl Desk {
     }
 
     fn quoted(&mut self, event: &Event, payment: &Initiated, id: &str) -> Result<Terms, Refusal> {
-        let quote = self.quotes.get(id).ok_or_else(|| Refusal::QuoteNotFound(id.into()))?;
+        let quote = self
+            .quotes
+            .get(id)
+            .ok_or_else(|| Refusal::QuoteNotFound(id.into()))?;
         let terms = &quote.terms;
-        let asked = (payment.source_minor, &payment.source_currency, &payment.target_currency);
-        if (terms.source_minor, &terms.source_currency, &terms.target_currency) != asked {
+        let asked = (
+            payment.source_minor,
+            &payment.source_currency,
+            &payment.target_currency,
+        );
+        if (
+            terms.source_minor,
+            &terms.source_currency,
+            &terms.target_currency,
+        ) != asked
+        {
             return Err(Refusal::QuoteMismatch {
                 quote: id.into(),
                 quoted: format!(
@@ -193,7 +218,11 @@ impl Desk {
 
     fn write(self, batch: &mut Batch) {
         store::insert_conversions(batch, &self.new);
-        let used = self.new.into_iter().filter_map(|c| Some((c.quote_id?, c.id))).collect();
+        let used = self
+            .new
+            .into_iter()
+            .filter_map(|c| Some((c.quote_id?, c.id)))
+            .collect();
         store::use_quotes(batch, used);
     }
 }

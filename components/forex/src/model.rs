@@ -36,7 +36,11 @@ pub enum Triangulation {
 impl Triangulation {
     /// Between these currencies.
     pub fn between(base: &str, quote: &str) -> Triangulation {
-        if base == PIVOT || quote == PIVOT { Triangulation::Direct } else { Triangulation::ViaEur }
+        if base == PIVOT || quote == PIVOT {
+            Triangulation::Direct
+        } else {
+            Triangulation::ViaEur
+        }
     }
 
     /// As it stands in answers.
@@ -62,7 +66,9 @@ pub enum Refusal {
         date: String,
     },
     /// The newest set is older than allowed.
-    #[error("the newest rates are of {date}, {age_days} days old; {max_days} are allowed: load newer ones with `innover forex load`")]
+    #[error(
+        "the newest rates are of {date}, {age_days} days old; {max_days} are allowed: load newer ones with `innover forex load`"
+    )]
     Stale {
         /// The set's day.
         date: String,
@@ -122,7 +128,13 @@ impl RateTable {
             .into_iter()
             .map(|(code, text)| Ok((code, (Rate::parse_decimal(&text)?, text))))
             .collect::<Result<_, MoneyError>>()?;
-        Ok(RateTable { date: date.into(), revision, source: source.into(), loaded_at, per_eur })
+        Ok(RateTable {
+            date: date.into(),
+            revision,
+            source: source.into(),
+            loaded_at,
+            per_eur,
+        })
     }
 
     fn per_eur(&self, code: &str) -> Option<Rate> {
@@ -152,11 +164,19 @@ impl RateTable {
     /// rounded half-even to ten significant digits. `None` when the day has no rate for `base`.
     pub fn from_base(&self, base: &str) -> Option<BTreeMap<String, String>> {
         if base == PIVOT {
-            return Some(self.per_eur.iter().map(|(c, (_, text))| (c.clone(), text.clone())).collect());
+            return Some(
+                self.per_eur
+                    .iter()
+                    .map(|(c, (_, text))| (c.clone(), text.clone()))
+                    .collect(),
+            );
         }
         let base_rate = self.per_eur(base)?;
         let euro = [(PIVOT.to_owned(), Rate::ONE)];
-        let others = self.per_eur.iter().map(|(code, (rate, _))| (code.clone(), *rate));
+        let others = self
+            .per_eur
+            .iter()
+            .map(|(code, (rate, _))| (code.clone(), *rate));
         let rates = euro
             .into_iter()
             .chain(others)
@@ -182,31 +202,43 @@ impl RateTable {
         if age_days <= max_days {
             return Ok(());
         }
-        Err(Refusal::Stale { date: self.date.clone(), age_days, max_days })
+        Err(Refusal::Stale {
+            date: self.date.clone(),
+            age_days,
+            max_days,
+        })
     }
 
     /// What a reader of a price should know about its age.
     pub fn warning(&self, today: Date) -> Option<String> {
         let age = self.age_days(today);
-        (age > RATE_AGE_DAYS_WARNED)
-            .then(|| format!("these rates are {age} days old; load newer ones with `innover forex load`"))
+        (age > RATE_AGE_DAYS_WARNED).then(|| {
+            format!("these rates are {age} days old; load newer ones with `innover forex load`")
+        })
     }
 }
 
 /// A rate to ten significant digits, or in full where that is shorter.
 pub fn readable(rate: Rate) -> String {
     let exact = rate.to_string();
-    if exact.contains('/') || exact.len() > 12 { rate.to_decimal(10) } else { exact }
+    if exact.contains('/') || exact.len() > 12 {
+        rate.to_decimal(10)
+    } else {
+        exact
+    }
 }
 
 /// A calendar day written `YYYY-MM-DD` and no other way.
 pub fn date(text: &str) -> Option<Date> {
-    text.parse::<Date>().ok().filter(|date| date.to_string() == text)
+    text.parse::<Date>()
+        .ok()
+        .filter(|date| date.to_string() == text)
 }
 
 fn days_between(from: Date, to: Date) -> i64 {
     // Both are days of the calendar, so the difference in days always exists.
-    from.until(to).map_or(i64::MAX, |span| i64::from(span.get_days()))
+    from.until(to)
+        .map_or(i64::MAX, |span| i64::from(span.get_days()))
 }
 
 /// A price: what is paid, what the house keeps, what arrives.
@@ -245,9 +277,18 @@ pub fn price(
     let rest = source.checked_sub(margin).map_err(amount)?;
     let converted = convert(rest, &rate, target, Rounding::Down).map_err(amount)?;
     if !converted.result.is_positive() {
-        return Err(Refusal::TooSmall { amount: rest.to_string(), to: target.code().into() });
+        return Err(Refusal::TooSmall {
+            amount: rest.to_string(),
+            to: target.code().into(),
+        });
     }
-    Ok(Price { source, margin, target: converted.result, rate, exact: converted.exact })
+    Ok(Price {
+        source,
+        margin,
+        target: converted.result,
+        rate,
+        exact: converted.exact,
+    })
 }
 
 /// What `minor` units of `from` are worth in minor units of `to` at mid, rounded up: an equivalent

@@ -30,10 +30,15 @@ pub async fn newest(db: &Db) -> Result<Arc<RateTable>> {
         None => {
             // A connection of its own: an event handler has one it may only read from.
             seed(&mut Db::open().await?).await?;
-            store::newest(db).await?.ok_or_else(|| Failure::new(Code::NotReady, "no rates are loaded"))?
+            store::newest(db)
+                .await?
+                .ok_or_else(|| Failure::new(Code::NotReady, "no rates are loaded"))?
         }
     };
-    let cached = NEWEST.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    let cached = NEWEST
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .clone();
     if let Some(table) = cached.filter(|table| is_table_of(table, &set)) {
         return Ok(table);
     }
@@ -53,7 +58,10 @@ fn is_table_of(table: &RateTable, set: &SetRow) -> bool {
 pub async fn table(db: &Db, set: &SetRow) -> Result<RateTable> {
     let rates = store::rates(db, set).await?;
     RateTable::new(&set.date, set.revision, &set.source, set.loaded_at, rates).map_err(|e| {
-        Failure::new(Code::Internal, format!("the stored rates of {} are damaged: {e}", set.date))
+        Failure::new(
+            Code::Internal,
+            format!("the stored rates of {} are damaged: {e}", set.date),
+        )
     })
 }
 
@@ -66,12 +74,21 @@ pub async fn seed(db: &mut Db) -> Result<()> {
     if store::newest(db).await?.is_some() {
         return Ok(());
     }
-    let damaged = |e: String| Failure::new(Code::Internal, format!("the shipped rates are damaged: {e}"));
+    let damaged = |e: String| {
+        Failure::new(
+            Code::Internal,
+            format!("the shipped rates are damaged: {e}"),
+        )
+    };
     let days = ecb::parse(ecb::ECB_EXTRACT).map_err(|e| damaged(e.to_string()))?;
     let Plan { insert, .. } = sets::plan(&days, "ECB", &[], None, &[], false, ids::now_us())
         .map_err(|e| damaged(e.to_string()))?;
     let mut batch = Batch::new();
-    store::insert_sets(&mut batch, insert.iter().map(|(s, r)| (s, r.as_slice())), LOADED_BY_EXTRACT);
+    store::insert_sets(
+        &mut batch,
+        insert.iter().map(|(s, r)| (s, r.as_slice())),
+        LOADED_BY_EXTRACT,
+    );
     match batch.commit(db).await {
         // Another request loaded something first, and that is as good.
         Ok(()) | Err(BatchError::Expectation { .. }) => Ok(()),
@@ -97,12 +114,22 @@ impl Policy {
     /// 503 naming the variable that is missing or no number in range.
     pub async fn read() -> Result<Policy> {
         let bps = config::get_number("fx_margin_bps").await?;
-        let margin_bps = u32::try_from(bps).ok().filter(|bps| *bps <= 10_000).ok_or_else(|| {
-            Failure::new(Code::NotReady, format!("`fx_margin_bps` is 0 to 10000, not {bps}"))
-        })?;
+        let margin_bps = u32::try_from(bps)
+            .ok()
+            .filter(|bps| *bps <= 10_000)
+            .ok_or_else(|| {
+                Failure::new(
+                    Code::NotReady,
+                    format!("`fx_margin_bps` is 0 to 10000, not {bps}"),
+                )
+            })?;
         let max_age_days = config::get_number("rates_max_age_days").await?;
         let today = model::date(&contract::time::date(ids::now_us()))
             .ok_or_else(|| Failure::new(Code::Internal, "the clock is outside the calendar"))?;
-        Ok(Policy { margin_bps, max_age_days, today })
+        Ok(Policy {
+            margin_bps,
+            max_age_days,
+            today,
+        })
     }
 }

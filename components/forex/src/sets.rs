@@ -44,10 +44,21 @@ pub fn required(codes: &str) -> Result<Vec<RateCurrency>, String> {
 ///
 /// # Errors
 /// [`SetError`] naming the field.
-pub fn check(at: usize, date: &str, rates: &BTreeMap<String, String>) -> Result<DailyRates, SetError> {
-    let error = |field: &str, fault: String| SetError { set: at, field: field.into(), fault };
+pub fn check(
+    at: usize,
+    date: &str,
+    rates: &BTreeMap<String, String>,
+) -> Result<DailyRates, SetError> {
+    let error = |field: &str, fault: String| SetError {
+        set: at,
+        field: field.into(),
+        fault,
+    };
     if model::date(date).is_none() {
-        return Err(error("date", format!("`{}` is not a date like 2026-10-30", cut(date))));
+        return Err(error(
+            "date",
+            format!("`{}` is not a date like 2026-10-30", cut(date)),
+        ));
     }
     if rates.is_empty() {
         return Err(error("rates", format!("the set of {date} has no rates")));
@@ -60,14 +71,23 @@ pub fn check(at: usize, date: &str, rates: &BTreeMap<String, String>) -> Result<
                 .ok()
                 .filter(|currency| *currency != RateCurrency::EUR)
                 .ok_or_else(|| {
-                    error(&field(), format!("`{}` is not a currency with a rate against the euro", cut(code)))
+                    error(
+                        &field(),
+                        format!(
+                            "`{}` is not a currency with a rate against the euro",
+                            cut(code)
+                        ),
+                    )
                 })?;
             Rate::parse_decimal(rate)
                 .map_err(|e| error(&field(), format!("the rate of {code}: {e}")))?;
             Ok((currency, rate.clone()))
         })
         .collect::<Result<_, SetError>>()?;
-    Ok(DailyRates { date: date.into(), rates })
+    Ok(DailyRates {
+        date: date.into(),
+        rates,
+    })
 }
 
 /// A caller's text in a message, cut: it may be a megabyte.
@@ -117,7 +137,9 @@ pub enum PlanError {
         missing: String,
     },
     /// A day is there with other rates.
-    #[error("there are other rates of {dates} already; send `\"replace\": true` to add a revision (the old one is kept)")]
+    #[error(
+        "there are other rates of {dates} already; send `\"replace\": true` to add a revision (the old one is kept)"
+    )]
     Differs {
         /// The days, the first few.
         dates: String,
@@ -165,8 +187,16 @@ pub fn plan(
         if newest.is_none_or(|newest| day.date.as_str() >= newest)
             && let Err(lacking) = complete(day, required)
         {
-            let missing: Vec<_> = lacking.missing.iter().map(|currency| currency.code()).collect();
-            return Err(PlanError::Incomplete { set: at, date: day.date.clone(), missing: missing.join(", ") });
+            let missing: Vec<_> = lacking
+                .missing
+                .iter()
+                .map(|currency| currency.code())
+                .collect();
+            return Err(PlanError::Incomplete {
+                set: at,
+                date: day.date.clone(),
+                missing: missing.join(", "),
+            });
         }
         let set = SetRow {
             date: day.date.clone(),
@@ -175,13 +205,23 @@ pub fn plan(
             digest,
             loaded_at: now_us,
         };
-        let rates = day.rates.iter().map(|(c, rate)| (c.code().to_owned(), rate.clone())).collect();
+        let rates = day
+            .rates
+            .iter()
+            .map(|(c, rate)| (c.code().to_owned(), rate.clone()))
+            .collect();
         plan.insert.push((set, rates));
     }
     if differing.is_empty() {
         return Ok(plan);
     }
-    let more = if differing.len() > 5 { " and others" } else { "" };
+    let more = if differing.len() > 5 {
+        " and others"
+    } else {
+        ""
+    };
     differing.truncate(5);
-    Err(PlanError::Differs { dates: format!("{}{more}", differing.join(", ")) })
+    Err(PlanError::Differs {
+        dates: format!("{}{more}", differing.join(", ")),
+    })
 }

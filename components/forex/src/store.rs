@@ -65,7 +65,10 @@ pub async fn neighbours(db: &Db, date: &str) -> Result<(Option<String>, Option<S
         )
         .await?;
     match rows.first() {
-        Some(row) => Ok((row.opt_text(0)?.map(Into::into), row.opt_text(1)?.map(Into::into))),
+        Some(row) => Ok((
+            row.opt_text(0)?.map(Into::into),
+            row.opt_text(1)?.map(Into::into),
+        )),
         None => Ok((None, None)),
     }
 }
@@ -104,7 +107,9 @@ pub async fn rates(db: &Db, set: &SetRow) -> Result<Vec<(String, String)>, DbErr
             params![&set.date, set.revision],
         )
         .await?;
-    rows.iter().map(|row| Ok((row.text(0)?.into(), row.text(1)?.into()))).collect()
+    rows.iter()
+        .map(|row| Ok((row.text(0)?.into(), row.text(1)?.into())))
+        .collect()
 }
 
 /// The steps that insert sets and their rates. A set that exists by then fails the batch at
@@ -125,7 +130,9 @@ pub fn insert_sets<'a>(
             loaded_by
         ]);
         rate_rows.extend(
-            rates.iter().map(|(currency, rate)| params![&set.date, set.revision, currency, rate]),
+            rates
+                .iter()
+                .map(|(currency, rate)| params![&set.date, set.revision, currency, rate]),
         );
     }
     let (set_count, rate_count) = (set_rows.len() as u64, rate_rows.len() as u64);
@@ -269,7 +276,10 @@ pub fn use_quotes(batch: &mut Batch, pairs: Vec<(String, String)>) {
         return;
     }
     let count = pairs.len() as u64;
-    let rows = pairs.into_iter().map(|(quote, conversion)| params![quote, conversion]).collect();
+    let rows = pairs
+        .into_iter()
+        .map(|(quote, conversion)| params![quote, conversion])
+        .collect();
     batch.step(
         "quotes",
         "UPDATE quotes SET conversion_id =

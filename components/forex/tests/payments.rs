@@ -37,11 +37,23 @@ fn initiated(id: &str, payment: &str, minor: i64, from: &str, to: &str) -> Value
 
 /// Delivers events as the bridge does and returns the status of each.
 async fn deliver(events: &[Value]) -> Vec<u64> {
-    let bridge = Identity { scope: "deliver".into(), ..Identity::default() };
+    let bridge = Identity {
+        scope: "deliver".into(),
+        ..Identity::default()
+    };
     let platform = platform().await;
     let mut statuses = Vec::new();
     for event in events {
-        let reply = platform.send("bridge", &bridge, "POST", "/_events", Some(event.to_string()), None).await;
+        let reply = platform
+            .send(
+                "bridge",
+                &bridge,
+                "POST",
+                "/_events",
+                Some(event.to_string()),
+                None,
+            )
+            .await;
         assert_eq!(reply.status, 200, "{}", reply.body);
         statuses.push(reply.body["results"][0]["status"].as_u64().unwrap());
     }
@@ -52,12 +64,17 @@ async fn deliver(events: &[Value]) -> Vec<u64> {
 async fn emitted(payment: &str) -> Vec<(String, Value)> {
     let sql = format!("SELECT type, payload FROM outbox WHERE key = '{payment}' ORDER BY rowid");
     let rows = platform().await.rows(&sql);
-    rows.into_iter().map(|r| (r[0].clone(), serde_json::from_str(&r[1]).unwrap())).collect()
+    rows.into_iter()
+        .map(|r| (r[0].clone(), serde_json::from_str(&r[1]).unwrap()))
+        .collect()
 }
 
 #[tokio::test]
 async fn eur_33_33_becomes_usd_37_23_and_the_exact_product_is_kept() {
-    assert_eq!(deliver(&[initiated("e1", "pay_1", 3333, "EUR", "USD")]).await, [200]);
+    assert_eq!(
+        deliver(&[initiated("e1", "pay_1", 3333, "EUR", "USD")]).await,
+        [200]
+    );
     let out = emitted("pay_1").await;
     assert_eq!(out.len(), 1);
     let (kind, data) = &out[0];
@@ -73,7 +90,16 @@ async fn eur_33_33_becomes_usd_37_23_and_the_exact_product_is_kept() {
     let rows = platform().await.rows(
         "SELECT id, source_minor, target_minor, exact, rate_date FROM conversions WHERE payment_id = 'pay_1'",
     );
-    assert_eq!(rows, [[conversion.as_str(), "3333", "3723", "37.236276", "2026-10-30"]]);
+    assert_eq!(
+        rows,
+        [[
+            conversion.as_str(),
+            "3333",
+            "3723",
+            "37.236276",
+            "2026-10-30"
+        ]]
+    );
 }
 
 #[tokio::test]
@@ -83,9 +109,20 @@ async fn one_currency_passes_unchanged_and_is_no_conversion() {
     assert_eq!(out[0].0, "forex.converted");
     let data = &out[0].1;
     assert_eq!(data["target_minor"], 500);
-    assert_eq!((&data["rate"], &data["rate_date"]), (&json!("1"), &Value::Null));
-    assert_eq!((&data["exact"], &data["conversion_id"]), (&json!("500"), &Value::Null));
-    assert!(platform().await.rows("SELECT id FROM conversions WHERE payment_id = 'pay_2'").is_empty());
+    assert_eq!(
+        (&data["rate"], &data["rate_date"]),
+        (&json!("1"), &Value::Null)
+    );
+    assert_eq!(
+        (&data["exact"], &data["conversion_id"]),
+        (&json!("500"), &Value::Null)
+    );
+    assert!(
+        platform()
+            .await
+            .rows("SELECT id FROM conversions WHERE payment_id = 'pay_2'")
+            .is_empty()
+    );
 }
 
 #[tokio::test]
@@ -106,7 +143,11 @@ async fn what_cannot_be_converted_is_rejected_with_its_reason() {
         let payment = format!("pay_refused_{at}");
         deliver(&[initiated(&format!("r{at}"), &payment, minor, from, to)]).await;
         let out = emitted(&payment).await;
-        assert_eq!((out.len(), out[0].0.as_str()), (1, "forex.rejected"), "{minor} {from}→{to}");
+        assert_eq!(
+            (out.len(), out[0].0.as_str()),
+            (1, "forex.rejected"),
+            "{minor} {from}→{to}"
+        );
         assert_eq!(out[0].1["code"], code, "{minor} {from}→{to}: {}", out[0].1);
     }
 }
@@ -128,7 +169,13 @@ async fn a_payment_initiated_again_gets_the_conversion_it_has() {
     let out = emitted("pay_4").await;
     assert_eq!(out.len(), 2);
     assert_eq!(out[0].1, out[1].1);
-    assert_eq!(platform().await.rows("SELECT id FROM conversions WHERE payment_id = 'pay_4'").len(), 1);
+    assert_eq!(
+        platform()
+            .await
+            .rows("SELECT id FROM conversions WHERE payment_id = 'pay_4'")
+            .len(),
+        1
+    );
 }
 
 #[tokio::test]
@@ -141,19 +188,113 @@ async fn an_event_that_payment_did_not_emit_moves_nothing() {
 
 #[tokio::test]
 async fn a_hundred_events_are_one_delivery_with_an_answer_each() {
-    let bridge = Identity { scope: "deliver".into(), ..Identity::default() };
+    let bridge = Identity {
+        scope: "deliver".into(),
+        ..Identity::default()
+    };
     let mut events: Vec<Value> = (0..100)
-        .map(|n| initiated(&format!("b{n}"), &format!("pay_b{n}"), 100 + n, "USD", "JPY"))
+        .map(|n| {
+            initiated(
+                &format!("b{n}"),
+                &format!("pay_b{n}"),
+                100 + n,
+                "USD",
+                "JPY",
+            )
+        })
         .collect();
     events[7]["data"] = json!({"payment_id": "pay_b7"});
     let platform = platform().await;
     let token_call = platform
-        .send_as("bridge", &bridge, "/_events", "application/cloudevents-batch+json", Value::from(events).to_string())
+        .send_as(
+            "bridge",
+            &bridge,
+            "/_events",
+            "application/cloudevents-batch+json",
+            Value::from(events).to_string(),
+        )
         .await;
     let results = token_call.body["results"].as_array().unwrap();
     let refused: Vec<&Value> = results.iter().filter(|r| r["status"] != 200).collect();
     assert_eq!((results.len(), refused.len()), (100, 1));
-    assert_eq!((&refused[0]["id"], &refused[0]["status"]), (&json!("b7"), &json!(422)));
+    assert_eq!(
+        (&refused[0]["id"], &refused[0]["status"]),
+        (&json!("b7"), &json!(422))
+    );
     let stored = platform.rows("SELECT COUNT(*) FROM conversions WHERE payment_id LIKE 'pay_b%'");
     assert_eq!(stored, [["99"]]);
+}
+
+#[tokio::test]
+async fn a_quote_holds_its_price_for_the_payment_that_names_it_and_for_no_other() {
+    let payer = support::person("usr_1", "user", "payment:write");
+    let body = json!({"from": "EUR", "to": "CHF", "amount": "10.00"});
+    let quote = platform()
+        .await
+        .call(&payer, "POST", "/v1/quotes", Some(body))
+        .await;
+    assert_eq!(quote.status, 201, "{}", quote.body);
+    let id = quote.body["id"].as_str().unwrap();
+    let naming = |event: &str, payment: &str, minor: i64, quote: &str, time: &str| {
+        let mut event = initiated(event, payment, minor, "EUR", "CHF");
+        event["data"]["quote_id"] = quote.into();
+        event["time"] = time.into();
+        event
+    };
+    let in_time = quote.body["created_at"].as_str().unwrap();
+    for (at, (event, code)) in [
+        (
+            naming("q1", "pay_q1", 1_000, "quo_none", in_time),
+            "quote_not_found",
+        ),
+        (naming("q2", "pay_q2", 1_001, id, in_time), "invalid_state"),
+        (
+            naming("q3", "pay_q3", 1_000, id, "2099-01-01T00:00:00Z"),
+            "quote_expired",
+        ),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        deliver(&[event]).await;
+        let out = emitted(&format!("pay_q{}", at + 1)).await;
+        assert_eq!(
+            (out[0].0.as_str(), &out[0].1["code"]),
+            ("forex.rejected", &json!(code))
+        );
+    }
+    deliver(&[
+        naming("q4", "pay_q4", 1_000, id, in_time),
+        naming("q5", "pay_q5", 1_000, id, in_time),
+    ])
+    .await;
+    let (used, refused) = (emitted("pay_q4").await, emitted("pay_q5").await);
+    assert_eq!(
+        (used[0].0.as_str(), refused[0].0.as_str()),
+        ("forex.converted", "forex.rejected")
+    );
+    assert_eq!(refused[0].1["code"], "quote_used");
+    let conversion = used[0].1["conversion_id"].as_str().unwrap();
+    let read = platform()
+        .await
+        .call(&payer, "GET", &format!("/v1/quotes/{id}"), None)
+        .await;
+    assert_eq!(
+        (&read.body["state"], &read.body["conversion_id"]),
+        (&json!("used"), &json!(conversion))
+    );
+    let auditor = support::person("usr_a", "auditor", "forex:read");
+    let read = platform()
+        .await
+        .call(
+            &auditor,
+            "GET",
+            &format!("/v1/conversions/{conversion}"),
+            None,
+        )
+        .await;
+    assert_eq!(
+        (&read.body["quote_id"], &read.body["payment_id"]),
+        (&json!(id), &json!("pay_q4"))
+    );
 }

@@ -1,6 +1,9 @@
 //! The HTTP surface: one's own profile, everyone's for those who may read, decisions of operations.
 
-use axum::extract::{Path, Query, rejection::QueryRejection};
+use axum::extract::{
+    Path, Query,
+    rejection::{PathRejection, QueryRejection},
+};
 use innover_kit::{
     Answer, Batch, Body, Cause, Code, Cx, Db, Emit, Failure, Result, batch,
     context::insufficient_scope,
@@ -89,7 +92,10 @@ impl From<Profile> for ProfileView {
 }
 
 fn not_found(id: &str) -> Failure {
-    Failure::new(Code::ProfileNotFound, format!("`{id}` has no profile; its owner makes one with PUT /v1/profiles/me"))
+    Failure::new(
+        Code::ProfileNotFound,
+        format!("`{id}` has no profile; its owner makes one with PUT /v1/profiles/me"),
+    )
 }
 
 /// `profile.updated`: what changed, without personal data, since events are kept for good.
@@ -108,6 +114,12 @@ fn emit(batch: &mut Batch, cx: &Cx, profile: &Profile) {
     });
 }
 
+/// A subject in a path; one that is no text names nobody.
+fn subject(path: Result<Path<String>, PathRejection>) -> Result<String> {
+    path.map(|Path(sub)| sub)
+        .map_err(|e| Failure::new(Code::ProfileNotFound, e.body_text()))
+}
+
 /// The caller's own profile.
 #[utoipa::path(get, path = "/v1/profiles/me", tag = "profiles",
     responses((status = 200, body = ProfileView), (status = 404)))]
@@ -122,7 +134,10 @@ async fn get_own(cx: Cx) -> Result<Answer> {
 fn person(cx: &Cx, scope: &str) -> Result<String> {
     let who = cx.require(scope)?;
     if who.sub.is_empty() || who.preferred_username.is_empty() {
-        return Err(Failure::new(Code::ProfileNotFound, "a client is no person and has no profile"));
+        return Err(Failure::new(
+            Code::ProfileNotFound,
+            "a client is no person and has no profile",
+        ));
     }
     Ok(who.sub.clone())
 }
@@ -203,11 +218,14 @@ async fn list_profiles(cx: Cx, page: Result<Query<PageQuery>, QueryRejection>) -
 /// A profile, by its owner or anyone who may read everyone's.
 #[utoipa::path(get, path = "/v1/profiles/{sub}", params(("sub" = String, Path)), tag = "profiles",
     responses((status = 200, body = ProfileView), (status = 403), (status = 404)))]
-async fn get_profile(cx: Cx, Path(sub): Path<String>) -> Result<Answer> {
+async fn get_profile(cx: Cx, path: Result<Path<String>, PathRejection>) -> Result<Answer> {
     cx.require(READ)?;
+    let sub = subject(path)?;
     cx.require_reader_of(&sub)?;
     let db = Db::open().await?;
-    let profile = store::find(&db, &sub).await?.ok_or_else(|| not_found(&sub))?;
+    let profile = store::find(&db, &sub)
+        .await?
+        .ok_or_else(|| not_found(&sub))?;
     Answer::json(200, &ProfileView::from(profile))
 }
 
@@ -227,10 +245,23 @@ struct TierRequest {
 #[utoipa::path(post, path = "/v1/profiles/{sub}/tier", params(("sub" = String, Path)),
     request_body = TierRequest, tag = "decisions",
     responses((status = 200, body = ProfileView), (status = 400), (status = 403), (status = 404)))]
-async fn set_tier(cx: Cx, Path(sub): Path<String>, body: Body<TierRequest>) -> Result<Answer> {
+async fn set_tier(
+    cx: Cx,
+    path: Result<Path<String>, PathRejection>,
+    body: Body<TierRequest>,
+) -> Result<Answer> {
     let by = decider(&cx)?;
+    let sub = subject(path)?;
     let key = cx.require_idempotency(&body.fields)?;
-    decide(&cx, &sub, Change::Tier(body.value.tier), &body.value.reason, &by, &key).await
+    decide(
+        &cx,
+        &sub,
+        Change::Tier(body.value.tier),
+        &body.value.reason,
+        &by,
+        &key,
+    )
+    .await
 }
 
 /// Whether the subject may act.
@@ -248,10 +279,23 @@ struct StateRequest {
 #[utoipa::path(post, path = "/v1/profiles/{sub}/state", params(("sub" = String, Path)),
     request_body = StateRequest, tag = "decisions",
     responses((status = 200, body = ProfileView), (status = 400), (status = 403), (status = 404)))]
-async fn set_state(cx: Cx, Path(sub): Path<String>, body: Body<StateRequest>) -> Result<Answer> {
+async fn set_state(
+    cx: Cx,
+    path: Result<Path<String>, PathRejection>,
+    body: Body<StateRequest>,
+) -> Result<Answer> {
     let by = decider(&cx)?;
+    let sub = subject(path)?;
     let key = cx.require_idempotency(&body.fields)?;
-    decide(&cx, &sub, Change::State(body.value.state), &body.value.reason, &by, &key).await
+    decide(
+        &cx,
+        &sub,
+        Change::State(body.value.state),
+        &body.value.reason,
+        &by,
+        &key,
+    )
+    .await
 }
 
 fn decider(cx: &Cx) -> Result<String> {
@@ -286,7 +330,13 @@ async fn decide(
         let mut batch = Batch::new();
         if after.version != before.version {
             store::update(&mut batch, &after);
-            let decision = Decision { field: change.field(), before: &was, after: &is, reason, by };
+            let decision = Decision {
+                field: change.field(),
+                before: &was,
+                after: &is,
+                reason,
+                by,
+            };
             store::record(&mut batch, &after, &decision);
             emit(&mut batch, cx, &after);
         }

@@ -33,7 +33,9 @@ impl State {
 
     /// As read.
     pub fn parse(text: &str) -> Option<State> {
-        [State::Active, State::Suspended].into_iter().find(|state| state.as_str() == text)
+        [State::Active, State::Suspended]
+            .into_iter()
+            .find(|state| state.as_str() == text)
     }
 }
 
@@ -107,10 +109,14 @@ impl Details {
                 ),
             });
         }
-        let is_code = |code: &String| code.len() == 2 && code.bytes().all(|b| b.is_ascii_uppercase());
+        let is_code =
+            |code: &String| code.len() == 2 && code.bytes().all(|b| b.is_ascii_uppercase());
         if !self.country.as_ref().is_none_or(is_code) {
             let fault = "a country is a code of ISO 3166-1, two capital letters, e.g. DE".into();
-            return Err(Refusal::Field { param: "/country", fault });
+            return Err(Refusal::Field {
+                param: "/country",
+                fault,
+            });
         }
         Ok(self)
     }
@@ -139,8 +145,18 @@ impl Change {
 ///
 /// # Errors
 /// [`Refusal::Suspended`].
-pub fn write(before: Option<&Profile>, id: &str, details: Details, now_us: i64) -> Result<Profile, Refusal> {
-    let Details { username, email, display_name, country } = details;
+pub fn write(
+    before: Option<&Profile>,
+    id: &str,
+    details: Details,
+    now_us: i64,
+) -> Result<Profile, Refusal> {
+    let Details {
+        username,
+        email,
+        display_name,
+        country,
+    } = details;
     let Some(before) = before else {
         return Ok(Profile {
             id: id.into(),
@@ -158,22 +174,39 @@ pub fn write(before: Option<&Profile>, id: &str, details: Details, now_us: i64) 
     if before.state == State::Suspended {
         return Err(Refusal::Suspended);
     }
-    let after = Profile { username, email, display_name, country, ..before.clone() };
+    let after = Profile {
+        username,
+        email,
+        display_name,
+        country,
+        ..before.clone()
+    };
     if after == *before {
         return Ok(after);
     }
-    Ok(Profile { version: before.version + 1, updated_at: now_us, ..after })
+    Ok(Profile {
+        version: before.version + 1,
+        updated_at: now_us,
+        ..after
+    })
 }
 
 /// The profile after a decision of operations, and the field's values before and after it.
 ///
 /// # Errors
 /// [`Refusal::Field`] for a tier that does not exist.
-pub fn decide(before: &Profile, change: Change, now_us: i64) -> Result<(Profile, String, String), Refusal> {
+pub fn decide(
+    before: &Profile,
+    change: Change,
+    now_us: i64,
+) -> Result<(Profile, String, String), Refusal> {
     let mut after = before.clone();
     let (was, is) = match change {
         Change::Tier(tier) if !(0..=TIER_MAX).contains(&tier) => {
-            return Err(Refusal::Field { param: "/tier", fault: format!("a tier is 0 to {TIER_MAX}") });
+            return Err(Refusal::Field {
+                param: "/tier",
+                fault: format!("a tier is 0 to {TIER_MAX}"),
+            });
         }
         Change::Tier(tier) => {
             after.kyc_tier = tier;

@@ -13,7 +13,8 @@ fn profile(row: &Row) -> Result<Profile, DbError> {
         display_name: row.text(3)?.into(),
         country: row.opt_text(4)?.map(Into::into),
         kyc_tier: row.int(5)?,
-        state: State::parse(state).ok_or_else(|| DbError::Shape(format!("no such state: {state}")))?,
+        state: State::parse(state)
+            .ok_or_else(|| DbError::Shape(format!("no such state: {state}")))?,
         version: row.int(7)?,
         created_at: row.int(8)?,
         updated_at: row.int(9)?,
@@ -113,7 +114,16 @@ pub fn record(batch: &mut Batch, p: &Profile, d: &Decision) {
         "INSERT INTO decisions (profile_id, version, field, before_value, after_value, reason,
              decided_by, decided_at)
          VALUES ($1, $2, $3, $4, $5, $6, $7, $8) ON CONFLICT (profile_id, version) DO NOTHING",
-        params![&p.id, p.version, d.field, d.before, d.after, d.reason, d.by, p.updated_at],
+        params![
+            &p.id,
+            p.version,
+            d.field,
+            d.before,
+            d.after,
+            d.reason,
+            d.by,
+            p.updated_at
+        ],
         Expect::Rows(1),
     );
 }

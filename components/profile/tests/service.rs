@@ -12,7 +12,11 @@ static PLATFORM: OnceCell<Platform> = OnceCell::const_new();
 async fn platform() -> &'static Platform {
     PLATFORM
         .get_or_init(|| async {
-            Platform::start(&profile::SERVICE, include_str!("../migrations/0001_init.sql"), &["gateway"])
+            Platform::start(
+                &profile::SERVICE,
+                include_str!("../migrations/0001_init.sql"),
+                &["gateway"],
+            )
         })
         .await
 }
@@ -26,11 +30,22 @@ fn admin() -> Identity {
 }
 
 async fn put(who: &Identity, name: &str) -> Reply {
-    platform().await.call(who, "PUT", "/v1/profiles/me", Some(json!({"display_name": name}))).await
+    platform()
+        .await
+        .call(
+            who,
+            "PUT",
+            "/v1/profiles/me",
+            Some(json!({"display_name": name})),
+        )
+        .await
 }
 
 async fn decide(who: &Identity, path: &str, body: Value, key: Option<&str>) -> Reply {
-    platform().await.send("gateway", who, "POST", path, Some(body.to_string()), key).await
+    platform()
+        .await
+        .send("gateway", who, "POST", path, Some(body.to_string()), key)
+        .await
 }
 
 #[tokio::test]
@@ -41,18 +56,39 @@ async fn a_person_makes_a_profile_changes_it_and_reads_it_back() {
     assert_eq!((none.status, none.code()), (404, "profile_not_found"));
     let made = put(&who, "Ada").await;
     assert_eq!(made.status, 201, "{}", made.body);
-    assert_eq!((&made.body["kyc_tier"], &made.body["state"], &made.body["version"]), (&json!(0), &json!("active"), &json!(1)));
+    assert_eq!(
+        (
+            &made.body["kyc_tier"],
+            &made.body["state"],
+            &made.body["version"]
+        ),
+        (&json!(0), &json!("active"), &json!(1))
+    );
     let body = json!({"display_name": "Ada L.", "country": "GB"});
-    let changed = platform.call(&who, "PUT", "/v1/profiles/me", Some(body.clone())).await;
+    let changed = platform
+        .call(&who, "PUT", "/v1/profiles/me", Some(body.clone()))
+        .await;
     assert_eq!((changed.status, &changed.body["version"]), (200, &json!(2)));
-    let same = platform.call(&who, "PUT", "/v1/profiles/me", Some(body)).await;
+    let same = platform
+        .call(&who, "PUT", "/v1/profiles/me", Some(body))
+        .await;
     assert_eq!(same.body["version"], 2, "nothing changed");
     let read = platform.call(&who, "GET", "/v1/profiles/me", None).await;
     assert_eq!(read.body, changed.body);
-    assert_eq!(platform.call(&who, "GET", "/v1/profiles/usr_1", None).await.body, changed.body);
-    let events = platform.rows("SELECT payload FROM outbox WHERE key = 'usr_1' ORDER BY key_version");
+    assert_eq!(
+        platform
+            .call(&who, "GET", "/v1/profiles/usr_1", None)
+            .await
+            .body,
+        changed.body
+    );
+    let events =
+        platform.rows("SELECT payload FROM outbox WHERE key = 'usr_1' ORDER BY key_version");
     assert_eq!(events.len(), 2);
-    assert!(!events[1][0].contains("Ada"), "events hold no personal data");
+    assert!(
+        !events[1][0].contains("Ada"),
+        "events hold no personal data"
+    );
 }
 
 #[tokio::test]
@@ -66,10 +102,22 @@ async fn fields_that_do_not_fit_are_refused_by_name() {
         (json!({"display_name": "Ada", "country": "GBR"}), "/country"),
         (json!({"display_name": "Ada", "kyc_tier": 3}), "/kyc_tier"),
     ] {
-        let reply = platform().await.call(&user("usr_2"), "PUT", "/v1/profiles/me", Some(body.clone())).await;
-        assert_eq!((reply.status, reply.code(), &reply.body["param"]), (400, "invalid_request", &json!(param)), "{body}");
+        let reply = platform()
+            .await
+            .call(&user("usr_2"), "PUT", "/v1/profiles/me", Some(body.clone()))
+            .await;
+        assert_eq!(
+            (reply.status, reply.code(), &reply.body["param"]),
+            (400, "invalid_request", &json!(param)),
+            "{body}"
+        );
     }
-    assert!(platform().await.rows("SELECT id FROM profiles WHERE id = 'usr_2'").is_empty());
+    assert!(
+        platform()
+            .await
+            .rows("SELECT id FROM profiles WHERE id = 'usr_2'")
+            .is_empty()
+    );
 }
 
 #[tokio::test]
@@ -78,21 +126,45 @@ async fn operations_decide_on_the_tier_once_per_key_and_the_reason_is_kept() {
     let path = "/v1/profiles/usr_3/tier";
     let body = json!({"tier": 2, "reason": "passport checked"});
     let without = decide(&admin(), path, body.clone(), None).await;
-    assert_eq!((without.status, without.code()), (400, "idempotency_key_required"));
+    assert_eq!(
+        (without.status, without.code()),
+        (400, "idempotency_key_required")
+    );
     let first = decide(&admin(), path, body.clone(), Some("k3")).await;
-    assert_eq!((first.status, &first.body["kyc_tier"], &first.body["version"]), (200, &json!(2), &json!(2)));
+    assert_eq!(
+        (
+            first.status,
+            &first.body["kyc_tier"],
+            &first.body["version"]
+        ),
+        (200, &json!(2), &json!(2))
+    );
     let again = decide(&admin(), path, body, Some("k3")).await;
     assert!(again.replayed);
     assert_eq!(again.body, first.body);
-    let other = decide(&admin(), path, json!({"tier": 3, "reason": "passport checked"}), Some("k3")).await;
-    assert_eq!((other.status, other.code()), (422, "idempotency_key_reused"));
+    let other = decide(
+        &admin(),
+        path,
+        json!({"tier": 3, "reason": "passport checked"}),
+        Some("k3"),
+    )
+    .await;
+    assert_eq!(
+        (other.status, other.code()),
+        (422, "idempotency_key_reused")
+    );
     let rows = platform().await.rows(
         "SELECT before_value, after_value, reason, decided_by FROM decisions WHERE profile_id = 'usr_3'",
     );
     assert_eq!(rows, [["0", "2", "passport checked", "usr_admin"]]);
-    let events = platform().await.rows("SELECT payload FROM outbox WHERE key = 'usr_3' AND key_version = 2");
+    let events = platform()
+        .await
+        .rows("SELECT payload FROM outbox WHERE key = 'usr_3' AND key_version = 2");
     let event: Value = serde_json::from_str(&events[0][0]).unwrap();
-    assert_eq!(event, json!({"profile_id": "usr_3", "version": 2, "kyc_tier": 2, "state": "active"}));
+    assert_eq!(
+        event,
+        json!({"profile_id": "usr_3", "version": 2, "kyc_tier": 2, "state": "active"})
+    );
 }
 
 #[tokio::test]
@@ -104,10 +176,26 @@ async fn a_tier_that_does_not_exist_or_has_no_reason_is_refused() {
         (json!({"tier": 1, "reason": " "}), "/reason"),
         (json!({"tier": 1.5, "reason": "r"}), "/tier"),
     ] {
-        let reply = decide(&admin(), "/v1/profiles/usr_4/tier", body.clone(), Some("k4")).await;
-        assert_eq!((reply.status, &reply.body["param"]), (400, &json!(param)), "{body}");
+        let reply = decide(
+            &admin(),
+            "/v1/profiles/usr_4/tier",
+            body.clone(),
+            Some("k4"),
+        )
+        .await;
+        assert_eq!(
+            (reply.status, &reply.body["param"]),
+            (400, &json!(param)),
+            "{body}"
+        );
     }
-    let missing = decide(&admin(), "/v1/profiles/usr_none/tier", json!({"tier": 1, "reason": "r"}), Some("k5")).await;
+    let missing = decide(
+        &admin(),
+        "/v1/profiles/usr_none/tier",
+        json!({"tier": 1, "reason": "r"}),
+        Some("k5"),
+    )
+    .await;
     assert_eq!((missing.status, missing.code()), (404, "profile_not_found"));
 }
 
@@ -115,11 +203,23 @@ async fn a_tier_that_does_not_exist_or_has_no_reason_is_refused() {
 async fn a_suspended_profile_is_not_changed_by_its_owner() {
     put(&user("usr_5"), "Ada").await;
     let path = "/v1/profiles/usr_5/state";
-    let suspended = decide(&admin(), path, json!({"state": "suspended", "reason": "r"}), Some("k6")).await;
+    let suspended = decide(
+        &admin(),
+        path,
+        json!({"state": "suspended", "reason": "r"}),
+        Some("k6"),
+    )
+    .await;
     assert_eq!(suspended.body["state"], "suspended");
     let refused = put(&user("usr_5"), "Eve").await;
     assert_eq!((refused.status, refused.code()), (409, "invalid_state"));
-    decide(&admin(), path, json!({"state": "active", "reason": "r"}), Some("k7")).await;
+    decide(
+        &admin(),
+        path,
+        json!({"state": "active", "reason": "r"}),
+        Some("k7"),
+    )
+    .await;
     assert_eq!(put(&user("usr_5"), "Eve").await.status, 200);
 }
 
@@ -128,16 +228,36 @@ async fn people_see_and_decide_nothing_about_others() {
     put(&user("usr_6"), "Ada").await;
     let platform = platform().await;
     let stranger = user("usr_7");
-    let read = platform.call(&stranger, "GET", "/v1/profiles/usr_6", None).await;
+    let read = platform
+        .call(&stranger, "GET", "/v1/profiles/usr_6", None)
+        .await;
     assert_eq!((read.status, read.code()), (403, "not_owner"));
-    assert_eq!(platform.call(&stranger, "GET", "/v1/profiles", None).await.status, 403);
-    for who in [&stranger, &user("usr_6"), &person("usr_f", "finance", "profile:write")] {
+    assert_eq!(
+        platform
+            .call(&stranger, "GET", "/v1/profiles", None)
+            .await
+            .status,
+        403
+    );
+    for who in [
+        &stranger,
+        &user("usr_6"),
+        &person("usr_f", "finance", "profile:write"),
+    ] {
         let body = json!({"tier": 3, "reason": "please"});
         let reply = decide(who, "/v1/profiles/usr_6/tier", body, Some("k8")).await;
         assert_eq!((reply.status, reply.code()), (403, "insufficient_scope"));
     }
     let auditor = person("usr_au", "auditor", "profile:read");
-    assert_eq!(platform.call(&auditor, "GET", "/v1/profiles/usr_6", None).await.status, 200);
-    let page = platform.call(&auditor, "GET", "/v1/profiles?limit=1", None).await;
+    assert_eq!(
+        platform
+            .call(&auditor, "GET", "/v1/profiles/usr_6", None)
+            .await
+            .status,
+        200
+    );
+    let page = platform
+        .call(&auditor, "GET", "/v1/profiles?limit=1", None)
+        .await;
     assert_eq!(page.body["data"].as_array().unwrap().len(), 1);
 }

@@ -32,23 +32,41 @@ pub async fn active(db: &mut Db) -> Result<Active> {
         return Ok(active);
     }
     seed(db).await?;
-    store::active(db).await?.ok_or_else(|| Failure::new(Code::NotReady, "no rule set is active"))
+    store::active(db)
+        .await?
+        .ok_or_else(|| Failure::new(Code::NotReady, "no rule set is active"))
 }
 
 async fn seed(db: &mut Db) -> Result<()> {
-    let damaged = |e: String| Failure::new(Code::Internal, format!("the shipped rules are damaged: {e}"));
+    let damaged = |e: String| {
+        Failure::new(
+            Code::Internal,
+            format!("the shipped rules are damaged: {e}"),
+        )
+    };
     let shipped: Shipped =
         serde_json::from_str(include_str!("shipped.json")).map_err(|e| damaged(e.to_string()))?;
     let now = ids::now_us();
     let mut batch = Batch::new();
-    store::insert(&mut batch, &SetRow {
-        version: 1,
-        description: shipped.description,
-        rules: serde_json::to_string(&shipped.rules).map_err(|e| damaged(e.to_string()))?,
-        created_at: now,
-        created_by: CREATED_BY_SHIPPED.into(),
-    });
-    store::activate(&mut batch, &Active { seq: 1, version: 1, activated_at: now }, CREATED_BY_SHIPPED);
+    store::insert(
+        &mut batch,
+        &SetRow {
+            version: 1,
+            description: shipped.description,
+            rules: serde_json::to_string(&shipped.rules).map_err(|e| damaged(e.to_string()))?,
+            created_at: now,
+            created_by: CREATED_BY_SHIPPED.into(),
+        },
+    );
+    store::activate(
+        &mut batch,
+        &Active {
+            seq: 1,
+            version: 1,
+            activated_at: now,
+        },
+        CREATED_BY_SHIPPED,
+    );
     match batch.commit(db).await {
         // Another request stored it first, and that is as good.
         Ok(()) | Err(BatchError::Expectation { .. }) => Ok(()),
@@ -62,7 +80,10 @@ async fn seed(db: &mut Db) -> Result<()> {
 /// A database failure.
 pub async fn compiled(db: &mut Db) -> Result<(i64, Arc<RuleSet>)> {
     let active = active(db).await?;
-    let cached = COMPILED.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    let cached = COMPILED
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .clone();
     if let Some((_, set)) = cached.filter(|(cached, _)| *cached == active) {
         return Ok((active.version, set));
     }
@@ -79,7 +100,10 @@ pub async fn load(db: &Db, version: i64) -> Result<RuleSet> {
     let row = find(db, version).await?;
     let rules: Vec<Rule> = rules(&row)?;
     RuleSet::compile(rules).map_err(|e| {
-        Failure::new(Code::InvalidRule, format!("version {version} is not acceptable any more: {e}"))
+        Failure::new(
+            Code::InvalidRule,
+            format!("version {version} is not acceptable any more: {e}"),
+        )
     })
 }
 
@@ -89,7 +113,10 @@ pub async fn load(db: &Db, version: i64) -> Result<RuleSet> {
 /// 404 when there is no such version.
 pub async fn find(db: &Db, version: i64) -> Result<SetRow> {
     store::version(db, version).await?.ok_or_else(|| {
-        Failure::new(Code::NotFound, format!("there is no version {version} of the rules"))
+        Failure::new(
+            Code::NotFound,
+            format!("there is no version {version} of the rules"),
+        )
     })
 }
 
@@ -99,6 +126,9 @@ pub async fn find(db: &Db, version: i64) -> Result<SetRow> {
 /// 500 when the row is damaged.
 pub fn rules(row: &SetRow) -> Result<Vec<Rule>> {
     serde_json::from_str(&row.rules).map_err(|e| {
-        Failure::new(Code::Internal, format!("version {} is damaged: {e}", row.version))
+        Failure::new(
+            Code::Internal,
+            format!("version {} is damaged: {e}", row.version),
+        )
     })
 }

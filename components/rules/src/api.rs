@@ -83,9 +83,9 @@ async fn evaluate(cx: Cx, body: Body<EvaluateRequest>) -> Result<Answer> {
         None => active::compiled(&mut db).await?,
         Some(version) => (version, active::load(&db, version).await?.into()),
     };
-    let decision = rules.decide(&facts).map_err(|e| {
-        Failure::new(Code::EvaluationFailed, format!("version {version}, {e}"))
-    })?;
+    let decision = rules
+        .decide(&facts)
+        .map_err(|e| Failure::new(Code::EvaluationFailed, format!("version {version}, {e}")))?;
     Answer::json(200, &EvaluateView { decision, version })
 }
 
@@ -158,7 +158,9 @@ async fn list_rule_sets(cx: Cx, page: Result<Query<PageQuery>, QueryRejection>) 
     let limit = page.limit()?;
     let before = match page.after()?.as_str() {
         "" => i64::MAX,
-        version => version.parse().map_err(|_| Failure::from(Code::InvalidCursor).param("cursor"))?,
+        version => version
+            .parse()
+            .map_err(|_| Failure::from(Code::InvalidCursor).param("cursor"))?,
     };
     let mut db = Db::open().await?;
     let active = active::active(&mut db).await?.version;
@@ -171,7 +173,10 @@ async fn list_rule_sets(cx: Cx, page: Result<Query<PageQuery>, QueryRejection>) 
     let Page { data, next_cursor } = Page::new(views, limit, |(version, _)| version.as_str());
     let data: Vec<RuleSetView> = data
         .into_iter()
-        .map(|(_, view)| RuleSetView { active: view.version == active, ..view })
+        .map(|(_, view)| RuleSetView {
+            active: view.version == active,
+            ..view
+        })
         .collect();
     Answer::json(200, &Page { data, next_cursor })
 }
@@ -183,7 +188,10 @@ async fn get_active(cx: Cx) -> Result<Answer> {
     cx.require(READ)?;
     let mut db = Db::open().await?;
     let active = active::active(&mut db).await?;
-    Answer::json(200, &RuleSetView::new(active::find(&db, active.version).await?, true)?)
+    Answer::json(
+        200,
+        &RuleSetView::new(active::find(&db, active.version).await?, true)?,
+    )
 }
 
 fn version(path: Result<Path<i64>, PathRejection>) -> Result<i64> {
@@ -199,7 +207,10 @@ async fn get_rule_set(cx: Cx, path: Result<Path<i64>, PathRejection>) -> Result<
     let version = version(path)?;
     let mut db = Db::open().await?;
     let active = active::active(&mut db).await?;
-    Answer::json(200, &RuleSetView::new(active::find(&db, version).await?, version == active.version)?)
+    Answer::json(
+        200,
+        &RuleSetView::new(active::find(&db, version).await?, version == active.version)?,
+    )
 }
 
 /// Rules that become the next version.
@@ -260,12 +271,20 @@ async fn create_rule_set(cx: Cx, body: Body<RuleSetRequest>) -> Result<Answer> {
 /// Who changes the rules.
 fn author(cx: &Cx) -> Result<String> {
     let who = cx.require(WRITE)?;
-    Ok(if who.sub.is_empty() { who.client_id.clone() } else { who.sub.clone() })
+    Ok(if who.sub.is_empty() {
+        who.client_id.clone()
+    } else {
+        who.sub.clone()
+    })
 }
 
 /// The steps of an activation after `current`, and its event.
 fn activate(batch: &mut Batch, cx: &Cx, current: Active, version: i64, by: &str) -> Active {
-    let next = Active { seq: current.seq + 1, version, activated_at: ids::now_us() };
+    let next = Active {
+        seq: current.seq + 1,
+        version,
+        activated_at: ids::now_us(),
+    };
     store::activate(batch, &next, by);
     batch.emit(Emit {
         kind: "rules.activated",
@@ -312,7 +331,10 @@ async fn activate_rule_set(cx: Cx, path: Result<Path<i64>, PathRejection>) -> Re
             true => current,
             false => activate(&mut batch, &cx, current, version, &by),
         };
-        let view = ActivationView { version, activated_at: rfc3339(active.activated_at) };
+        let view = ActivationView {
+            version,
+            activated_at: rfc3339(active.activated_at),
+        };
         Ok(idempotency::commit(&mut db, batch, key.as_ref(), Answer::json(200, &view)?).await?)
     })
     .await

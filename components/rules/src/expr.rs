@@ -99,20 +99,35 @@ impl Condition {
             return Err(ExprError("the expression is empty".into()));
         }
         if source.len() > WHEN_BYTES_MAX {
-            return Err(ExprError(format!("the expression is longer than {WHEN_BYTES_MAX} bytes")));
+            return Err(ExprError(format!(
+                "the expression is longer than {WHEN_BYTES_MAX} bytes"
+            )));
         }
-        let parsed = Parser::new().max_recursion_depth(WHEN_DEPTH_MAX).parse(source).map_err(|e| {
-            let first = e.errors.first().map(|e| format!("at {}:{}: {}", e.pos.0, e.pos.1, e.msg));
-            ExprError(first.unwrap_or_else(|| "the expression cannot be read".into()))
-        })?;
+        let parsed = Parser::new()
+            .max_recursion_depth(WHEN_DEPTH_MAX)
+            .parse(source)
+            .map_err(|e| {
+                let first = e
+                    .errors
+                    .first()
+                    .map(|e| format!("at {}:{}: {}", e.pos.0, e.pos.1, e.msg));
+                ExprError(first.unwrap_or_else(|| "the expression cannot be read".into()))
+            })?;
         let mut checker = Checker::default();
         let checked = checker.check(&parsed, Present::default())?;
         if checked.kind != Kind::Bool {
-            return Err(ExprError(format!("the expression is {}, a rule needs true or false", checked.kind.name())));
+            return Err(ExprError(format!(
+                "the expression is {}, a rule needs true or false",
+                checked.kind.name()
+            )));
         }
         checker.named.sort_unstable();
         checker.named.dedup();
-        Ok(Condition { root: checked.node, nodes: checker.nodes, named: checker.named })
+        Ok(Condition {
+            root: checked.node,
+            nodes: checker.nodes,
+            named: checker.named,
+        })
     }
 
     /// The steps one evaluation takes at most.
@@ -196,10 +211,15 @@ impl Checker {
             Expr::Ident(name) => Err(unknown(name)),
             Expr::List(list) => {
                 if list.elements.len() > LIST_ITEMS_MAX {
-                    return Err(ExprError(format!("a list has at most {LIST_ITEMS_MAX} elements")));
+                    return Err(ExprError(format!(
+                        "a list has at most {LIST_ITEMS_MAX} elements"
+                    )));
                 }
-                let items: Vec<Checked> =
-                    list.elements.iter().map(|e| self.check(e, present)).collect::<Result<_, _>>()?;
+                let items: Vec<Checked> = list
+                    .elements
+                    .iter()
+                    .map(|e| self.check(e, present))
+                    .collect::<Result<_, _>>()?;
                 let kind = match items.first().map(|item| item.kind) {
                     Some(Kind::Int) => Kind::Ints,
                     Some(Kind::Text) => Kind::Texts,
@@ -208,13 +228,18 @@ impl Checker {
                 if items.iter().any(|item| item.kind != items[0].kind) {
                     return Err(ExprError("the elements of a list are of one type".into()));
                 }
-                Ok(value(Node::List(items.into_iter().map(|item| item.node).collect()), kind))
+                Ok(value(
+                    Node::List(items.into_iter().map(|item| item.node).collect()),
+                    kind,
+                ))
             }
             Expr::Call(call) => self.call(call, present),
-            Expr::Comprehension(_) => {
-                Err(ExprError("all, exists, map and filter are not available: rules have no loops".into()))
+            Expr::Comprehension(_) => Err(ExprError(
+                "all, exists, map and filter are not available: rules have no loops".into(),
+            )),
+            Expr::Map(_) | Expr::Struct(_) => {
+                Err(ExprError("maps and messages are not available".into()))
             }
-            Expr::Map(_) | Expr::Struct(_) => Err(ExprError("maps and messages are not available".into())),
             Expr::Unspecified => Err(ExprError("the expression cannot be read".into())),
         }
     }
@@ -255,7 +280,10 @@ impl Checker {
                 let test = self.of(test, present, Kind::Bool, "? :")?;
                 let yes = self.check(yes, present.and(test.when_true))?;
                 let no = self.of(no, present.and(test.when_false), yes.kind, "? :")?;
-                Ok(value(Node::If(Box::new([test.node, yes.node, no.node])), yes.kind))
+                Ok(value(
+                    Node::If(Box::new([test.node, yes.node, no.node])),
+                    yes.kind,
+                ))
             }
             (operators::NEGATE, None, [operand]) => {
                 let operand = self.of(operand, present, Kind::Int, "-")?;
@@ -266,10 +294,18 @@ impl Checker {
                 let kind = match item.kind {
                     Kind::Int => Kind::Ints,
                     Kind::Text => Kind::Texts,
-                    other => return Err(ExprError(format!("`in` looks for a string or an int, not for {}", other.name()))),
+                    other => {
+                        return Err(ExprError(format!(
+                            "`in` looks for a string or an int, not for {}",
+                            other.name()
+                        )));
+                    }
                 };
                 let list = self.of(list, present, kind, "in")?;
-                Ok(value(Node::In(Box::new([item.node, list.node])), Kind::Bool))
+                Ok(value(
+                    Node::In(Box::new([item.node, list.node])),
+                    Kind::Bool,
+                ))
             }
             ("size", None, [of]) => self.size(of, present),
             ("size", Some(of), []) => self.size(of, present),
@@ -277,7 +313,10 @@ impl Checker {
                 let search = search(name).ok_or_else(|| unavailable(name))?;
                 let text = self.of(text, present, Kind::Text, name)?;
                 let part = self.of(part, present, Kind::Text, name)?;
-                Ok(value(Node::Search(search, Box::new([text.node, part.node])), Kind::Bool))
+                Ok(value(
+                    Node::Search(search, Box::new([text.node, part.node])),
+                    Kind::Bool,
+                ))
             }
             (_, None, [left, right]) => self.binary(name, left, right, present),
             _ => Err(unavailable(name)),
@@ -287,7 +326,10 @@ impl Checker {
     fn size(&mut self, of: &IdedExpr, present: Present) -> Result<Checked, ExprError> {
         let of = self.check(of, present)?;
         if matches!(of.kind, Kind::Int | Kind::Bool) {
-            return Err(ExprError(format!("size() is of a string or a list, not of {}", of.kind.name())));
+            return Err(ExprError(format!(
+                "size() is of a string or a list, not of {}",
+                of.kind.name()
+            )));
         }
         Ok(value(Node::Size(Box::new(of.node)), Kind::Int))
     }
@@ -303,16 +345,25 @@ impl Checker {
         if let Some(arithmetic) = arithmetic(name) {
             let left = self.of(left, present, Kind::Int, symbol)?;
             let right = self.of(right, present, Kind::Int, symbol)?;
-            return Ok(value(Node::Compute(arithmetic, Box::new([left.node, right.node])), Kind::Int));
+            return Ok(value(
+                Node::Compute(arithmetic, Box::new([left.node, right.node])),
+                Kind::Int,
+            ));
         }
         let comparison = comparison(name).ok_or_else(|| unavailable(name))?;
         let left = self.check(left, present)?;
         let ordered = !matches!(comparison, Comparison::Equal | Comparison::NotEqual);
         if matches!(left.kind, Kind::Texts | Kind::Ints) || (ordered && left.kind == Kind::Bool) {
-            return Err(ExprError(format!("`{symbol}` does not compare {}", left.kind.name())));
+            return Err(ExprError(format!(
+                "`{symbol}` does not compare {}",
+                left.kind.name()
+            )));
         }
         let right = self.of(right, present, left.kind, symbol)?;
-        Ok(value(Node::Compare(comparison, Box::new([left.node, right.node])), Kind::Bool))
+        Ok(value(
+            Node::Compare(comparison, Box::new([left.node, right.node])),
+            Kind::Bool,
+        ))
     }
 
     fn of(
@@ -326,13 +377,22 @@ impl Checker {
         if checked.kind == kind {
             return Ok(checked);
         }
-        Err(ExprError(format!("`{what}` needs {} here, not {}", kind.name(), checked.kind.name())))
+        Err(ExprError(format!(
+            "`{what}` needs {} here, not {}",
+            kind.name(),
+            checked.kind.name()
+        )))
     }
 }
 
 /// A checked node that says nothing about which facts are there.
 fn value(node: Node, kind: Kind) -> Checked {
-    Checked { node, kind, when_true: Present::default(), when_false: Present::default() }
+    Checked {
+        node,
+        kind,
+        when_true: Present::default(),
+        when_false: Present::default(),
+    }
 }
 
 /// An author's text in a message, cut.
@@ -341,12 +401,19 @@ fn cut(text: &str) -> String {
 }
 
 fn unavailable(name: &str) -> ExprError {
-    ExprError(format!("`{}` is not available here", cut(name.trim_matches('_'))))
+    ExprError(format!(
+        "`{}` is not available here",
+        cut(name.trim_matches('_'))
+    ))
 }
 
 fn unknown(name: &str) -> ExprError {
     let known: Vec<_> = FACTS.iter().map(|fact| fact.name).collect();
-    ExprError(format!("`{}` is unknown; rules name `facts.` and one of {}", cut(name), known.join(", ")))
+    ExprError(format!(
+        "`{}` is unknown; rules name `facts.` and one of {}",
+        cut(name),
+        known.join(", ")
+    ))
 }
 
 /// The fact that `operand.field` names; only `facts.<name>` names one.
@@ -367,15 +434,15 @@ fn constant(literal: &LiteralValue) -> Result<(Node, Kind), ExprError> {
         LiteralValue::String(text) if text.inner().len() <= TEXT_BYTES_MAX => {
             Ok((Node::Text(text.inner().to_owned()), Kind::Text))
         }
-        LiteralValue::String(_) => {
-            Err(ExprError(format!("a string has at most {TEXT_BYTES_MAX} bytes")))
-        }
-        LiteralValue::Double(_) => {
-            Err(ExprError("there are no floats: write amounts in minor units".into()))
-        }
-        LiteralValue::UInt(_) | LiteralValue::Bytes(_) | LiteralValue::Null => {
-            Err(ExprError("literals are whole numbers, strings, true and false".into()))
-        }
+        LiteralValue::String(_) => Err(ExprError(format!(
+            "a string has at most {TEXT_BYTES_MAX} bytes"
+        ))),
+        LiteralValue::Double(_) => Err(ExprError(
+            "there are no floats: write amounts in minor units".into(),
+        )),
+        LiteralValue::UInt(_) | LiteralValue::Bytes(_) | LiteralValue::Null => Err(ExprError(
+            "literals are whole numbers, strings, true and false".into(),
+        )),
     }
 }
 
@@ -432,20 +499,33 @@ fn scalar<'a>(node: &'a Node, facts: &'a Facts) -> Result<Value<'a>, EvalError> 
         },
         Node::Has(fact) => Value::Bool(facts.get(*fact).is_some()),
         Node::Not(operand) => Value::Bool(!truth(operand, facts)?),
-        Node::Negate(operand) => {
-            Value::Int(int(operand, facts)?.checked_neg().ok_or(EvalError::Overflow)?)
-        }
+        Node::Negate(operand) => Value::Int(
+            int(operand, facts)?
+                .checked_neg()
+                .ok_or(EvalError::Overflow)?,
+        ),
         Node::And(sides) => Value::Bool(truth(&sides[0], facts)? && truth(&sides[1], facts)?),
         Node::Or(sides) => Value::Bool(truth(&sides[0], facts)? || truth(&sides[1], facts)?),
         Node::If(parts) => {
-            return scalar(if truth(&parts[0], facts)? { &parts[1] } else { &parts[2] }, facts);
+            return scalar(
+                if truth(&parts[0], facts)? {
+                    &parts[1]
+                } else {
+                    &parts[2]
+                },
+                facts,
+            );
         }
-        Node::Compare(comparison, sides) => {
-            Value::Bool(compare(*comparison, scalar(&sides[0], facts)?, scalar(&sides[1], facts)?)?)
-        }
-        Node::Compute(arithmetic, sides) => {
-            Value::Int(compute(*arithmetic, int(&sides[0], facts)?, int(&sides[1], facts)?)?)
-        }
+        Node::Compare(comparison, sides) => Value::Bool(compare(
+            *comparison,
+            scalar(&sides[0], facts)?,
+            scalar(&sides[1], facts)?,
+        )?),
+        Node::Compute(arithmetic, sides) => Value::Int(compute(
+            *arithmetic,
+            int(&sides[0], facts)?,
+            int(&sides[1], facts)?,
+        )?),
         Node::In(sides) => Value::Bool(contains(&sides[1], scalar(&sides[0], facts)?, facts)?),
         Node::Search(search, sides) => {
             let (text, part) = (text(&sides[0], facts)?, text(&sides[1], facts)?);
@@ -522,12 +602,20 @@ fn contains(list: &Node, item: Value, facts: &Facts) -> Result<bool, EvalError> 
             }
             Ok(false)
         }
-        Node::If(parts) => {
-            contains(if truth(&parts[0], facts)? { &parts[1] } else { &parts[2] }, item, facts)
-        }
+        Node::If(parts) => contains(
+            if truth(&parts[0], facts)? {
+                &parts[1]
+            } else {
+                &parts[2]
+            },
+            item,
+            facts,
+        ),
         Node::Fact(fact) => match (facts.get(*fact), item) {
             (Some(FactValue::Ints(ints)), Value::Int(n)) => Ok(ints.contains(&n)),
-            (Some(FactValue::Texts(texts)), Value::Text(text)) => Ok(texts.iter().any(|t| t == text)),
+            (Some(FactValue::Texts(texts)), Value::Text(text)) => {
+                Ok(texts.iter().any(|t| t == text))
+            }
             _ => Err(EvalError::Type),
         },
         _ => Err(EvalError::Type),
@@ -539,7 +627,14 @@ fn size(of: &Node, facts: &Facts) -> Result<i64, EvalError> {
     let count = match of {
         Node::List(items) => items.len(),
         Node::If(parts) => {
-            return size(if truth(&parts[0], facts)? { &parts[1] } else { &parts[2] }, facts);
+            return size(
+                if truth(&parts[0], facts)? {
+                    &parts[1]
+                } else {
+                    &parts[2]
+                },
+                facts,
+            );
         }
         Node::Fact(fact) => match facts.get(*fact) {
             Some(FactValue::Ints(ints)) => ints.len(),

@@ -46,25 +46,62 @@ pub struct Fact {
 }
 
 const fn fact(name: &'static str, kind: Kind, about: &'static str) -> Fact {
-    Fact { name, kind, optional: false, about }
+    Fact {
+        name,
+        kind,
+        optional: false,
+        about,
+    }
 }
 
 /// The facts of a payment, as payment sends them.
 pub const FACTS: &[Fact] = &[
-    fact("amount_minor", Kind::Int, "minor units of the source currency"),
-    fact("amount_major", Kind::Int, "whole units of the source currency"),
-    fact("currency", Kind::Text, "ISO 4217 code of the source currency"),
-    fact("target_currency", Kind::Text, "ISO 4217 code of the payee's wallet"),
-    fact("cross_currency", Kind::Bool, "whether the currencies differ"),
+    fact(
+        "amount_minor",
+        Kind::Int,
+        "minor units of the source currency",
+    ),
+    fact(
+        "amount_major",
+        Kind::Int,
+        "whole units of the source currency",
+    ),
+    fact(
+        "currency",
+        Kind::Text,
+        "ISO 4217 code of the source currency",
+    ),
+    fact(
+        "target_currency",
+        Kind::Text,
+        "ISO 4217 code of the payee's wallet",
+    ),
+    fact(
+        "cross_currency",
+        Kind::Bool,
+        "whether the currencies differ",
+    ),
     Fact {
         name: "amount_eur_minor",
         kind: Kind::Int,
         optional: true,
         about: "the equivalent in euro cents, rounded up; absent when there is no rate",
     },
-    fact("payer_owner", Kind::Text, "subject that owns the payer's wallet"),
-    fact("payee_owner", Kind::Text, "subject that owns the payee's wallet"),
-    fact("same_owner", Kind::Bool, "whether one subject owns both wallets"),
+    fact(
+        "payer_owner",
+        Kind::Text,
+        "subject that owns the payer's wallet",
+    ),
+    fact(
+        "payee_owner",
+        Kind::Text,
+        "subject that owns the payee's wallet",
+    ),
+    fact(
+        "same_owner",
+        Kind::Bool,
+        "whether one subject owns both wallets",
+    ),
 ];
 
 /// The position of a fact in [`FACTS`].
@@ -120,20 +157,33 @@ impl Facts {
     /// # Errors
     /// [`FactError`] for the first that does not fit.
     pub fn read(object: &Map<String, Value>) -> Result<Facts, FactError> {
-        let error = |name: &str, fault: String| FactError { name: name.chars().take(64).collect(), fault };
+        let error = |name: &str, fault: String| FactError {
+            name: name.chars().take(64).collect(),
+            fault,
+        };
         if let Some(name) = object.keys().find(|name| position(name).is_none()) {
             let known: Vec<_> = FACTS.iter().map(|fact| fact.name).collect();
-            return Err(error(name, format!("there is no such fact; facts are {}", known.join(", "))));
+            return Err(error(
+                name,
+                format!("there is no such fact; facts are {}", known.join(", ")),
+            ));
         }
         let values = FACTS.iter().map(|fact| match object.get(fact.name) {
             // JSON null is how a caller without an optional field says that it is absent.
             None | Some(Value::Null) if fact.optional => Ok(None),
-            None => Err(error(fact.name, format!("the fact `{}` is missing", fact.name))),
+            None => Err(error(
+                fact.name,
+                format!("the fact `{}` is missing", fact.name),
+            )),
             Some(value) => match typed(value, fact.kind) {
                 Some(value) => Ok(Some(value)),
                 None => Err(error(
                     fact.name,
-                    format!("the fact `{}` is one {} within the limits, not this", fact.name, fact.kind.name()),
+                    format!(
+                        "the fact `{}` is one {} within the limits, not this",
+                        fact.name,
+                        fact.kind.name()
+                    ),
                 )),
             },
         });
@@ -148,14 +198,29 @@ impl Facts {
 
 fn typed(value: &Value, kind: Kind) -> Option<FactValue> {
     let text = |value: &Value| {
-        value.as_str().filter(|text| text.len() <= TEXT_BYTES_MAX).map(str::to_owned)
+        value
+            .as_str()
+            .filter(|text| text.len() <= TEXT_BYTES_MAX)
+            .map(str::to_owned)
     };
-    let items = || value.as_array().filter(|items| items.len() <= LIST_ITEMS_MAX);
+    let items = || {
+        value
+            .as_array()
+            .filter(|items| items.len() <= LIST_ITEMS_MAX)
+    };
     match kind {
         Kind::Int => value.as_i64().map(FactValue::Int),
         Kind::Text => text(value).map(FactValue::Text),
         Kind::Bool => value.as_bool().map(FactValue::Bool),
-        Kind::Texts => items()?.iter().map(text).collect::<Option<_>>().map(FactValue::Texts),
-        Kind::Ints => items()?.iter().map(Value::as_i64).collect::<Option<_>>().map(FactValue::Ints),
+        Kind::Texts => items()?
+            .iter()
+            .map(text)
+            .collect::<Option<_>>()
+            .map(FactValue::Texts),
+        Kind::Ints => items()?
+            .iter()
+            .map(Value::as_i64)
+            .collect::<Option<_>>()
+            .map(FactValue::Ints),
     }
 }

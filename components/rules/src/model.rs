@@ -13,7 +13,9 @@ use utoipa::ToSchema;
 use crate::{
     expr::{Condition, EvalError},
     facts::{FACTS, Facts},
-    limits::{DESCRIPTION_BYTES_MAX, NAME_BYTES_MAX, NODES_MAX, REASONS_MAX, RULES_MAX, WEIGHT_MAX},
+    limits::{
+        DESCRIPTION_BYTES_MAX, NAME_BYTES_MAX, NODES_MAX, REASONS_MAX, RULES_MAX, WEIGHT_MAX,
+    },
 };
 
 /// What a rule asks for, mildest first.
@@ -112,7 +114,10 @@ impl RuleSet {
     pub fn compile(rules: Vec<Rule>) -> Result<RuleSet, SetError> {
         let error = |param: String, fault: String| SetError { param, fault };
         if rules.is_empty() || rules.len() > RULES_MAX {
-            return Err(error("/rules".into(), format!("a rule set has 1 to {RULES_MAX} rules")));
+            return Err(error(
+                "/rules".into(),
+                format!("a rule set has 1 to {RULES_MAX} rules"),
+            ));
         }
         let mut ids = std::collections::BTreeSet::new();
         let mut nodes = 0;
@@ -120,13 +125,22 @@ impl RuleSet {
         for (at, rule) in rules.into_iter().enumerate() {
             let at = |field: &str| format!("/rules/{at}/{field}");
             if !is_name(&rule.id) {
-                return Err(error(at("id"), format!("an id is 1 to {NAME_BYTES_MAX} of a-z, 0-9, `_`, `-` and `.`")));
+                return Err(error(
+                    at("id"),
+                    format!("an id is 1 to {NAME_BYTES_MAX} of a-z, 0-9, `_`, `-` and `.`"),
+                ));
             }
             if !ids.insert(rule.id.clone()) {
-                return Err(error(at("id"), format!("the id `{}` is used twice", rule.id)));
+                return Err(error(
+                    at("id"),
+                    format!("the id `{}` is used twice", rule.id),
+                ));
             }
             if rule.description.len() > DESCRIPTION_BYTES_MAX {
-                return Err(error(at("description"), format!("at most {DESCRIPTION_BYTES_MAX} bytes")));
+                return Err(error(
+                    at("description"),
+                    format!("at most {DESCRIPTION_BYTES_MAX} bytes"),
+                ));
             }
             let reasons = rule.reason_codes.len() <= REASONS_MAX
                 && rule.reason_codes.iter().all(|code| is_name(code));
@@ -137,13 +151,19 @@ impl RuleSet {
                 return Err(error(at("reason_codes"), fault));
             }
             if !(0..=WEIGHT_MAX).contains(&rule.weight) {
-                return Err(error(at("weight"), format!("a weight is 0 to {WEIGHT_MAX}")));
+                return Err(error(
+                    at("weight"),
+                    format!("a weight is 0 to {WEIGHT_MAX}"),
+                ));
             }
             let condition = Condition::compile(&rule.when)
                 .map_err(|e| error(at("when"), format!("rule `{}`: {e}", rule.id)))?;
             nodes += condition.nodes();
             if nodes > NODES_MAX {
-                return Err(error(at("when"), format!("the set has more than {NODES_MAX} steps")));
+                return Err(error(
+                    at("when"),
+                    format!("the set has more than {NODES_MAX} steps"),
+                ));
             }
             compiled.push((rule, condition));
         }
@@ -164,14 +184,19 @@ impl RuleSet {
         let mut matched: Vec<&(Rule, Condition)> = Vec::new();
         for entry in &self.rules {
             let (rule, condition) = entry;
-            let holds = condition
-                .holds(facts)
-                .map_err(|error| RuleError { rule: rule.id.clone(), error })?;
+            let holds = condition.holds(facts).map_err(|error| RuleError {
+                rule: rule.id.clone(),
+                error,
+            })?;
             if holds {
                 matched.push(entry);
             }
         }
-        let outcome = matched.iter().map(|(rule, _)| rule.outcome).max().unwrap_or(Outcome::Approve);
+        let outcome = matched
+            .iter()
+            .map(|(rule, _)| rule.outcome)
+            .max()
+            .unwrap_or(Outcome::Approve);
         let mut reason_codes: Vec<String> = Vec::new();
         for (rule, _) in matched.iter().filter(|(rule, _)| rule.outcome == outcome) {
             for code in &rule.reason_codes {
@@ -185,7 +210,10 @@ impl RuleSet {
             reason_codes,
             // At most RULES_MAX weights of at most WEIGHT_MAX each.
             score: matched.iter().map(|(rule, _)| rule.weight).sum(),
-            matched: matched.into_iter().map(|(rule, condition)| explain(rule, condition, facts)).collect(),
+            matched: matched
+                .into_iter()
+                .map(|(rule, condition)| explain(rule, condition, facts))
+                .collect(),
         })
     }
 }
@@ -205,5 +233,7 @@ fn explain(rule: &Rule, condition: &Condition, facts: &Facts) -> Match {
 
 fn is_name(text: &str) -> bool {
     (1..=NAME_BYTES_MAX).contains(&text.len())
-        && text.bytes().all(|b| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'_' | b'-' | b'.'))
+        && text
+            .bytes()
+            .all(|b| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'_' | b'-' | b'.'))
 }

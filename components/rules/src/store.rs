@@ -16,10 +16,19 @@ pub struct Active {
 /// The newest activation.
 pub async fn active(db: &Db) -> Result<Option<Active>, DbError> {
     let rows = db
-        .query("SELECT seq, version, activated_at FROM activations ORDER BY seq DESC LIMIT 1", params![])
+        .query(
+            "SELECT seq, version, activated_at FROM activations ORDER BY seq DESC LIMIT 1",
+            params![],
+        )
         .await?;
     rows.first()
-        .map(|row| Ok(Active { seq: row.int(0)?, version: row.int(1)?, activated_at: row.int(2)? }))
+        .map(|row| {
+            Ok(Active {
+                seq: row.int(0)?,
+                version: row.int(1)?,
+                activated_at: row.int(2)?,
+            })
+        })
         .transpose()
 }
 
@@ -61,7 +70,9 @@ pub async fn version(db: &Db, version: i64) -> Result<Option<SetRow>, DbError> {
 
 /// The newest version's number, 0 when there is none.
 pub async fn newest(db: &Db) -> Result<i64, DbError> {
-    let rows = db.query("SELECT COALESCE(MAX(version), 0) FROM rule_sets", params![]).await?;
+    let rows = db
+        .query("SELECT COALESCE(MAX(version), 0) FROM rule_sets", params![])
+        .await?;
     rows.first().map_or(Ok(0), |row| row.int(0))
 }
 
@@ -83,7 +94,13 @@ pub fn insert(batch: &mut Batch, set: &SetRow) {
         "rule_sets",
         "INSERT INTO rule_sets (version, description, rules, created_at, created_by)
          VALUES ($1, $2, $3, $4, $5) ON CONFLICT (version) DO NOTHING",
-        params![set.version, &set.description, &set.rules, set.created_at, &set.created_by],
+        params![
+            set.version,
+            &set.description,
+            &set.rules,
+            set.created_at,
+            &set.created_by
+        ],
         Expect::Rows(1),
     );
 }

@@ -23,7 +23,9 @@ fn facts(changes: Value) -> Facts {
 }
 
 fn holds(source: &str, facts: &Facts) -> Result<bool, EvalError> {
-    Condition::compile(source).unwrap_or_else(|e| panic!("{source}: {e}")).holds(facts)
+    Condition::compile(source)
+        .unwrap_or_else(|e| panic!("{source}: {e}"))
+        .holds(facts)
 }
 
 #[test]
@@ -33,25 +35,49 @@ fn conditions_say_what_they_say_in_cel() {
         ("true", true),
         ("facts.amount_minor == 3333", true),
         ("facts.amount_minor != 3333", false),
-        ("facts.amount_minor > 3332 && facts.amount_minor < 3334", true),
-        ("facts.amount_minor >= 3333 && facts.amount_minor <= 3333", true),
+        (
+            "facts.amount_minor > 3332 && facts.amount_minor < 3334",
+            true,
+        ),
+        (
+            "facts.amount_minor >= 3333 && facts.amount_minor <= 3333",
+            true,
+        ),
         ("facts.amount_minor - 1 == 2 * 1666", true),
-        ("facts.amount_minor / 10 == 333 && facts.amount_minor % 10 == 3", true),
+        (
+            "facts.amount_minor / 10 == 333 && facts.amount_minor % 10 == 3",
+            true,
+        ),
         ("-facts.amount_minor < -3000", true),
         ("-7 / 2 == -3 && -7 % 2 == -1", true),
         ("1 + 2 * 3 == 7", true),
-        ("facts.currency == 'EUR' && facts.target_currency == \"USD\"", true),
-        ("facts.currency in ['USD', 'GBP'] || facts.target_currency in ['USD']", true),
+        (
+            "facts.currency == 'EUR' && facts.target_currency == \"USD\"",
+            true,
+        ),
+        (
+            "facts.currency in ['USD', 'GBP'] || facts.target_currency in ['USD']",
+            true,
+        ),
         ("facts.amount_major in [1, 33]", true),
         ("!(facts.currency in ['USD'])", true),
         ("facts.cross_currency && !facts.same_owner", true),
         ("facts.cross_currency == true", true),
-        ("facts.payer_owner.startsWith('usr_') && facts.payer_owner.endsWith('_a')", true),
+        (
+            "facts.payer_owner.startsWith('usr_') && facts.payer_owner.endsWith('_a')",
+            true,
+        ),
         ("facts.payer_owner.contains('sr')", true),
-        ("size(facts.currency) == 3 && facts.currency.size() == 3", true),
+        (
+            "size(facts.currency) == 3 && facts.currency.size() == 3",
+            true,
+        ),
         ("size(['a', 'b']) == 2", true),
         ("facts.currency < 'FFF'", true),
-        ("has(facts.amount_eur_minor) ? facts.amount_eur_minor > 1 : false", true),
+        (
+            "has(facts.amount_eur_minor) ? facts.amount_eur_minor > 1 : false",
+            true,
+        ),
         ("false && 1 / 0 == 1", false),
     ] {
         assert_eq!(holds(source, &here), Ok(expected), "{source}");
@@ -67,8 +93,14 @@ fn what_cannot_be_computed_is_an_error_and_nothing_absorbs_it() {
         ("-facts.amount_minor - 2 < 0", EvalError::Overflow),
         // In CEL itself these two are true.
         ("facts.amount_minor + 1 > 0 || true", EvalError::Overflow),
-        ("facts.amount_minor * facts.amount_minor > 0 || facts.cross_currency", EvalError::Overflow),
-        ("facts.amount_minor / (facts.amount_major - 33) > 0", EvalError::DivisionByZero),
+        (
+            "facts.amount_minor * facts.amount_minor > 0 || facts.cross_currency",
+            EvalError::Overflow,
+        ),
+        (
+            "facts.amount_minor / (facts.amount_major - 33) > 0",
+            EvalError::DivisionByZero,
+        ),
         ("facts.amount_minor % 0 == 0", EvalError::DivisionByZero),
     ] {
         assert_eq!(holds(source, &here), Err(error), "{source}");
@@ -81,15 +113,24 @@ fn unknown_names_wrong_types_and_loops_are_refused_when_a_rule_is_stored() {
         ("", "empty"),
         ("facts.amount", "`facts.amount` is unknown"),
         ("amount_minor > 1", "`amount_minor` is unknown"),
-        ("request.amount_minor > 1", "`request.amount_minor` is unknown"),
+        (
+            "request.amount_minor > 1",
+            "`request.amount_minor` is unknown",
+        ),
         ("has(facts.nothing)", "`facts.nothing` is unknown"),
         ("facts.amount_minor.x > 1", "unknown"),
         ("facts['amount_minor'] > 1", "not available"),
         ("facts.amount_minor", "a rule needs true or false"),
-        ("facts.amount_minor && true", "`&&` needs bool here, not int"),
+        (
+            "facts.amount_minor && true",
+            "`&&` needs bool here, not int",
+        ),
         ("facts.currency > 5", "needs string here, not int"),
         ("facts.amount_minor == '5'", "needs int here, not string"),
-        ("facts.currency + 'x' == 'EURx'", "`+` needs int here, not string"),
+        (
+            "facts.currency + 'x' == 'EURx'",
+            "`+` needs int here, not string",
+        ),
         ("facts.cross_currency > false", "does not compare bool"),
         ("facts.amount_minor > 1.5", "no floats"),
         ("facts.amount_minor > 1u", "literals are"),
@@ -103,13 +144,19 @@ fn unknown_names_wrong_types_and_loops_are_refused_when_a_rule_is_stored() {
         ("size(['a'].map(x, x)) == 1", "no loops"),
         ("matches(facts.currency, '.*')", "not available"),
         ("facts.currency.matches('.*')", "not available"),
-        ("timestamp('2026-10-30T00:00:00Z') > timestamp('2026-10-29T00:00:00Z')", "not available"),
+        (
+            "timestamp('2026-10-30T00:00:00Z') > timestamp('2026-10-29T00:00:00Z')",
+            "not available",
+        ),
         ("facts.amount_minor > 9223372036854775808", ""),
         ("facts.amount_minor >", ""),
         ("facts.amount_minor = 1", ""),
         ("true true", ""),
     ] {
-        let error = Condition::compile(source).map(|_| ()).expect_err(source).to_string();
+        let error = Condition::compile(source)
+            .map(|_| ())
+            .expect_err(source)
+            .to_string();
         assert!(error.contains(said), "{source}: {error}");
     }
 }
@@ -137,8 +184,20 @@ fn a_fact_that_may_be_absent_is_tested_before_it_is_used() {
         assert!(error.contains("may be absent"), "{source}: {error}");
     }
     let absent = facts(json!({"amount_eur_minor": null}));
-    assert_eq!(holds("has(facts.amount_eur_minor) && facts.amount_eur_minor > 1", &absent), Ok(false));
-    assert_eq!(holds("!has(facts.amount_eur_minor) && facts.amount_major > 1", &absent), Ok(true));
+    assert_eq!(
+        holds(
+            "has(facts.amount_eur_minor) && facts.amount_eur_minor > 1",
+            &absent
+        ),
+        Ok(false)
+    );
+    assert_eq!(
+        holds(
+            "!has(facts.amount_eur_minor) && facts.amount_major > 1",
+            &absent
+        ),
+        Ok(true)
+    );
 }
 
 #[test]
@@ -146,8 +205,20 @@ fn size_and_depth_are_bounded() {
     let wide = vec!["facts.amount_minor > 1"; 70].join(" && ");
     assert!(Condition::compile(&wide).is_ok());
     let long = vec!["facts.amount_minor > 1"; 200].join(" && ");
-    assert!(Condition::compile(&long).unwrap_err().to_string().contains("longer"));
-    for (open, close) in [("(", ")"), ("[", "]"), ("!", ""), ("-", ""), ("!(", ")"), ("size([", "])")] {
+    assert!(
+        Condition::compile(&long)
+            .unwrap_err()
+            .to_string()
+            .contains("longer")
+    );
+    for (open, close) in [
+        ("(", ")"),
+        ("[", "]"),
+        ("!", ""),
+        ("-", ""),
+        ("!(", ")"),
+        ("size([", "])"),
+    ] {
         let deep = format!("{}true{}", open.repeat(300), close.repeat(300));
         let _ = Condition::compile(&deep);
     }
@@ -180,7 +251,11 @@ fn facts_are_complete_known_and_typed() {
         ("amount_eur_minor", json!(true)),
         ("colour", json!("red")),
     ] {
-        assert_eq!(whole((name, value.clone())).unwrap_err().name, name, "{name} = {value}");
+        assert_eq!(
+            whole((name, value.clone())).unwrap_err().name,
+            name,
+            "{name} = {value}"
+        );
     }
 }
 
@@ -192,8 +267,12 @@ fn number() -> impl Strategy<Value = (String, Option<i128>)> {
         Just(("facts.amount_major".to_owned(), Some(33))),
     ];
     leaf.prop_recursive(3, 12, 2, |inner| {
-        (inner.clone(), prop_oneof![Just('+'), Just('-'), Just('*'), Just('/'), Just('%')], inner).prop_map(
-            |((left, a), op, (right, b))| {
+        (
+            inner.clone(),
+            prop_oneof![Just('+'), Just('-'), Just('*'), Just('/'), Just('%')],
+            inner,
+        )
+            .prop_map(|((left, a), op, (right, b))| {
                 let fits = |n: i128| i64::try_from(n).ok().map(i128::from);
                 let value = a.zip(b).and_then(|(a, b)| match op {
                     '+' => fits(a + b),
@@ -203,8 +282,7 @@ fn number() -> impl Strategy<Value = (String, Option<i128>)> {
                     _ => a.checked_rem(b).and_then(fits),
                 });
                 (format!("({left} {op} {right})"), value)
-            },
-        )
+            })
     })
 }
 

@@ -8,5 +8,8 @@ fn the_checked_in_openapi_document_is_what_the_code_serves() {
         std::fs::write(path, &served).unwrap();
     }
     let checked_in = std::fs::read_to_string(path).unwrap_or_default();
-    assert!(checked_in == served, "openapi.json differs: run the test with UPDATE_OPENAPI=1");
+    assert!(
+        checked_in == served,
+        "openapi.json differs: run the test with UPDATE_OPENAPI=1"
+    );
 }

@@ -35,21 +35,49 @@ impl Platform {
     pub fn start(service: &'static Service, migration: &str, callers: &[&'static str]) -> Platform {
         let folder = tempfile::tempdir().unwrap();
         let database = folder.path().join("service.db");
-        rusqlite::Connection::open(&database).unwrap().execute_batch(migration).unwrap();
+        rusqlite::Connection::open(&database)
+            .unwrap()
+            .execute_batch(migration)
+            .unwrap();
         config::set("database_url", &format!("sqlite:{}", database.display()));
         let names: Vec<&str> = callers.iter().copied().chain([service.name]).collect();
-        let secrets: BTreeMap<String, [u8; 32]> =
-            names.iter().zip(1u8..).map(|(name, byte)| ((*name).into(), [byte; 32])).collect();
+        let secrets: BTreeMap<String, [u8; 32]> = names
+            .iter()
+            .zip(1u8..)
+            .map(|(name, byte)| ((*name).into(), [byte; 32]))
+            .collect();
         let all: Vec<String> = names.iter().map(|n| (*n).to_owned()).collect();
         let own = Keyring::build(service.name, &[], &secrets);
         config::set("keyring", &own.encode());
-        let rings = callers.iter().map(|c| (*c, Keyring::build(c, &all, &secrets))).collect();
-        Platform { service, rings, database, _folder: folder }
+        let rings = callers
+            .iter()
+            .map(|c| (*c, Keyring::build(c, &all, &secrets)))
+            .collect();
+        Platform {
+            service,
+            rings,
+            database,
+            _folder: folder,
+        }
     }
 
     /// Calls through the gateway as a person.
-    pub async fn call(&self, who: &Identity, method: &str, path: &str, body: Option<Value>) -> Reply {
-        self.send("gateway", who, method, path, body.map(|b| b.to_string()), None).await
+    pub async fn call(
+        &self,
+        who: &Identity,
+        method: &str,
+        path: &str,
+        body: Option<Value>,
+    ) -> Reply {
+        self.send(
+            "gateway",
+            who,
+            method,
+            path,
+            body.map(|b| b.to_string()),
+            None,
+        )
+        .await
     }
 
     pub async fn send(
@@ -61,7 +89,9 @@ impl Platform {
         body: Option<String>,
         key: Option<&str>,
     ) -> Reply {
-        let mut request = self.request(caller, who, method, path).header("content-type", "application/json");
+        let mut request = self
+            .request(caller, who, method, path)
+            .header("content-type", "application/json");
         if let Some(key) = key {
             request = request.header("idempotency-key", key);
         }
@@ -69,12 +99,31 @@ impl Platform {
     }
 
     /// Posts a body of another media type.
-    pub async fn send_as(&self, caller: &str, who: &Identity, path: &str, media: &str, body: String) -> Reply {
-        self.answer(self.request(caller, who, "POST", path).header("content-type", media), body).await
+    pub async fn send_as(
+        &self,
+        caller: &str,
+        who: &Identity,
+        path: &str,
+        media: &str,
+        body: String,
+    ) -> Reply {
+        self.answer(
+            self.request(caller, who, "POST", path)
+                .header("content-type", media),
+            body,
+        )
+        .await
     }
 
-    fn request(&self, caller: &str, who: &Identity, method: &str, path: &str) -> http::request::Builder {
-        let token = service_token::mint(&self.rings[caller], caller, self.service.name, who, "r").unwrap();
+    fn request(
+        &self,
+        caller: &str,
+        who: &Identity,
+        method: &str,
+        path: &str,
+    ) -> http::request::Builder {
+        let token =
+            service_token::mint(&self.rings[caller], caller, self.service.name, who, "r").unwrap();
         http::Request::builder()
             .method(method)
             .uri(path)
@@ -88,7 +137,11 @@ impl Platform {
         let replayed = response.headers().contains_key("idempotency-replayed");
         let bytes = response.into_body().collect().await.unwrap().to_bytes();
         let body = serde_json::from_slice(&bytes).unwrap_or(Value::Null);
-        Reply { status, body, replayed }
+        Reply {
+            status,
+            body,
+            replayed,
+        }
     }
 
     /// Rows of a query as JSON-ish text, to look at what was stored.
@@ -102,7 +155,9 @@ impl Platform {
                     .map(|i| {
                         Ok(match row.get_ref(i)? {
                             rusqlite::types::ValueRef::Integer(n) => n.to_string(),
-                            rusqlite::types::ValueRef::Text(t) => String::from_utf8_lossy(t).into_owned(),
+                            rusqlite::types::ValueRef::Text(t) => {
+                                String::from_utf8_lossy(t).into_owned()
+                            }
                             _ => "null".into(),
                         })
                     })
