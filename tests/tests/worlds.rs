@@ -75,7 +75,9 @@ impl Surface {
     }
 
     fn calls(&self, name: &str) -> bool {
-        self.imports.iter().any(|import| import.callable && import.name == name)
+        self.imports
+            .iter()
+            .any(|import| import.callable && import.name == name)
     }
 }
 
@@ -83,7 +85,9 @@ fn interface(resolve: &Resolve, key: &WorldKey, item: &WorldItem) -> Result<Inte
     let full = resolve.name_world_key(key);
     let (name, version) = match full.rsplit_once('@') {
         Some((name, version)) => {
-            let version = version.parse().with_context(|| format!("version of {full}"))?;
+            let version = version
+                .parse()
+                .with_context(|| format!("version of {full}"))?;
             (name, Some(version))
         }
         None => (full.as_str(), None),
@@ -93,7 +97,11 @@ fn interface(resolve: &Resolve, key: &WorldKey, item: &WorldItem) -> Result<Inte
         WorldItem::Function(_) => true,
         WorldItem::Type { .. } => false,
     };
-    Ok(Interface { name: name.to_owned(), version, callable })
+    Ok(Interface {
+        name: name.to_owned(),
+        version,
+        callable,
+    })
 }
 
 /// Where the component is not of its world, as sentences.
@@ -103,20 +111,26 @@ fn breaks_its_world(id: &str, surface: &Surface, world: &str, allowed: &Surface)
         if allowed.imports.iter().any(|offered| offered.serves(import)) {
             continue;
         }
-        faults.push(if import.name.starts_with("wasi:") || import.name.starts_with("spin:") {
-            format!("{id} imports {import}, which the world `{world}` does not offer")
-        } else {
-            format!("{id} imports {import}: only WASI and Spin interfaces exist on every host")
-        });
+        faults.push(
+            if import.name.starts_with("wasi:") || import.name.starts_with("spin:") {
+                format!("{id} imports {import}, which the world `{world}` does not offer")
+            } else {
+                format!("{id} imports {import}: only WASI and Spin interfaces exist on every host")
+            },
+        );
     }
     for export in &allowed.exports {
         if !surface.exports.iter().any(|given| given.is(export)) {
-            faults.push(format!("{id} does not export {export}, which `{world}` demands"));
+            faults.push(format!(
+                "{id} does not export {export}, which `{world}` demands"
+            ));
         }
     }
     for export in &surface.exports {
         if !allowed.exports.iter().any(|wanted| wanted.is(export)) {
-            faults.push(format!("{id} exports {export}, which `{world}` does not have"));
+            faults.push(format!(
+                "{id} exports {export}, which `{world}` does not have"
+            ));
         }
     }
     faults
@@ -128,7 +142,12 @@ fn breaks_its_permissions(id: &str, surface: &Surface, component: &Component) ->
         .allowed_outbound_hosts
         .iter()
         .map(|host| host.to_string())
-        .map(|host| (host.split("://").next().unwrap_or_default().to_owned(), host))
+        .map(|host| {
+            (
+                host.split("://").next().unwrap_or_default().to_owned(),
+                host,
+            )
+        })
         .collect();
     let schemes: BTreeSet<&str> = hosts.iter().map(|(scheme, _)| scheme.as_str()).collect();
     let http = schemes.contains("http") || schemes.contains("https");
@@ -139,7 +158,11 @@ fn breaks_its_permissions(id: &str, surface: &Surface, component: &Component) ->
             http,
             "http hosts in allowed_outbound_hosts",
         ),
-        (vec!["spin:redis/redis"], redis, "redis hosts in allowed_outbound_hosts"),
+        (
+            vec!["spin:redis/redis"],
+            redis,
+            "redis hosts in allowed_outbound_hosts",
+        ),
         (
             vec!["spin:sqlite/sqlite"],
             !component.sqlite_databases.is_empty(),
@@ -177,14 +200,20 @@ fn breaks_its_permissions(id: &str, surface: &Surface, component: &Component) ->
             ));
         }
         if host.contains('*') {
-            faults.push(format!("spin.toml lets {id} reach {host}: a `*` names no host"));
+            faults.push(format!(
+                "spin.toml lets {id} reach {host}: a `*` names no host"
+            ));
         }
     }
     if !component.files.is_empty() {
-        faults.push(format!("spin.toml mounts files into {id}: compile tables in instead"));
+        faults.push(format!(
+            "spin.toml mounts files into {id}: compile tables in instead"
+        ));
     }
     if !component.ai_models.is_empty() {
-        faults.push(format!("spin.toml gives {id} ai_models, for which its world has no interface"));
+        faults.push(format!(
+            "spin.toml gives {id} ai_models, for which its world has no interface"
+        ));
     }
     faults
 }
@@ -220,7 +249,9 @@ fn repository() -> PathBuf {
 
 fn worlds(folder: &str) -> Result<Resolve> {
     let mut resolve = Resolve::default();
-    resolve.push_dir(repository().join(folder)).context(folder.to_owned())?;
+    resolve
+        .push_dir(repository().join(folder))
+        .context(folder.to_owned())?;
     Ok(resolve)
 }
 
@@ -234,7 +265,10 @@ fn world(resolve: &Resolve, name: &str) -> Result<Surface> {
 }
 
 fn built(component: &Component) -> Result<Surface> {
-    let source = component.source.path().context("its source is not a file")?;
+    let source = component
+        .source
+        .path()
+        .context("its source is not a file")?;
     let bytes = std::fs::read(repository().join(source))
         .with_context(|| format!("{} is not built: run tools/build", source.display()))?;
     match wit_component::decode(&bytes).with_context(|| source.display().to_string())? {
@@ -249,29 +283,49 @@ fn every_component_keeps_to_its_world_and_its_permissions() -> Result<()> {
     let resolve = worlds("wit")?;
     let (claims, mut faults) = claimed_worlds(&manifest);
     for (id, component) in &manifest.components {
-        let Some(claim) = claims.get(id.as_str()) else { continue };
+        let Some(claim) = claims.get(id.as_str()) else {
+            continue;
+        };
         match built(component) {
             Ok(surface) => {
-                faults.extend(breaks_its_world(id, &surface, claim, &world(&resolve, claim)?));
+                faults.extend(breaks_its_world(
+                    id,
+                    &surface,
+                    claim,
+                    &world(&resolve, claim)?,
+                ));
                 faults.extend(breaks_its_permissions(id, &surface, component));
             }
             Err(error) => faults.push(format!("{id}: {error:#}")),
         }
     }
-    assert!(faults.is_empty(), "{} faults:\n{}", faults.len(), faults.join("\n"));
+    assert!(
+        faults.is_empty(),
+        "{} faults:\n{}",
+        faults.len(),
+        faults.join("\n")
+    );
     Ok(())
 }
 
 #[test]
 fn the_risk_interfaces_are_valid_and_need_nothing_of_a_host() -> Result<()> {
     let resolve = worlds("wit/risk")?;
-    for (name, exported) in
-        [("scorer-plugin", "innover:risk/scorer"), ("rules-plugin", "innover:risk/rules")]
-    {
+    for (name, exported) in [
+        ("scorer-plugin", "innover:risk/scorer"),
+        ("rules-plugin", "innover:risk/rules"),
+    ] {
         let surface = world(&resolve, name)?;
-        let exports: Vec<_> = surface.exports.iter().map(|export| export.name.as_str()).collect();
+        let exports: Vec<_> = surface
+            .exports
+            .iter()
+            .map(|export| export.name.as_str())
+            .collect();
         assert_eq!(exports, [exported]);
-        assert!(surface.imports.iter().all(|import| !import.callable), "{name} calls nobody");
+        assert!(
+            surface.imports.iter().all(|import| !import.callable),
+            "{name} calls nobody"
+        );
     }
     Ok(())
 }
@@ -299,14 +353,21 @@ fn faults_of(items: &str, keys: &str) -> Result<Vec<String>> {
         "#
     ))?;
     let mut faults = breaks_its_world("made", &surface, "service", &world(&resolve, "service")?);
-    faults.extend(breaks_its_permissions("made", &surface, &manifest.components["made"]));
+    faults.extend(breaks_its_permissions(
+        "made",
+        &surface,
+        &manifest.components["made"],
+    ));
     Ok(faults)
 }
 
 #[test]
 fn a_service_without_an_http_handler_is_refused() -> Result<()> {
     let faults = faults_of("", "")?;
-    assert_eq!(faults, ["made does not export wasi:http/handler@0.3.0, which `service` demands"]);
+    assert_eq!(
+        faults,
+        ["made does not export wasi:http/handler@0.3.0, which `service` demands"]
+    );
     Ok(())
 }
 
@@ -314,12 +375,30 @@ fn a_service_without_an_http_handler_is_refused() -> Result<()> {
 fn what_fits_is_accepted() -> Result<()> {
     for (items, keys) in [
         ("", ""),
-        ("import wasi:cli/stdin@0.2.12; import wasi:http/types@0.3.0;", ""),
-        ("import spin:sqlite/sqlite@3.1.0;", r#"sqlite_databases = ["a"]"#),
-        ("import spin:key-value/key-value@3.0.0;", r#"key_value_stores = ["a"]"#),
-        ("import spin:variables/variables@3.0.0;", r#"variables = { v = "{{ v }}" }"#),
-        ("import wasi:http/client@0.3.0;", r#"allowed_outbound_hosts = ["https://a.example"]"#),
-        ("import spin:redis/redis@3.0.0;", r#"allowed_outbound_hosts = ["redis://{{ v }}"]"#),
+        (
+            "import wasi:cli/stdin@0.2.12; import wasi:http/types@0.3.0;",
+            "",
+        ),
+        (
+            "import spin:sqlite/sqlite@3.1.0;",
+            r#"sqlite_databases = ["a"]"#,
+        ),
+        (
+            "import spin:key-value/key-value@3.0.0;",
+            r#"key_value_stores = ["a"]"#,
+        ),
+        (
+            "import spin:variables/variables@3.0.0;",
+            r#"variables = { v = "{{ v }}" }"#,
+        ),
+        (
+            "import wasi:http/client@0.3.0;",
+            r#"allowed_outbound_hosts = ["https://a.example"]"#,
+        ),
+        (
+            "import spin:redis/redis@3.0.0;",
+            r#"allowed_outbound_hosts = ["redis://{{ v }}"]"#,
+        ),
     ] {
         let faults = faults_of(&format!("export wasi:http/handler@0.3.0; {items}"), keys)?;
         assert!(faults.is_empty(), "{items} with {keys}: {faults:?}");
@@ -330,19 +409,71 @@ fn what_fits_is_accepted() -> Result<()> {
 #[test]
 fn what_does_not_fit_is_named_with_component_and_interface() -> Result<()> {
     for (items, keys, said) in [
-        ("import wasi:sockets/types@0.3.0;", "", "made imports wasi:sockets/types@0.3.0, which"),
-        ("import private: interface { peek: func(); }", "", "made imports private: only"),
-        ("export extra: interface { peek: func(); }", "", "made exports extra, which"),
-        ("import spin:sqlite/sqlite@3.1.0;", "", "imports spin:sqlite/sqlite, but spin.toml gives"),
-        ("", r#"sqlite_databases = ["a"]"#, "gives made sqlite_databases, but"),
-        ("import spin:key-value/key-value@3.0.0;", "", "gives it no key_value_stores"),
-        ("", r#"key_value_stores = ["a"]"#, "not import spin:key-value/key-value"),
-        ("import spin:variables/variables@3.0.0;", "", "gives it no variables"),
-        ("", r#"variables = { v = "{{ v }}" }"#, "not import spin:variables/variables"),
-        ("import wasi:http/client@0.3.0;", "", "gives it no http hosts"),
-        ("", r#"allowed_outbound_hosts = ["https://a.example"]"#, "not import wasi:http/client"),
-        ("import spin:redis/redis@3.0.0;", "", "gives it no redis hosts"),
-        ("", r#"allowed_outbound_hosts = ["redis://{{ v }}"]"#, "not import spin:redis/redis"),
+        (
+            "import wasi:sockets/types@0.3.0;",
+            "",
+            "made imports wasi:sockets/types@0.3.0, which",
+        ),
+        (
+            "import private: interface { peek: func(); }",
+            "",
+            "made imports private: only",
+        ),
+        (
+            "export extra: interface { peek: func(); }",
+            "",
+            "made exports extra, which",
+        ),
+        (
+            "import spin:sqlite/sqlite@3.1.0;",
+            "",
+            "imports spin:sqlite/sqlite, but spin.toml gives",
+        ),
+        (
+            "",
+            r#"sqlite_databases = ["a"]"#,
+            "gives made sqlite_databases, but",
+        ),
+        (
+            "import spin:key-value/key-value@3.0.0;",
+            "",
+            "gives it no key_value_stores",
+        ),
+        (
+            "",
+            r#"key_value_stores = ["a"]"#,
+            "not import spin:key-value/key-value",
+        ),
+        (
+            "import spin:variables/variables@3.0.0;",
+            "",
+            "gives it no variables",
+        ),
+        (
+            "",
+            r#"variables = { v = "{{ v }}" }"#,
+            "not import spin:variables/variables",
+        ),
+        (
+            "import wasi:http/client@0.3.0;",
+            "",
+            "gives it no http hosts",
+        ),
+        (
+            "",
+            r#"allowed_outbound_hosts = ["https://a.example"]"#,
+            "not import wasi:http/client",
+        ),
+        (
+            "import spin:redis/redis@3.0.0;",
+            "",
+            "gives it no redis hosts",
+        ),
+        (
+            "",
+            r#"allowed_outbound_hosts = ["redis://{{ v }}"]"#,
+            "not import spin:redis/redis",
+        ),
         (
             "",
             r#"allowed_outbound_hosts = ["postgres://a.example"]"#,
@@ -357,7 +488,10 @@ fn what_does_not_fit_is_named_with_component_and_interface() -> Result<()> {
         let faults = faults_of(&format!("export wasi:http/handler@0.3.0; {items}"), keys)?;
         // One mistake is one sentence, or those who read it stop reading.
         assert_eq!(faults.len(), 1, "{items} with {keys}: {faults:?}");
-        assert!(faults[0].contains(said) && faults[0].contains("made"), "{faults:?}, not {said}");
+        assert!(
+            faults[0].contains(said) && faults[0].contains("made"),
+            "{faults:?}, not {said}"
+        );
     }
     Ok(())
 }
@@ -365,7 +499,11 @@ fn what_does_not_fit_is_named_with_component_and_interface() -> Result<()> {
 #[test]
 fn versions_match_as_semver_says() -> Result<()> {
     let at = |version: &str| -> Result<Interface> {
-        Ok(Interface { name: "a:b/c".into(), version: Some(version.parse()?), callable: true })
+        Ok(Interface {
+            name: "a:b/c".into(),
+            version: Some(version.parse()?),
+            callable: true,
+        })
     };
     for (offered, wanted, served) in [
         ("0.2.12", "0.2.6", true),
@@ -377,7 +515,11 @@ fn versions_match_as_semver_says() -> Result<()> {
         ("0.0.2", "0.0.1", false),
         ("0.3.0", "0.3.0-rc-2026-03-15", false),
     ] {
-        assert_eq!(at(offered)?.serves(&at(wanted)?), served, "{offered} for {wanted}");
+        assert_eq!(
+            at(offered)?.serves(&at(wanted)?),
+            served,
+            "{offered} for {wanted}"
+        );
     }
     Ok(())
 }
