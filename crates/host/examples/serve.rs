@@ -14,7 +14,10 @@ fn main() -> anyhow::Result<()> {
     let cores = std::thread::available_parallelism()?.get();
     tokio::runtime::Builder::new_multi_thread()
         .worker_threads(
-            std::env::var("WORKERS").ok().and_then(|n| n.parse().ok()).unwrap_or(cores * 2),
+            std::env::var("WORKERS")
+                .ok()
+                .and_then(|n| n.parse().ok())
+                .unwrap_or(cores * 2),
         )
         .enable_all()
         .build()?

@@ -34,13 +34,17 @@ impl ModuleCache {
             .mode(0o700)
             .create(folder)
             .with_context(|| format!("cannot make the module cache {}", folder.display()))?;
-        Ok(Self { folder: folder.to_owned() })
+        Ok(Self {
+            folder: folder.to_owned(),
+        })
     }
 
     /// The component compiled from `wasm`. A cache that cannot be read or written costs time, never
     /// the start.
     pub(crate) fn load(&self, engine: &Engine, wasm: &[u8]) -> anyhow::Result<(Component, Origin)> {
-        let entry = self.folder.join(format!("{}-{:016x}.cwasm", hex(wasm), engine_hash(engine)));
+        let entry = self
+            .folder
+            .join(format!("{}-{:016x}.cwasm", hex(wasm), engine_hash(engine)));
         if let Some(component) = read(engine, &entry) {
             return Ok((component, Origin::Cached));
         }
@@ -50,7 +54,10 @@ impl ModuleCache {
             .map_err(|error| anyhow!("{error:#}"))
             .and_then(|code| self.write(&entry, &code))
         {
-            tracing::warn!(error = format!("{error:#}"), "compiled module is not cached");
+            tracing::warn!(
+                error = format!("{error:#}"),
+                "compiled module is not cached"
+            );
         }
         Ok((component, Origin::Compiled))
     }
@@ -92,7 +99,10 @@ fn read(engine: &Engine, entry: &Path) -> Option<Component> {
     match unsafe { Component::deserialize_file(engine, entry) } {
         Ok(component) => Some(component),
         Err(error) => {
-            tracing::warn!(error = format!("{error:#}"), "cached module does not load, compiling it again");
+            tracing::warn!(
+                error = format!("{error:#}"),
+                "cached module does not load, compiling it again"
+            );
             None
         }
     }
@@ -110,11 +120,13 @@ fn engine_hash(engine: &Engine) -> u64 {
 
 fn hex(bytes: &[u8]) -> String {
     use std::fmt::Write as _;
-    Sha256::digest(bytes).iter().fold(String::with_capacity(64), |mut out, byte| {
-        // Writing to a String cannot fail.
-        let _ = write!(out, "{byte:02x}");
-        out
-    })
+    Sha256::digest(bytes)
+        .iter()
+        .fold(String::with_capacity(64), |mut out, byte| {
+            // Writing to a String cannot fail.
+            let _ = write!(out, "{byte:02x}");
+            out
+        })
 }
 
 #[cfg(test)]

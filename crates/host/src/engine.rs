@@ -1,7 +1,7 @@
 //! The wasmtime engine: one for all components.
 
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use wasmtime::component::Linker;
 use wasmtime::{Config, Engine, InstanceAllocationStrategy, PoolingAllocationConfig};
@@ -53,15 +53,17 @@ impl Ticker {
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = Arc::clone(&stop);
         let engine = engine.weak();
-        std::thread::Builder::new().name("epoch".into()).spawn(move || {
-            while !stopped.load(Ordering::Relaxed)
-                && let Some(engine) = engine.upgrade()
-            {
-                engine.increment_epoch();
-                drop(engine);
-                std::thread::sleep(limits::EPOCH_TICK);
-            }
-        })?;
+        std::thread::Builder::new()
+            .name("epoch".into())
+            .spawn(move || {
+                while !stopped.load(Ordering::Relaxed)
+                    && let Some(engine) = engine.upgrade()
+                {
+                    engine.increment_epoch();
+                    drop(engine);
+                    std::thread::sleep(limits::EPOCH_TICK);
+                }
+            })?;
         Ok(Self(stop))
     }
 }

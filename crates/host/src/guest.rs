@@ -42,7 +42,10 @@ impl Drop for Counted {
 impl Guest {
     pub(crate) fn new(shared: &Arc<Shared>, app: &Arc<App>) -> Self {
         shared.metrics.instances.fetch_add(1, Ordering::Relaxed);
-        shared.metrics.instances_started.fetch_add(1, Ordering::Relaxed);
+        shared
+            .metrics
+            .instances_started
+            .fetch_add(1, Ordering::Relaxed);
         let mut http = WasiHttpCtx::new();
         http.set_field_size_limit(limits::HEADER_BYTES_MAX);
         Self {
@@ -79,7 +82,10 @@ impl Guest {
 
 impl WasiView for Guest {
     fn ctx(&mut self) -> WasiCtxView<'_> {
-        WasiCtxView { ctx: &mut self.wasi, table: &mut self.table }
+        WasiCtxView {
+            ctx: &mut self.wasi,
+            table: &mut self.table,
+        }
     }
 }
 

@@ -11,8 +11,8 @@
 //! is one component with its limits, `shared` is what all of them use: databases, stores, metrics,
 //! log. `limits` holds every bound with its reason.
 //!
-//! Run it on a runtime with about twice as many worker threads as cores: SQL runs on the thread that
-//! asks for it, and a commit waits for the disk.
+//! Run it on a multi-threaded runtime. Statements run on the worker that asks, commits on the
+//! blocking pool; twice as many workers as cores has been the best on two cores.
 
 #![deny(missing_docs)]
 

@@ -75,6 +75,10 @@ pub const BODY_BYTES_MAX: u64 = 4 << 20;
 /// Request line and headers.
 pub const HEADER_BYTES_MAX: usize = 16 << 10;
 
+/// What hyper buffers of one connection: room for headers over the limit, so that they get a 431 and
+/// not just a closed connection.
+pub const READ_BUFFER_BYTES: usize = 64 << 10;
+
 /// How much of a body over the cap is read and thrown away, so that the client, still sending, gets to
 /// read its 413; and for how long.
 pub const BODY_DRAIN: (u64, Duration) = (32 << 20, Duration::from_secs(2));
@@ -134,7 +138,6 @@ pub const LOG_LINES_MAX: usize = 16_384;
 
 /// Longest line a guest may write to stdout or stderr; longer ones are cut into several.
 pub const GUEST_LINE_BYTES_MAX: usize = 64 << 10;
-
 
 /// Time an outbound connection may take when the guest names none.
 pub const OUTBOUND_CONNECT: Duration = Duration::from_secs(5);

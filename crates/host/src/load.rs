@@ -44,24 +44,29 @@ pub(crate) struct App {
 pub(crate) fn app(config: &HostConfig, id: &str, definition: &Definition) -> anyhow::Result<App> {
     let manifest = &config.manifest;
     let resolve = |template: &Template| {
-        template.resolve(&|name| config.variable(name)).map_err(|missing| {
-            anyhow!("{missing}: set SPIN_VARIABLE_{}", missing.0.to_ascii_uppercase())
-        })
+        template
+            .resolve(&|name| config.variable(name))
+            .map_err(|missing| {
+                anyhow!(
+                    "{missing}: set SPIN_VARIABLE_{}",
+                    missing.0.to_ascii_uppercase()
+                )
+            })
     };
     let Some(path) = definition.source.path() else {
         bail!("its source is not a file: download it first and name the file");
     };
-    if !definition.dependencies.is_empty() {
-        bail!("it has dependencies, which this host does not compose yet: compose it with `wac plug` and name the result as its source");
-    }
-    if !definition.files.is_empty() {
-        bail!("it mounts files, which this host does not offer: compile them in with include_str!");
-    }
-    let hosts: Vec<String> =
-        definition.allowed_outbound_hosts.iter().map(resolve).collect::<anyhow::Result<_>>()?;
+    let hosts: Vec<String> = definition
+        .allowed_outbound_hosts
+        .iter()
+        .map(resolve)
+        .collect::<anyhow::Result<_>>()?;
     let hosts = AllowedHosts::parse(&hosts)?;
-    let served: Vec<String> =
-        manifest.http_triggers.iter().filter_map(|trigger| trigger.component.clone()).collect();
+    let served: Vec<String> = manifest
+        .http_triggers
+        .iter()
+        .filter_map(|trigger| trigger.component.clone())
+        .collect();
     let tool = &definition.innover;
     Ok(App {
         id: id.to_owned(),
@@ -80,7 +85,9 @@ pub(crate) fn app(config: &HostConfig, id: &str, definition: &Definition) -> any
         memory_bytes: tool
             .memory_mb
             .map_or(limits::MEMORY_BYTES_DEFAULT, |mb| (mb as usize) << 20),
-        deadline: tool.deadline_ms.map_or(limits::DEADLINE_DEFAULT, Duration::from_millis),
+        deadline: tool
+            .deadline_ms
+            .map_or(limits::DEADLINE_DEFAULT, Duration::from_millis),
         concurrency: tool.concurrency.unwrap_or(limits::CONCURRENCY_DEFAULT),
         // A component that may serve only few requests at once wants them in instances of their
         // own, so that a trap in one does not end the others.
@@ -102,12 +109,20 @@ pub(crate) fn exports(
     let wasm = std::fs::read(&app.source)
         .with_context(|| format!("cannot read {}", app.source.display()))?;
     let (component, origin) = cache.load(engine, &wasm).with_context(|| {
-        format!("{} is not a component this host can compile", app.source.display())
+        format!(
+            "{} is not a component this host can compile",
+            app.source.display()
+        )
     })?;
     check_imports(engine, &component)?;
-    let pre = linker.instantiate_pre(&component).map_err(|error| anyhow!("{error:#}"))?;
+    let pre = linker
+        .instantiate_pre(&component)
+        .map_err(|error| anyhow!("{error:#}"))?;
     let exports = |prefix: &str| {
-        component.component_type().exports(engine).any(|(name, _)| name.starts_with(prefix))
+        component
+            .component_type()
+            .exports(engine)
+            .any(|(name, _)| name.starts_with(prefix))
     };
     let http = if exports("wasi:http/handler@0.3") {
         Some(ServicePre::new(pre.clone()).map_err(|error| anyhow!("{error:#}"))?)
@@ -131,5 +146,9 @@ fn check_imports(engine: &Engine, component: &Component) -> anyhow::Result<()> {
         .imports(engine)
         .filter_map(|(name, _)| interfaces::missing(name))
         .collect();
-    if missing.is_empty() { Ok(()) } else { bail!("{}", missing.join("; ")) }
+    if missing.is_empty() {
+        Ok(())
+    } else {
+        bail!("{}", missing.join("; "))
+    }
 }

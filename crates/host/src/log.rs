@@ -58,12 +58,20 @@ impl Log {
 
     fn with(lines: Option<SyncSender<Message>>, dropped: Arc<AtomicU64>) -> Self {
         let requests = AtomicBool::new(lines.is_some());
-        Self { shared: Arc::new(Shared { lines, dropped, requests }) }
+        Self {
+            shared: Arc::new(Shared {
+                lines,
+                dropped,
+                requests,
+            }),
+        }
     }
 
     /// Switches the line per request on or off; on unless the log is discarded.
     pub fn requests(self, on: bool) -> Self {
-        self.shared.requests.store(on && self.shared.lines.is_some(), Ordering::Relaxed);
+        self.shared
+            .requests
+            .store(on && self.shared.lines.is_some(), Ordering::Relaxed);
         self
     }
 
@@ -74,7 +82,9 @@ impl Log {
     /// Queues one line; `line` has no line end. When the writer cannot follow, the line is dropped
     /// and counted.
     pub fn line(&self, mut line: Vec<u8>) {
-        let Some(lines) = &self.shared.lines else { return };
+        let Some(lines) = &self.shared.lines else {
+            return;
+        };
         line.push(b'\n');
         if let Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) =
             lines.try_send(Message::Line(line))
@@ -90,7 +100,9 @@ impl Log {
 
     /// Returns when every line queued before is written. Blocks: not for an async task.
     pub fn flush(&self) {
-        let Some(lines) = &self.shared.lines else { return };
+        let Some(lines) = &self.shared.lines else {
+            return;
+        };
         let (done, wait) = sync_channel(1);
         if lines.send(Message::Flush(done)).is_ok() {
             // An error means that the writer is gone, and then nothing is left to wait for.
@@ -246,7 +258,11 @@ fn push_time(out: &mut String, seconds: u64, millis: u32) {
     let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
     let shifted = (5 * day_of_year + 2) / 153;
     let day = day_of_year - (153 * shifted + 2) / 5 + 1;
-    let month = if shifted < 10 { shifted + 3 } else { shifted - 9 };
+    let month = if shifted < 10 {
+        shifted + 3
+    } else {
+        shifted - 9
+    };
     let year = year_of_era + era * 400 + u64::from(month <= 2);
     let _ = write!(
         out,
@@ -324,6 +340,14 @@ mod tests {
             log.line(n.to_string().into_bytes());
         }
         log.flush();
-        assert_eq!(sink.0.lock().unwrap().iter().filter(|b| **b == b'\n').count(), 100);
+        assert_eq!(
+            sink.0
+                .lock()
+                .unwrap()
+                .iter()
+                .filter(|b| **b == b'\n')
+                .count(),
+            100
+        );
     }
 }

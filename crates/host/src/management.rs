@@ -19,17 +19,25 @@ pub(crate) struct Management {
 
 impl Management {
     pub(crate) fn new(shared: &Arc<Shared>) -> Self {
-        Self { shared: Arc::clone(shared), checks: RwLock::default() }
+        Self {
+            shared: Arc::clone(shared),
+            checks: RwLock::default(),
+        }
     }
 
     pub(crate) fn add_readiness(&self, name: String, check: ReadinessCheck) {
-        self.checks.write().unwrap_or_else(PoisonError::into_inner).push((name, check));
+        self.checks
+            .write()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push((name, check));
     }
 
     pub(crate) fn answer(&self, request: &Request<Incoming>) -> Response<WasiBody> {
         if !matches!(*request.method(), Method::GET | Method::HEAD) {
             let mut response = answer(StatusCode::METHOD_NOT_ALLOWED, "text/plain", String::new());
-            response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
+            response
+                .headers_mut()
+                .insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
             return response;
         }
         match request.uri().path() {
@@ -37,7 +45,11 @@ impl Management {
             "/readiness" => self.readiness(),
             "/metrics" => {
                 let text = self.shared.metrics.render(self.shared.log.dropped());
-                answer(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", text)
+                answer(
+                    StatusCode::OK,
+                    "text/plain; version=0.0.4; charset=utf-8",
+                    text,
+                )
             }
             _ => json(
                 StatusCode::NOT_FOUND,
@@ -51,7 +63,12 @@ impl Management {
         if self.shared.is_stopping() {
             missing.insert("host".into(), "stopping".into());
         }
-        for (name, check) in self.checks.read().unwrap_or_else(PoisonError::into_inner).iter() {
+        for (name, check) in self
+            .checks
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .iter()
+        {
             if let Err(reason) = check() {
                 missing.insert(name.clone(), reason.into());
             }
@@ -61,7 +78,10 @@ impl Management {
         } else {
             (StatusCode::SERVICE_UNAVAILABLE, "not ready")
         };
-        json(status, &serde_json::json!({ "status": word, "missing": missing }))
+        json(
+            status,
+            &serde_json::json!({ "status": word, "missing": missing }),
+        )
     }
 }
 
@@ -72,6 +92,8 @@ fn json(status: StatusCode, value: &serde_json::Value) -> Response<WasiBody> {
 fn answer(status: StatusCode, kind: &'static str, body: String) -> Response<WasiBody> {
     let mut response = Response::new(full(body));
     *response.status_mut() = status;
-    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(kind));
+    response
+        .headers_mut()
+        .insert(CONTENT_TYPE, HeaderValue::from_static(kind));
     response
 }

@@ -29,10 +29,15 @@ const BUCKETS: [(u64, &str); 12] = [
     (10_000_000, "10"),
 ];
 
-const METHODS: [&str; 8] = ["GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS", "OTHER"];
+const METHODS: [&str; 8] = [
+    "GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS", "OTHER",
+];
 
 pub(crate) fn method_index(method: &Method) -> usize {
-    METHODS.iter().position(|name| *name == method.as_str()).unwrap_or(METHODS.len() - 1)
+    METHODS
+        .iter()
+        .position(|name| *name == method.as_str())
+        .unwrap_or(METHODS.len() - 1)
 }
 
 pub(crate) fn method_name(index: usize) -> &'static str {
@@ -59,11 +64,29 @@ impl Histogram {
         let mut below = 0;
         for (bucket, (_, bound)) in self.buckets.iter().zip(BUCKETS) {
             below += bucket.load(Relaxed);
-            line(out, name, "_bucket", &format!("{labels},le=\"{bound}\""), below);
+            line(
+                out,
+                name,
+                "_bucket",
+                &format!("{labels},le=\"{bound}\""),
+                below,
+            );
         }
         let count = self.count.load(Relaxed);
-        line(out, name, "_bucket", &format!("{labels},le=\"+Inf\""), count);
-        line(out, name, "_sum", labels, seconds(self.sum_us.load(Relaxed)));
+        line(
+            out,
+            name,
+            "_bucket",
+            &format!("{labels},le=\"+Inf\""),
+            count,
+        );
+        line(
+            out,
+            name,
+            "_sum",
+            labels,
+            seconds(self.sum_us.load(Relaxed)),
+        );
         line(out, name, "_count", labels, count);
     }
 }
@@ -92,14 +115,24 @@ impl Requests {
             let mut routes = self.routes.write().unwrap_or_else(PoisonError::into_inner);
             // A guest sends its route patterns, which are few; if it sends paths instead, the
             // number of series still stays bounded.
-            let label = if routes.len() < limits::ROUTE_LABELS_MAX { route } else { "other" };
-            routes.entry(label.into()).or_default().record(method, status, us);
+            let label = if routes.len() < limits::ROUTE_LABELS_MAX {
+                route
+            } else {
+                "other"
+            };
+            routes
+                .entry(label.into())
+                .or_default()
+                .record(method, status, us);
         }
     }
 
     fn sorted(&self) -> BTreeMap<String, Arc<Route>> {
         let routes = self.routes.read().unwrap_or_else(PoisonError::into_inner);
-        routes.iter().map(|(name, route)| (name.to_string(), Arc::clone(route))).collect()
+        routes
+            .iter()
+            .map(|(name, route)| (name.to_string(), Arc::clone(route)))
+            .collect()
     }
 }
 
@@ -117,7 +150,10 @@ impl Route {
             .find(is_this)
             .map(|entry| entry.2.fetch_add(1, Relaxed));
         if counted.is_none() {
-            let mut statuses = self.statuses.write().unwrap_or_else(PoisonError::into_inner);
+            let mut statuses = self
+                .statuses
+                .write()
+                .unwrap_or_else(PoisonError::into_inner);
             match statuses.iter().find(is_this) {
                 Some(entry) => {
                     entry.2.fetch_add(1, Relaxed);
@@ -158,14 +194,20 @@ struct Waits {
 
 impl Metrics {
     pub(crate) fn service(&self, service: &str) -> Arc<Requests> {
-        let mut services = self.services.write().unwrap_or_else(PoisonError::into_inner);
+        let mut services = self
+            .services
+            .write()
+            .unwrap_or_else(PoisonError::into_inner);
         Arc::clone(services.entry(service.to_owned()).or_default())
     }
 
     /// A writer had to wait for a database's lock.
     pub(crate) fn database_wait(&self, label: &str, waited: Duration, got_it: bool) {
         let waits = {
-            let mut all = self.database_waits.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut all = self
+                .database_waits
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner);
             Arc::clone(all.entry(label.to_owned()).or_default())
         };
         waits.durations.observe(us(waited));
@@ -175,7 +217,10 @@ impl Metrics {
     }
 
     pub(crate) fn add(&self, extra: Extra) {
-        self.extra.write().unwrap_or_else(PoisonError::into_inner).push(extra);
+        self.extra
+            .write()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(extra);
     }
 
     /// The Prometheus text format, version 0.0.4.
@@ -186,22 +231,67 @@ impl Metrics {
             head(out, name, help, "counter");
             line(out, name, "", "", value);
         };
-        head(&mut out, "innover_instances", "Guest instances alive.", "gauge");
-        line(&mut out, "innover_instances", "", "", self.instances.load(Relaxed));
+        head(
+            &mut out,
+            "innover_instances",
+            "Guest instances alive.",
+            "gauge",
+        );
+        line(
+            &mut out,
+            "innover_instances",
+            "",
+            "",
+            self.instances.load(Relaxed),
+        );
         for (name, help, value) in [
-            ("innover_instances_started_total", "Guest instances made.", &self.instances_started),
-            ("innover_saturated_total", "Requests refused with 503 at a component's limit.", &self.saturated),
-            ("innover_traps_total", "Guest instances that trapped.", &self.traps),
-            ("innover_runaways_total", "Guest instances stopped at a deadline.", &self.runaways),
-            ("innover_redis_messages_total", "Messages handled by Redis triggers.", &self.messages),
-            ("innover_redis_messages_failed_total", "Messages whose handler failed.", &self.messages_failed),
+            (
+                "innover_instances_started_total",
+                "Guest instances made.",
+                &self.instances_started,
+            ),
+            (
+                "innover_saturated_total",
+                "Requests refused with 503 at a component's limit.",
+                &self.saturated,
+            ),
+            (
+                "innover_traps_total",
+                "Guest instances that trapped.",
+                &self.traps,
+            ),
+            (
+                "innover_runaways_total",
+                "Guest instances stopped at a deadline.",
+                &self.runaways,
+            ),
+            (
+                "innover_redis_messages_total",
+                "Messages handled by Redis triggers.",
+                &self.messages,
+            ),
+            (
+                "innover_redis_messages_failed_total",
+                "Messages whose handler failed.",
+                &self.messages_failed,
+            ),
         ] {
             counter(&mut out, name, help, value.load(Relaxed));
         }
-        counter(&mut out, "innover_log_lines_dropped_total", "Log lines lost.", log_lines_dropped);
+        counter(
+            &mut out,
+            "innover_log_lines_dropped_total",
+            "Log lines lost.",
+            log_lines_dropped,
+        );
         self.render_waits(&mut out);
         process(&mut out);
-        for extra in self.extra.read().unwrap_or_else(PoisonError::into_inner).iter() {
+        for extra in self
+            .extra
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .iter()
+        {
             extra(&mut out);
         }
         out
@@ -210,16 +300,25 @@ impl Metrics {
     fn render_requests(&self, out: &mut String) {
         let services: Vec<_> = {
             let services = self.services.read().unwrap_or_else(PoisonError::into_inner);
-            services.iter().map(|(name, requests)| (name.clone(), requests.sorted())).collect()
+            services
+                .iter()
+                .map(|(name, requests)| (name.clone(), requests.sorted()))
+                .collect()
         };
         let name = "http_requests_total";
         head(out, name, "Requests by their outcome.", "counter");
         for (service, routes) in &services {
             for (route, series) in routes {
-                for (method, status, count) in
-                    series.statuses.read().unwrap_or_else(PoisonError::into_inner).iter()
+                for (method, status, count) in series
+                    .statuses
+                    .read()
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .iter()
                 {
-                    let labels = format!("{},status_code=\"{status}\"", labels(service, *method, route));
+                    let labels = format!(
+                        "{},status_code=\"{status}\"",
+                        labels(service, *method, route)
+                    );
                     line(out, name, "", &labels, count.load(Relaxed));
                 }
             }
@@ -238,14 +337,25 @@ impl Metrics {
     }
 
     fn render_waits(&self, out: &mut String) {
-        let waits = self.database_waits.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let waits = self
+            .database_waits
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone();
         let name = "innover_sqlite_lock_wait_seconds";
         head(out, name, "Waits for a database's write lock.", "histogram");
         for (label, waits) in &waits {
-            waits.durations.render(out, name, &format!("database=\"{}\"", escaped(label)));
+            waits
+                .durations
+                .render(out, name, &format!("database=\"{}\"", escaped(label)));
         }
         let name = "innover_sqlite_lock_timeouts_total";
-        head(out, name, "Waits for a database's write lock that were given up.", "counter");
+        head(
+            out,
+            name,
+            "Waits for a database's write lock that were given up.",
+            "counter",
+        );
         for (label, waits) in &waits {
             let labels = format!("database=\"{}\"", escaped(label));
             line(out, name, "", &labels, waits.timeouts.load(Relaxed));
@@ -263,7 +373,9 @@ fn labels(service: &str, method: usize, route: &str) -> String {
 }
 
 fn escaped(text: &str) -> String {
-    text.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
+    text.replace('\\', "\\\\")
+        .replace('"', "\\\"")
+        .replace('\n', "\\n")
 }
 
 // Writing to a String cannot fail, so the results of `write!` say nothing.
@@ -293,7 +405,13 @@ fn process(out: &mut String) {
         // 100 per second: USER_HZ is part of Linux' interface, whatever the kernel's own rate.
         let name = "process_cpu_seconds_total";
         head(out, name, "User and system CPU time.", "counter");
-        line(out, name, "", "", format!("{}.{:02}", ticks / 100, ticks % 100));
+        line(
+            out,
+            name,
+            "",
+            "",
+            format!("{}.{:02}", ticks / 100, ticks % 100),
+        );
     }
     if let Some(bytes) = resident_bytes() {
         let name = "process_resident_memory_bytes";
@@ -312,7 +430,9 @@ fn cpu_ticks() -> Option<u64> {
 
 fn resident_bytes() -> Option<u64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmRSS:"))?;
     Some(line.trim().strip_suffix(" kB")?.parse::<u64>().ok()? * 1024)
 }
 

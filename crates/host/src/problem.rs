@@ -15,6 +15,8 @@ pub(crate) enum Problem {
     NotFound,
     /// The body is over the hard cap.
     BodyTooLarge,
+    /// The request line and headers are over theirs.
+    HeadersTooLarge,
     /// The request has neither an authority nor a `Host`.
     NoHost,
     /// The component has no free place.
@@ -32,6 +34,7 @@ impl Problem {
         match self {
             Problem::NotFound => StatusCode::NOT_FOUND,
             Problem::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+            Problem::HeadersTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             Problem::NoHost => StatusCode::BAD_REQUEST,
             Problem::Saturated | Problem::Stopping => StatusCode::SERVICE_UNAVAILABLE,
             Problem::Deadline => StatusCode::GATEWAY_TIMEOUT,
@@ -48,19 +51,32 @@ impl Problem {
                 "Payload too large",
                 "The request body is larger than 4 MiB.",
             ),
+            Problem::HeadersTooLarge => (
+                "headers_too_large",
+                "Request header fields too large",
+                "The request line and headers are larger than 16 kB.",
+            ),
             Problem::NoHost => ("bad_request", "Bad request", "The request names no host."),
             Problem::Saturated => (
                 "overloaded",
                 "Service unavailable",
                 "The service is at its limit of concurrent requests; try again.",
             ),
-            Problem::Stopping => ("stopping", "Service unavailable", "The service is stopping."),
+            Problem::Stopping => (
+                "stopping",
+                "Service unavailable",
+                "The service is stopping.",
+            ),
             Problem::Deadline => (
                 "deadline_exceeded",
                 "Gateway timeout",
                 "No answer within the deadline. The outcome is unknown: ask again with the same key.",
             ),
-            Problem::Trapped => ("internal_error", "Internal server error", "The service failed."),
+            Problem::Trapped => (
+                "internal_error",
+                "Internal server error",
+                "The service failed.",
+            ),
         }
     }
 
@@ -80,9 +96,15 @@ impl Problem {
         let mut response = Response::new(full(body));
         *response.status_mut() = self.status();
         let headers = response.headers_mut();
-        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        headers.insert(
+            CONTENT_TYPE,
+            HeaderValue::from_static("application/problem+json"),
+        );
         if matches!(self, Problem::Saturated | Problem::Stopping) {
-            headers.insert(RETRY_AFTER, HeaderValue::from_static(limits::RETRY_AFTER_SECONDS));
+            headers.insert(
+                RETRY_AFTER,
+                HeaderValue::from_static(limits::RETRY_AFTER_SECONDS),
+            );
         }
         response
     }
@@ -91,11 +113,15 @@ impl Problem {
 /// 1–128 of `[A-Za-z0-9._-]`, the ids the platform keeps.
 pub(crate) fn is_request_id(id: &str) -> bool {
     (1..=128).contains(&id.len())
-        && id.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-'))
+        && id
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-'))
 }
 
 pub(crate) fn full(body: impl Into<Bytes>) -> WasiBody {
-    Full::new(body.into()).map_err(|never| match never {}).boxed_unsync()
+    Full::new(body.into())
+        .map_err(|never| match never {})
+        .boxed_unsync()
 }
 
 pub(crate) fn empty() -> WasiBody {
@@ -111,6 +137,7 @@ mod tests {
         for problem in [
             Problem::NotFound,
             Problem::BodyTooLarge,
+            Problem::HeadersTooLarge,
             Problem::NoHost,
             Problem::Saturated,
             Problem::Deadline,

@@ -56,7 +56,9 @@ pub(crate) struct Client {
 
 impl Client {
     pub(crate) fn new(address: SocketAddr) -> Self {
-        Self { address: header_value(&address.to_string()) }
+        Self {
+            address: header_value(&address.to_string()),
+        }
     }
 }
 
@@ -84,7 +86,12 @@ impl Entrance {
             "version": manifest.application.version,
         });
         let info = Bytes::from(info.to_string());
-        Ok(Self { shared: Arc::clone(shared), router, doors, info })
+        Ok(Self {
+            shared: Arc::clone(shared),
+            router,
+            doors,
+            info,
+        })
     }
 
     /// Answers one request from outside.
@@ -125,8 +132,14 @@ impl Entrance {
             return Err(Problem::Stopping);
         }
         let (mut parts, body) = request.into_parts();
+        if header_bytes(&parts.uri, &parts.headers) > limits::HEADER_BYTES_MAX {
+            return Err(Problem::HeadersTooLarge);
+        }
         let path = parts.uri.clone();
-        let found = self.router.match_path(path.path()).ok_or(Problem::NotFound)?;
+        let found = self
+            .router
+            .match_path(path.path())
+            .ok_or(Problem::NotFound)?;
         if let Some(answer) = found.static_response {
             return Ok(static_response(answer));
         }
@@ -146,10 +159,17 @@ impl Entrance {
             body.map_err(Error::from).boxed_unsync()
         } else {
             let too_large = Arc::clone(&too_large);
-            Capped { body: Some(body), left: limits::BODY_BYTES_MAX, too_large }.boxed_unsync()
+            Capped {
+                body: Some(body),
+                left: limits::BODY_BYTES_MAX,
+                too_large,
+            }
+            .boxed_unsync()
         };
         let request = Request::from_parts(parts, body);
-        let result = service.call(request, service.app.deadline, Via::Http, found.route).await;
+        let result = service
+            .call(request, service.app.deadline, Via::Http, found.route)
+            .await;
         // The guest saw a broken body and answered whatever it makes of that.
         if too_large.load(Ordering::Relaxed) {
             return Err(Problem::BodyTooLarge);
@@ -167,8 +187,11 @@ impl Door {
         found: &RouteMatch<'_, '_>,
         client: &Client,
     ) {
-        let forged: Vec<HeaderName> =
-            headers.keys().filter(|name| name.as_str().starts_with("spin-")).cloned().collect();
+        let forged: Vec<HeaderName> = headers
+            .keys()
+            .filter(|name| name.as_str().starts_with("spin-"))
+            .cloned()
+            .collect();
         for name in forged {
             headers.remove(name);
         }
@@ -181,7 +204,10 @@ impl Door {
         headers.insert(&COMPONENT_ROUTE, self.prefix.clone());
         headers.insert(&CLIENT_ADDR, client.address.clone());
         for (name, value) in &found.params {
-            let name = format!("spin-path-match-{}", name.to_ascii_lowercase().replace('_', "-"));
+            let name = format!(
+                "spin-path-match-{}",
+                name.to_ascii_lowercase().replace('_', "-")
+            );
             // A parameter name that is no header name is left out rather than refused.
             if let Ok(name) = HeaderName::try_from(name) {
                 headers.insert(name, header_value(value));
@@ -213,6 +239,17 @@ fn absolute(uri: &Uri, headers: &HeaderMap) -> Result<Uri, Problem> {
     parts.authority = Some(authority);
     parts.path_and_query = uri.path_and_query().cloned();
     Uri::from_parts(parts).map_err(|_| Problem::NoHost)
+}
+
+/// The size of the request's head as HTTP/1.1 writes it.
+fn header_bytes(uri: &Uri, headers: &HeaderMap) -> usize {
+    let target = uri
+        .path_and_query()
+        .map_or(1, |target| target.as_str().len());
+    let fields = headers
+        .iter()
+        .map(|(name, value)| name.as_str().len() + value.len() + 4);
+    target + fields.sum::<usize>()
 }
 
 fn content_length(headers: &HeaderMap) -> Option<u64> {
@@ -263,7 +300,9 @@ impl Body for Capped {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
-        let Some(body) = &mut self.body else { return Poll::Ready(None) };
+        let Some(body) = &mut self.body else {
+            return Poll::Ready(None);
+        };
         let frame = match Pin::new(body).poll_frame(cx) {
             Poll::Pending => return Poll::Pending,
             Poll::Ready(None) => return Poll::Ready(None),
@@ -294,6 +333,8 @@ impl Body for Capped {
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.body.as_ref().map_or_else(SizeHint::default, Incoming::size_hint)
+        self.body
+            .as_ref()
+            .map_or_else(SizeHint::default, Incoming::size_hint)
     }
 }

@@ -38,9 +38,13 @@ impl Server {
         let address = listener.local_addr()?;
         let (stop, stopped) = watch::channel(false);
         let connections = Arc::new(Semaphore::new(limits::CONNECTIONS_MAX));
-        let accepting =
-            tokio::spawn(accept(listener, handler, stopped, Arc::clone(&connections)));
-        Ok(Self { address, stop, connections, accepting })
+        let accepting = tokio::spawn(accept(listener, handler, stopped, Arc::clone(&connections)));
+        Ok(Self {
+            address,
+            stop,
+            connections,
+            accepting,
+        })
     }
 
     pub(crate) fn address(&self) -> SocketAddr {
@@ -54,7 +58,10 @@ impl Server {
         // The listener closes when the accepting task ends; it cannot have failed otherwise.
         let _ = self.accepting.await;
         let all = u32::try_from(limits::CONNECTIONS_MAX).unwrap_or(u32::MAX);
-        if tokio::time::timeout(grace, self.connections.acquire_many(all)).await.is_err() {
+        if tokio::time::timeout(grace, self.connections.acquire_many(all))
+            .await
+            .is_err()
+        {
             tracing::warn!("connections were still open when the host stopped");
         }
     }
@@ -75,7 +82,7 @@ async fn accept<H, A, F>(
         .http1()
         .timer(TokioTimer::new())
         .header_read_timeout(limits::HEADER_READ)
-        .max_buf_size(limits::HEADER_BYTES_MAX)
+        .max_buf_size(limits::READ_BUFFER_BYTES)
         .pipeline_flush(true);
     builder
         .http2()

@@ -14,8 +14,8 @@ use tokio::time::{Sleep, sleep_until, timeout};
 use wasmtime::component::GuestTaskId;
 use wasmtime::{Engine, Store, StoreContextMut};
 use wasmtime_wasi_http::handler::{
-    ExpirationError, HandlerState, Instance, InstantiationError, Proxy, ProxyHandler,
-    ShouldAccept, WorkerExpiration, WorkerState, WorkerStatus,
+    ExpirationError, HandlerState, Instance, InstantiationError, Proxy, ProxyHandler, ShouldAccept,
+    WorkerExpiration, WorkerState, WorkerStatus,
 };
 use wasmtime_wasi_http::p3::bindings::ServicePre;
 use wasmtime_wasi_http::{WasiBody, WasiHttpView};
@@ -76,7 +76,12 @@ struct Current {
 }
 
 impl Service {
-    pub(crate) fn new(shared: &Arc<Shared>, app: Arc<App>, engine: &Engine, exports: Exports) -> Self {
+    pub(crate) fn new(
+        shared: &Arc<Shared>,
+        app: Arc<App>,
+        engine: &Engine,
+        exports: Exports,
+    ) -> Self {
         let current = Current::new(shared, &app, engine, exports);
         Self {
             places: Semaphore::new(app.concurrency as usize),
@@ -95,7 +100,11 @@ impl Service {
     }
 
     pub(crate) fn exports_http(&self) -> bool {
-        self.current.read().unwrap_or_else(PoisonError::into_inner).http.is_some()
+        self.current
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .http
+            .is_some()
     }
 
     pub(crate) fn exports_redis(&self) -> bool {
@@ -103,7 +112,11 @@ impl Service {
     }
 
     pub(crate) fn redis(&self) -> Option<RedisSubscriberPre<Guest>> {
-        self.current.read().unwrap_or_else(PoisonError::into_inner).redis.clone()
+        self.current
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .redis
+            .clone()
     }
 
     /// A store with the component's limits, ready to instantiate in.
@@ -119,7 +132,10 @@ impl Service {
         match timeout(limits::SATURATION_WAIT, self.places.acquire()).await {
             Ok(Ok(place)) => Ok(place),
             Ok(Err(_)) | Err(_) => {
-                self.shared.metrics.saturated.fetch_add(1, Ordering::Relaxed);
+                self.shared
+                    .metrics
+                    .saturated
+                    .fetch_add(1, Ordering::Relaxed);
                 Err(Problem::Saturated)
             }
         }
@@ -143,16 +159,26 @@ impl Service {
             Ok(response) => {
                 let named = response.headers_mut().remove(&ROUTE);
                 let id = response.headers().get(&REQUEST_ID);
-                (response.status().as_u16(), named, id.filter(|_| request_id.is_none()).cloned())
+                (
+                    response.status().as_u16(),
+                    named,
+                    id.filter(|_| request_id.is_none()).cloned(),
+                )
             }
             Err(problem) => (problem.status().as_u16(), None, None),
         };
         let us = metrics::us(started.elapsed());
-        let route = named.as_ref().map_or(route, |value| value.to_str().unwrap_or(route));
+        let route = named
+            .as_ref()
+            .map_or(route, |value| value.to_str().unwrap_or(route));
         self.requests.record(method, route, status, us);
         if self.shared.log.wants_requests() {
             let text = |value: &Option<HeaderValue>| {
-                value.as_ref().and_then(|v| v.to_str().ok()).unwrap_or_default().to_owned()
+                value
+                    .as_ref()
+                    .and_then(|v| v.to_str().ok())
+                    .unwrap_or_default()
+                    .to_owned()
             };
             let trace = text(&trace);
             let line = RequestLine {
@@ -197,7 +223,9 @@ impl Service {
         if error.is::<ExpirationError>() || late {
             return Problem::Deadline;
         }
-        if let Some(InstantiationError { error, .. }) = error.downcast_ref::<InstantiationError<Ends>>() {
+        if let Some(InstantiationError { error, .. }) =
+            error.downcast_ref::<InstantiationError<Ends>>()
+        {
             tracing::error!(
                 service_name = %self.app.service,
                 error = format!("{error:#}"),
@@ -205,7 +233,10 @@ impl Service {
             );
             // The pool is full: as saturated as a component at its own limit.
             if error.is::<wasmtime::PoolConcurrencyLimitError>() {
-                self.shared.metrics.saturated.fetch_add(1, Ordering::Relaxed);
+                self.shared
+                    .metrics
+                    .saturated
+                    .fetch_add(1, Ordering::Relaxed);
                 return Problem::Saturated;
             }
             return Problem::Trapped;
@@ -229,7 +260,10 @@ impl Current {
                 app: Arc::clone(app),
             })
         });
-        Self { http, redis: exports.redis }
+        Self {
+            http,
+            redis: exports.redis,
+        }
     }
 }
 
@@ -266,7 +300,11 @@ impl HandlerState for Handler {
             proxy: Proxy::P3(proxy),
             view: Guest::http,
             expiration: Expiry::new(Arc::clone(&life)),
-            state: Worker { life, shared: Arc::clone(&self.shared), app: Arc::clone(&self.app) },
+            state: Worker {
+                life,
+                shared: Arc::clone(&self.shared),
+                app: Arc::clone(&self.app),
+            },
         })
     }
 }
@@ -288,7 +326,8 @@ struct Life {
 impl Life {
     fn extend(&self, ends: Instant) {
         let ms = ends.saturating_duration_since(*START).as_millis();
-        self.latest_ms.fetch_max(u64::try_from(ms).unwrap_or(u64::MAX), Ordering::Relaxed);
+        self.latest_ms
+            .fetch_max(u64::try_from(ms).unwrap_or(u64::MAX), Ordering::Relaxed);
     }
 
     fn latest(&self) -> Instant {
@@ -334,7 +373,11 @@ impl WorkerState for Worker {
         drop(store);
         let Err(error) = result else { return };
         let late = Instant::now() >= self.life.latest();
-        let counter = if late { &self.shared.metrics.runaways } else { &self.shared.metrics.traps };
+        let counter = if late {
+            &self.shared.metrics.runaways
+        } else {
+            &self.shared.metrics.traps
+        };
         counter.fetch_add(1, Ordering::Relaxed);
         tracing::error!(
             service_name = %self.app.service,
@@ -354,7 +397,10 @@ pub(crate) struct Expiry {
 
 impl Expiry {
     fn new(life: Arc<Life>) -> Self {
-        Self { life, timer: Box::pin(sleep_until((Instant::now() + limits::INSTANCE_IDLE).into())) }
+        Self {
+            life,
+            timer: Box::pin(sleep_until((Instant::now() + limits::INSTANCE_IDLE).into())),
+        }
     }
 
     fn until(&self, status: WorkerStatus, since: Instant) -> Instant {

@@ -62,7 +62,10 @@ pub enum CallError {
     #[error("the host is stopping")]
     Stopping,
     /// The answer is larger than the host takes.
-    #[error("the answer is larger than {} bytes, or broke off", limits::BODY_BYTES_MAX)]
+    #[error(
+        "the answer is larger than {} bytes, or broke off",
+        limits::BODY_BYTES_MAX
+    )]
     Body,
 }
 
@@ -74,7 +77,7 @@ impl From<Problem> for CallError {
             Problem::Deadline => CallError::Deadline,
             Problem::Trapped => CallError::Trapped,
             Problem::Stopping => CallError::Stopping,
-            Problem::BodyTooLarge => CallError::Body,
+            Problem::BodyTooLarge | Problem::HeadersTooLarge => CallError::Body,
         }
     }
 }
@@ -144,7 +147,15 @@ impl Host {
             took_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX),
             "host is serving"
         );
-        Ok(Host { shared, loader, management, server, management_server, subscriptions, _ticker: ticker })
+        Ok(Host {
+            shared,
+            loader,
+            management,
+            server,
+            management_server,
+            subscriptions,
+            _ticker: ticker,
+        })
     }
 
     /// Where HTTP is served.
@@ -170,7 +181,9 @@ impl Host {
 
     /// A handle for [`Host::call`] that tasks of their own may keep.
     pub fn caller(&self) -> Caller {
-        Caller { shared: Arc::clone(&self.shared) }
+        Caller {
+            shared: Arc::clone(&self.shared),
+        }
     }
 
     /// Tells which databases guests committed to.
@@ -187,8 +200,10 @@ impl Host {
     /// Loads a component's file again. New requests go to the new version, those in flight finish on
     /// the old one. On an error the old one stays.
     pub async fn reload(&self, component: &str) -> anyhow::Result<()> {
-        let service =
-            self.shared.service(component).with_context(|| format!("no component {component}"))?;
+        let service = self
+            .shared
+            .service(component)
+            .with_context(|| format!("no component {component}"))?;
         let loader = Arc::clone(&self.loader);
         let app = Arc::clone(&service.app);
         let (exports, _) = tokio::task::spawn_blocking(move || loader.load(&app)).await??;
@@ -255,7 +270,9 @@ impl Caller {
                 .parse()
                 .map_err(|_| CallError::NotFound)?;
         }
-        let body = Full::new(body).map_err(|never| match never {}).boxed_unsync();
+        let body = Full::new(body)
+            .map_err(|never| match never {})
+            .boxed_unsync();
         let request = Request::from_parts(parts, body);
         let started = Instant::now();
         let response = service.call(request, deadline, Via::Call, "/...").await?;
@@ -308,8 +325,16 @@ impl Loader {
 
 fn apps(config: &HostConfig) -> anyhow::Result<Vec<App>> {
     // Only what a trigger starts: other components may be there for composition or for Spin.
-    let http = config.manifest.http_triggers.iter().filter_map(|t| t.component.as_deref());
-    let redis = config.manifest.redis_triggers.iter().map(|t| t.component.as_str());
+    let http = config
+        .manifest
+        .http_triggers
+        .iter()
+        .filter_map(|t| t.component.as_deref());
+    let redis = config
+        .manifest
+        .redis_triggers
+        .iter()
+        .map(|t| t.component.as_str());
     let ids: BTreeSet<&str> = http.chain(redis).collect();
     ids.into_iter()
         .map(|id| {
@@ -324,7 +349,11 @@ fn apps(config: &HostConfig) -> anyhow::Result<Vec<App>> {
 }
 
 fn database_files(config: &HostConfig) -> BTreeMap<String, PathBuf> {
-    let labels = config.manifest.components.values().flat_map(|c| &c.sqlite_databases);
+    let labels = config
+        .manifest
+        .components
+        .values()
+        .flat_map(|c| &c.sqlite_databases);
     labels
         .map(|label| {
             let file = config.sqlite.get(label).cloned();
@@ -335,7 +364,11 @@ fn database_files(config: &HostConfig) -> BTreeMap<String, PathBuf> {
 }
 
 fn key_value_stores(config: &HostConfig) -> BTreeMap<String, KeyValueStore> {
-    let labels = config.manifest.components.values().flat_map(|c| &c.key_value_stores);
+    let labels = config
+        .manifest
+        .components
+        .values()
+        .flat_map(|c| &c.key_value_stores);
     labels
         .map(|label| {
             let store = config.key_value.get(label).cloned();
@@ -355,8 +388,15 @@ fn refuse_unsupported(manifest: &Manifest) -> anyhow::Result<()> {
 
 /// Each trigger's component must export what the trigger calls.
 fn check_exports(manifest: &Manifest, shared: &Shared) -> anyhow::Result<()> {
-    for id in manifest.http_triggers.iter().filter_map(|trigger| trigger.component.as_deref()) {
-        if !shared.service(id).is_some_and(|service| service.exports_http()) {
+    for id in manifest
+        .http_triggers
+        .iter()
+        .filter_map(|trigger| trigger.component.as_deref())
+    {
+        if !shared
+            .service(id)
+            .is_some_and(|service| service.exports_http())
+        {
             bail!("component {id} has an HTTP trigger but exports no wasi:http/handler@0.3.0");
         }
     }

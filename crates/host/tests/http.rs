@@ -55,7 +55,10 @@ async fn unknown_paths_reserved_paths_and_static_responses_need_no_guest() {
         ("/.well-known/spin/else", "404", "not_found"),
     ] {
         let answer = app.http(path).await;
-        assert!(answer.starts_with(&format!("HTTP/1.1 {status}")), "{path}: {answer}");
+        assert!(
+            answer.starts_with(&format!("HTTP/1.1 {status}")),
+            "{path}: {answer}"
+        );
         assert!(answer.contains(part), "{path}: {answer}");
     }
 }
@@ -63,40 +66,54 @@ async fn unknown_paths_reserved_paths_and_static_responses_need_no_guest() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn http_2_with_prior_knowledge_is_served_on_the_same_port() {
     let app = start(&one("")).await;
-    let stream = tokio::net::TcpStream::connect(app.host.addr()).await.unwrap();
+    let stream = tokio::net::TcpStream::connect(app.host.addr())
+        .await
+        .unwrap();
     let io = hyper_util::rt::TokioIo::new(stream);
     let executor = hyper_util::rt::TokioExecutor::new();
-    let (mut sender, connection) =
-        hyper::client::conn::http2::handshake(executor, io).await.unwrap();
+    let (mut sender, connection) = hyper::client::conn::http2::handshake(executor, io)
+        .await
+        .unwrap();
     tokio::spawn(connection);
     let request = Request::get("http://example.test/hello")
         .body(http_body_util::Empty::<Bytes>::new())
         .unwrap();
     let answer = sender.send_request(request).await.unwrap();
-    assert_eq!((answer.status(), answer.version()), (StatusCode::OK, http::Version::HTTP_2));
+    assert_eq!(
+        (answer.status(), answer.version()),
+        (StatusCode::OK, http::Version::HTTP_2)
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn bodies_and_headers_have_limits() {
     let app = start(&one("")).await;
     let post = |framing: &str, body: &str| {
-        format!(
-            "POST /echo HTTP/1.1\r\nhost: x\r\nconnection: close\r\n{framing}\r\n\r\n{body}"
-        )
+        format!("POST /echo HTTP/1.1\r\nhost: x\r\nconnection: close\r\n{framing}\r\n\r\n{body}")
     };
     let fits = "x".repeat(1 << 20);
     let answer = raw(app.host.addr(), &post("content-length: 1048576", &fits)).await;
-    assert!(answer.contains("200 OK") && answer.contains("1048576"), "{answer}");
+    assert!(
+        answer.contains("200 OK") && answer.contains("1048576"),
+        "{answer}"
+    );
 
     let answer = raw(app.host.addr(), &post("content-length: 4194305", "")).await;
     assert!(answer.starts_with("HTTP/1.1 413"), "{answer}");
 
     let chunk = format!("100000\r\n{}\r\n", "x".repeat(1 << 20));
     let chunks = format!("{}0\r\n\r\n", chunk.repeat(5));
-    let answer = raw(app.host.addr(), &post("transfer-encoding: chunked", &chunks)).await;
+    let answer = raw(
+        app.host.addr(),
+        &post("transfer-encoding: chunked", &chunks),
+    )
+    .await;
     assert!(answer.starts_with("HTTP/1.1 413"), "{answer}");
 
-    let long = format!("GET /hello HTTP/1.1\r\nhost: x\r\nlong: {}\r\n\r\n", "x".repeat(17 << 10));
+    let long = format!(
+        "GET /hello HTTP/1.1\r\nhost: x\r\nlong: {}\r\n\r\n",
+        "x".repeat(17 << 10)
+    );
     let answer = raw(app.host.addr(), &long).await;
     assert!(answer.starts_with("HTTP/1.1 431"), "{answer}");
 }
@@ -106,7 +123,10 @@ async fn a_trap_is_a_500_without_details_and_ends_nobody_else() {
     let app = start(&one("")).await;
     let answer = app.http("/trap").await;
     assert!(answer.starts_with("HTTP/1.1 500"), "{answer}");
-    assert!(answer.contains("internal_error") && !answer.contains("asked to trap"), "{answer}");
+    assert!(
+        answer.contains("internal_error") && !answer.contains("asked to trap"),
+        "{answer}"
+    );
     app.logs("asked to trap").await;
     assert_eq!(app.get("/hello").await, (StatusCode::OK, "hello".into()));
     assert!(app.metrics().await.contains("innover_traps_total 1"));
@@ -127,7 +147,10 @@ async fn a_guest_that_loops_is_stopped_at_its_deadline_while_others_are_served()
     let loops = futures::future::join_all(loops);
     let others = async {
         for _ in 0..20 {
-            assert_eq!(app.call("b", "/hello", "").await.unwrap().status(), StatusCode::OK);
+            assert_eq!(
+                app.call("b", "/hello", "").await.unwrap().status(),
+                StatusCode::OK
+            );
         }
     };
     let began = Instant::now();
@@ -136,7 +159,11 @@ async fn a_guest_that_loops_is_stopped_at_its_deadline_while_others_are_served()
         assert!(answer.starts_with("HTTP/1.1 504"), "{answer}");
         assert!(answer.contains("ask again with the same key"), "{answer}");
     }
-    assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
+    assert!(
+        began.elapsed() < Duration::from_secs(5),
+        "{:?}",
+        began.elapsed()
+    );
     let waited = tokio::time::timeout(Duration::from_secs(5), async {
         while !app.metrics().await.contains("innover_runaways_total 6") {
             tokio::time::sleep(Duration::from_millis(20)).await;
@@ -147,7 +174,11 @@ async fn a_guest_that_loops_is_stopped_at_its_deadline_while_others_are_served()
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_slow_guest_gets_a_504_and_its_neighbours_in_the_instance_an_answer() {
-    let app = start_with(&one("[component.a.tool.innover]\ndeadline_ms = 400"), |_| {}).await;
+    let app = start_with(
+        &one("[component.a.tool.innover]\ndeadline_ms = 400"),
+        |_| {},
+    )
+    .await;
     let (slow, quick) = tokio::join!(app.http("/sleep?ms=5000"), app.http("/sleep?ms=100"));
     assert!(slow.starts_with("HTTP/1.1 504"), "{slow}");
     assert!(quick.starts_with("HTTP/1.1 200"), "{quick}");
@@ -157,7 +188,10 @@ async fn a_slow_guest_gets_a_504_and_its_neighbours_in_the_instance_an_answer() 
 async fn memory_beyond_the_components_limit_traps_only_there() {
     let app = start(&one("[component.a.tool.innover]\nmemory_mb = 64")).await;
     assert_eq!(app.get("/allocate?mb=32").await.0, StatusCode::OK);
-    assert_eq!(app.call("a", "/allocate?mb=80", "").await.err(), Some(CallError::Trapped));
+    assert_eq!(
+        app.call("a", "/allocate?mb=80", "").await.err(),
+        Some(CallError::Trapped)
+    );
     assert_eq!(app.get("/hello").await.0, StatusCode::OK);
 }
 
@@ -178,7 +212,12 @@ async fn a_component_at_its_limit_answers_503_with_retry_after() {
 async fn more_requests_than_places_are_served_in_turn() {
     let app = start(&one("[component.a.tool.innover]\nconcurrency = 4")).await;
     let answers = futures::future::join_all((0..200).map(|_| app.http("/hello"))).await;
-    assert!(answers.iter().all(|answer| answer.starts_with("HTTP/1.1 200")), "{answers:?}");
+    assert!(
+        answers
+            .iter()
+            .all(|answer| answer.starts_with("HTTP/1.1 200")),
+        "{answers:?}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
@@ -188,7 +227,10 @@ async fn the_route_a_guest_names_is_the_label_and_stays_inside() {
                    traceparent: 00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01\r\n\
                    connection: close\r\n\r\n";
     let answer = raw(app.host.addr(), request).await;
-    assert!(answer.contains("labelled") && !answer.contains("x-route"), "{answer}");
+    assert!(
+        answer.contains("labelled") && !answer.contains("x-route"),
+        "{answer}"
+    );
     let metrics = app.metrics().await;
     let series = "http_requests_total{service=\"svc\",method=\"GET\",route=\"/v1/things/:id\",status_code=\"200\"} 1";
     assert!(metrics.contains(series), "{metrics}");

@@ -17,7 +17,10 @@ async fn shutdown_finishes_what_was_accepted_and_accepts_no_more() {
     tokio::time::sleep(Duration::from_millis(200)).await;
     app.host.shutdown(Duration::from_secs(5)).await;
     let answer = running.await.unwrap();
-    assert!(answer.starts_with("HTTP/1.1 200") && answer.contains("slept"), "{answer}");
+    assert!(
+        answer.starts_with("HTTP/1.1 200") && answer.contains("slept"),
+        "{answer}"
+    );
     assert!(tokio::net::TcpStream::connect(address).await.is_err());
 }
 
@@ -43,7 +46,10 @@ async fn a_reload_that_fails_keeps_the_old_version() {
     let app = start(&one("")).await;
     std::fs::write(app.folder.path().join("probe.wasm"), b"no component").unwrap();
     let error = format!("{:#}", app.host.reload("a").await.unwrap_err());
-    assert!(error.contains("component a") && error.contains("probe.wasm"), "{error}");
+    assert!(
+        error.contains("component a") && error.contains("probe.wasm"),
+        "{error}"
+    );
     assert_eq!(app.get("/hello").await.0, StatusCode::OK);
     assert!(app.host.reload("nobody").await.is_err());
 }
@@ -51,13 +57,22 @@ async fn a_reload_that_fails_keeps_the_old_version() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn what_cannot_be_loaded_is_named_at_the_start() {
     for (manifest, expected) in [
-        (one("dependencies = { \"acme:x/y@1.0.0\" = { path = \"x.wasm\" } }"), "acme:x/y@1.0.0"),
+        (
+            one("dependencies = { \"acme:x/y@1.0.0\" = { path = \"x.wasm\" } }"),
+            "acme:x/y@1.0.0",
+        ),
         (one("files = [\"a.txt\"]"), "files"),
         (
-            format!("[variables]\nkey = {{ required = true }}\n{}", one("variables = { key = \"{{ key }}\" }")),
+            format!(
+                "[variables]\nkey = {{ required = true }}\n{}",
+                one("variables = { key = \"{{ key }}\" }")
+            ),
             "SPIN_VARIABLE_KEY",
         ),
-        (one("").replace("probe.wasm", "missing.wasm"), "missing.wasm"),
+        (
+            one("").replace("probe.wasm", "missing.wasm"),
+            "missing.wasm",
+        ),
     ] {
         let folder = tempfile::tempdir().unwrap();
         let started = Host::start(config(folder.path(), &manifest)).await;
@@ -71,13 +86,22 @@ async fn readiness_says_what_is_missing_and_metrics_show_what_was_added() {
     let app = start(&one("")).await;
     let management = app.host.management_addr().unwrap();
     let ask = async |path: &str| {
-        common::raw(management, &format!("GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")).await
+        common::raw(
+            management,
+            &format!("GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n"),
+        )
+        .await
     };
     assert!(ask("/readiness").await.starts_with("HTTP/1.1 200"));
-    app.host.add_readiness("bus", || Err("not connected".into()));
+    app.host
+        .add_readiness("bus", || Err("not connected".into()));
     let answer = ask("/readiness").await;
-    assert!(answer.starts_with("HTTP/1.1 503") && answer.contains("\"bus\":\"not connected\""), "{answer}");
+    assert!(
+        answer.starts_with("HTTP/1.1 503") && answer.contains("\"bus\":\"not connected\""),
+        "{answer}"
+    );
     assert!(ask("/health").await.starts_with("HTTP/1.1 200"));
-    app.host.add_metrics(|out| out.push_str("bridge_things 7\n"));
+    app.host
+        .add_metrics(|out| out.push_str("bridge_things 7\n"));
     assert!(ask("/metrics").await.contains("bridge_things 7"));
 }

@@ -17,7 +17,14 @@ struct Server {
 impl Server {
     fn start(port: u16) -> Option<Self> {
         let started = Command::new("redis-server")
-            .args(["--port", &port.to_string(), "--save", "", "--appendonly", "no"])
+            .args([
+                "--port",
+                &port.to_string(),
+                "--save",
+                "",
+                "--appendonly",
+                "no",
+            ])
             .stdout(Stdio::null())
             .spawn();
         match started {
@@ -59,7 +66,11 @@ impl Drop for Server {
 }
 
 fn free_port() -> u16 {
-    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+    std::net::TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap()
+        .port()
 }
 
 async fn application(port: u16) -> App {
@@ -74,7 +85,9 @@ async fn application(port: u16) -> App {
 }
 
 async fn rows(app: &App) -> String {
-    app.exec("default", "SELECT count(*) FROM job").await.concat()
+    app.exec("default", "SELECT count(*) FROM job")
+        .await
+        .concat()
 }
 
 async fn row_count_is(app: &App, expected: &str) {
@@ -83,7 +96,11 @@ async fn row_count_is(app: &App, expected: &str) {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     });
-    assert!(waited.await.is_ok(), "{} rows, not {expected}", rows(app).await);
+    assert!(
+        waited.await.is_ok(),
+        "{} rows, not {expected}",
+        rows(app).await
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
@@ -91,8 +108,14 @@ async fn messages_are_handled_before_and_after_the_server_was_away() {
     let port = free_port();
     // The host starts although no server answers.
     let app = application(port).await;
-    app.exec("default", "CREATE TABLE job (id INTEGER PRIMARY KEY, x BIGINT)").await;
-    let Some(server) = Server::start(port) else { return };
+    app.exec(
+        "default",
+        "CREATE TABLE job (id INTEGER PRIMARY KEY, x BIGINT)",
+    )
+    .await;
+    let Some(server) = Server::start(port) else {
+        return;
+    };
     server.publish("INSERT INTO job (x) VALUES (1)").await;
     row_count_is(&app, "1").await;
 
@@ -110,14 +133,22 @@ async fn messages_are_handled_before_and_after_the_server_was_away() {
     server.publish("INSERT INTO job (x) VALUES (3)").await;
     row_count_is(&app, "102").await;
     let metrics = app.metrics().await;
-    assert!(metrics.contains("innover_redis_messages_total 102"), "{metrics}");
-    assert!(metrics.contains("innover_redis_messages_failed_total 2"), "{metrics}");
+    assert!(
+        metrics.contains("innover_redis_messages_total 102"),
+        "{metrics}"
+    );
+    assert!(
+        metrics.contains("innover_redis_messages_failed_total 2"),
+        "{metrics}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_guest_reaches_the_redis_it_names_and_no_other() {
     let port = free_port();
-    let Some(_server) = Server::start(port) else { return };
+    let Some(_server) = Server::start(port) else {
+        return;
+    };
     let app = application(port).await;
     let open = format!("/redis?address=redis://127.0.0.1:{port}&key=k");
     let mut answer = app.get(&open).await;
@@ -130,6 +161,9 @@ async fn a_guest_reaches_the_redis_it_names_and_no_other() {
     }
     assert_eq!(answer, (StatusCode::OK, "42".into()));
     let other = app.get("/redis?address=redis://127.0.0.1:1&key=k").await;
-    assert_eq!(other, (StatusCode::FORBIDDEN, "Error::InvalidAddress".into()));
+    assert_eq!(
+        other,
+        (StatusCode::FORBIDDEN, "Error::InvalidAddress".into())
+    );
     eventually("a line about the denied address", || app.logged().len() > 1).await;
 }

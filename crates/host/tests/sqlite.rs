@@ -18,14 +18,19 @@ async fn with_table() -> App {
 }
 
 async fn count(app: &App) -> String {
-    app.exec("default", "SELECT count(*) FROM transfer").await.join("")
+    app.exec("default", "SELECT count(*) FROM transfer")
+        .await
+        .join("")
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_connection_is_durable_and_checks_foreign_keys() {
     let app = with_table().await;
     let answers = app
-        .exec("default", "PRAGMA journal_mode\nPRAGMA synchronous\nPRAGMA foreign_keys")
+        .exec(
+            "default",
+            "PRAGMA journal_mode\nPRAGMA synchronous\nPRAGMA foreign_keys",
+        )
         .await;
     assert_eq!(answers, ["wal", "2", "1"]);
 }
@@ -52,7 +57,10 @@ async fn sql_cannot_leave_its_file_or_weaken_it() {
         "SELECT length(zeroblob(100000000))".into(),
     ] {
         let answer = app.exec("default", &statement).await;
-        assert!(answer.concat().starts_with("error "), "{statement}: {answer:?}");
+        assert!(
+            answer.concat().starts_with("error "),
+            "{statement}: {answer:?}"
+        );
     }
     assert!(!outside.exists());
     // What a guest sets for stock Spin is accepted; it changes nothing that would matter.
@@ -62,17 +70,25 @@ async fn sql_cannot_leave_its_file_or_weaken_it() {
         ("PRAGMA synchronous = FULL", ""),
         ("PRAGMA journal_mode = WAL", "wal"),
         ("PRAGMA defer_foreign_keys = ON", ""),
-        ("PRAGMA table_info(transfer)", "0|id|INTEGER|0|null|1,1|amount|BIGINT|0|null|0,2|note|TEXT|0|null|0"),
+        (
+            "PRAGMA table_info(transfer)",
+            "0|id|INTEGER|0|null|1,1|amount|BIGINT|0|null|0,2|note|TEXT|0|null|0",
+        ),
         ("SELECT group_concat(value) FROM json_each('[1,2]')", "1,2"),
     ] {
-        assert_eq!(app.exec("default", statement).await.concat(), expected, "{statement}");
+        assert_eq!(
+            app.exec("default", statement).await.concat(),
+            expected,
+            "{statement}"
+        );
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_statement_that_does_not_end_is_ended() {
     let app = with_table().await;
-    let endless = "WITH RECURSIVE c(x) AS (SELECT 1 UNION ALL SELECT x+1 FROM c) SELECT sum(x) FROM c";
+    let endless =
+        "WITH RECURSIVE c(x) AS (SELECT 1 UNION ALL SELECT x+1 FROM c) SELECT sum(x) FROM c";
     let answer = app.exec("default", endless).await.concat();
     assert!(answer.contains("took longer"), "{answer}");
     assert_eq!(count(&app).await, "0");
@@ -81,15 +97,16 @@ async fn a_statement_that_does_not_end_is_ended() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn concurrent_transactions_all_commit() {
     let app = with_table().await;
-    let answers =
-        futures::stream::iter((0..400).map(|_| app.get("/transfer?label=default")))
-            .buffer_unordered(64)
-            .collect::<Vec<_>>()
-            .await;
+    let answers = futures::stream::iter((0..400).map(|_| app.get("/transfer?label=default")))
+        .buffer_unordered(64)
+        .collect::<Vec<_>>()
+        .await;
     for answer in answers {
         assert_eq!(answer, (StatusCode::OK, "committed".into()));
     }
-    let sums = app.exec("default", "SELECT count(*), sum(amount) FROM transfer").await;
+    let sums = app
+        .exec("default", "SELECT count(*), sum(amount) FROM transfer")
+        .await;
     assert_eq!(sums, ["400|2800"]);
 }
 
@@ -100,14 +117,20 @@ async fn a_guest_that_traps_in_a_transaction_leaves_nothing_and_blocks_nobody() 
     assert_eq!(trapped.err(), Some(CallError::Trapped));
     let began = Instant::now();
     assert_eq!(app.get("/transfer?label=default").await.0, StatusCode::OK);
-    assert!(began.elapsed() < Duration::from_secs(2), "the lock was not given back");
+    assert!(
+        began.elapsed() < Duration::from_secs(2),
+        "the lock was not given back"
+    );
     assert_eq!(count(&app).await, "1");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_connection_dropped_in_a_transaction_is_rolled_back_before_its_next_use() {
     let app = with_table().await;
-    assert_eq!(app.get("/transfer?label=default&end=forget").await.1, "left open");
+    assert_eq!(
+        app.get("/transfer?label=default&end=forget").await.1,
+        "left open"
+    );
     assert_eq!(app.get("/transfer?label=default").await.1, "committed");
     assert_eq!(count(&app).await, "1");
 }
@@ -140,13 +163,20 @@ async fn native_code_and_guests_share_one_write_lock() {
     let writing = app.get("/transfer?label=default");
     tokio::pin!(writing);
     let early = tokio::time::timeout(Duration::from_millis(300), writing.as_mut()).await;
-    assert!(early.is_err(), "the guest wrote although the lock was taken");
+    assert!(
+        early.is_err(),
+        "the guest wrote although the lock was taken"
+    );
     // Readers do not wait.
     assert_eq!(count(&app).await, "0");
     drop(guard);
     assert_eq!(writing.await.1, "committed");
     assert!(app.host.lock_database("nothing").await.is_none());
-    assert!(app.metrics().await.contains("innover_sqlite_lock_wait_seconds_count{database=\"default\"} 1"));
+    assert!(
+        app.metrics()
+            .await
+            .contains("innover_sqlite_lock_wait_seconds_count{database=\"default\"} 1")
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
@@ -157,7 +187,11 @@ async fn a_lock_that_is_not_given_back_is_an_error_after_five_seconds() {
     let (status, body) = app.get("/transfer?label=default").await;
     assert_eq!(status, StatusCode::INTERNAL_SERVER_ERROR);
     assert!(body.contains("database is locked"), "{body}");
-    assert!((5..8).contains(&began.elapsed().as_secs()), "{:?}", began.elapsed());
+    assert!(
+        (5..8).contains(&began.elapsed().as_secs()),
+        "{:?}",
+        began.elapsed()
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
@@ -167,7 +201,11 @@ async fn commits_wake_whoever_follows_them_and_reads_do_not() {
     app.exec("default", TABLE).await;
     app.exec("second", TABLE).await;
     assert_eq!(commits.changed().await.unwrap(), ["default", "second"]);
-    app.exec("second", "SELECT * FROM transfer\nBEGIN IMMEDIATE\nROLLBACK\nBEGIN\nSELECT 1\nCOMMIT").await;
+    app.exec(
+        "second",
+        "SELECT * FROM transfer\nBEGIN IMMEDIATE\nROLLBACK\nBEGIN\nSELECT 1\nCOMMIT",
+    )
+    .await;
     app.get("/transfer?label=default").await;
     assert_eq!(commits.changed().await.unwrap(), ["default"]);
     let quiet = tokio::time::timeout(Duration::from_millis(100), commits.changed()).await;
@@ -182,7 +220,11 @@ async fn another_process_holding_the_file_is_waited_for() {
     other.execute_batch("BEGIN IMMEDIATE").unwrap();
     let writing = app.get("/transfer?label=default");
     tokio::pin!(writing);
-    assert!(tokio::time::timeout(Duration::from_millis(200), writing.as_mut()).await.is_err());
+    assert!(
+        tokio::time::timeout(Duration::from_millis(200), writing.as_mut())
+            .await
+            .is_err()
+    );
     other.execute_batch("COMMIT").unwrap();
     assert_eq!(writing.await.1, "committed");
 }

@@ -109,7 +109,11 @@ impl Database {
     }
 
     fn take(&self) -> rusqlite::Result<connection::Session> {
-        let kept = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        let kept = self
+            .idle
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .pop();
         kept.map_or_else(|| self.connect(), Ok)
     }
 
@@ -135,12 +139,16 @@ impl Database {
                 let asked = Instant::now();
                 let waiting = Arc::clone(&self.lock).lock_owned();
                 let permit = tokio::time::timeout(limits::DATABASE_LOCK_WAIT, waiting).await;
-                self.metrics.database_wait(&self.label, asked.elapsed(), permit.is_ok());
+                self.metrics
+                    .database_wait(&self.label, asked.elapsed(), permit.is_ok());
                 permit.map_err(|_| LockError::Timeout)?
             }
         };
         self.holder.store(instance, Ordering::Relaxed);
-        Ok(WriteGuard { _permit: permit, holder: Arc::clone(&self.holder) })
+        Ok(WriteGuard {
+            _permit: permit,
+            holder: Arc::clone(&self.holder),
+        })
     }
 
     fn committed(&self) {
@@ -183,7 +191,11 @@ impl Databases {
 
     pub(crate) fn commits(&self) -> Commits {
         Commits {
-            seen: self.by_label.values().map(|db| (Arc::clone(db), 0)).collect(),
+            seen: self
+                .by_label
+                .values()
+                .map(|db| (Arc::clone(db), 0))
+                .collect(),
             signal: self.signal.subscribe(),
         }
     }

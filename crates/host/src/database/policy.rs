@@ -49,7 +49,10 @@ fn decide(action: &AuthAction<'_>) -> Authorization {
         {
             Authorization::Deny
         }
-        AuthAction::Pragma { pragma_name, pragma_value } => pragma(pragma_name, *pragma_value),
+        AuthAction::Pragma {
+            pragma_name,
+            pragma_value,
+        } => pragma(pragma_name, *pragma_value),
         _ => Authorization::Allow,
     }
 }

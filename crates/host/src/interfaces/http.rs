@@ -8,9 +8,7 @@ use std::time::Duration;
 use http::{Request, Response};
 use http_body_util::BodyExt;
 use wasmtime::component::Linker;
-use wasmtime_wasi_http::{
-    Error, RequestOptions, WasiBody, WasiHttpHooks, default_send_request,
-};
+use wasmtime_wasi_http::{Error, RequestOptions, WasiBody, WasiHttpHooks, default_send_request};
 
 use super::Interface;
 use crate::guest::Guest;
@@ -93,8 +91,12 @@ async fn chain(
     request: Request<WasiBody>,
     options: Option<RequestOptions>,
 ) -> Sent {
-    let service = shared.service(&component).ok_or(Error::DestinationNotFound)?;
-    let asked = options.and_then(|options| options.first_byte_timeout).unwrap_or(Duration::MAX);
+    let service = shared
+        .service(&component)
+        .ok_or(Error::DestinationNotFound)?;
+    let asked = options
+        .and_then(|options| options.first_byte_timeout)
+        .unwrap_or(Duration::MAX);
     let deadline = service.app.deadline.min(asked);
     let response = match service.call(request, deadline, Via::Chain, "/...").await {
         Ok(response) => response,
@@ -106,7 +108,8 @@ async fn chain(
 /// No outbound wait is without a bound, whatever the guest asks for.
 fn bounded(options: Option<RequestOptions>) -> RequestOptions {
     let asked = options.unwrap_or_default();
-    let at_most = |asked: Option<Duration>, bound: Duration| Some(asked.unwrap_or(bound).min(bound));
+    let at_most =
+        |asked: Option<Duration>, bound: Duration| Some(asked.unwrap_or(bound).min(bound));
     RequestOptions {
         connect_timeout: at_most(asked.connect_timeout, limits::OUTBOUND_CONNECT),
         first_byte_timeout: at_most(asked.first_byte_timeout, limits::OUTBOUND_READ),

@@ -7,9 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use anyhow::Context;
 use redis::AsyncCommands;
 use rusqlite::{Connection, OptionalExtension, params};
-use wasmtime::component::{
-    Accessor, FutureReader, HasSelf, Linker, Resource, StreamReader,
-};
+use wasmtime::component::{Accessor, FutureReader, HasSelf, Linker, Resource, StreamReader};
 
 use super::Interface;
 use super::redis::Servers;
@@ -37,7 +35,10 @@ pub(crate) struct Stores {
 
 #[derive(Clone)]
 enum Backend {
-    File { label: Arc<str>, file: Arc<Mutex<Connection>> },
+    File {
+        label: Arc<str>,
+        file: Arc<Mutex<Connection>>,
+    },
     Redis(Arc<str>),
 }
 
@@ -59,7 +60,10 @@ impl Stores {
                             Arc::clone(files.entry(path).or_insert(Arc::new(Mutex::new(file))))
                         }
                     };
-                    Backend::File { label: label.as_str().into(), file }
+                    Backend::File {
+                        label: label.as_str().into(),
+                        file,
+                    }
                 }
             };
             by_label.insert(label.clone(), backend);
@@ -106,11 +110,16 @@ impl Store {
     async fn get(&self, servers: &Servers, key: &str) -> Result<Option<Vec<u8>>, Error> {
         match &self.0 {
             Backend::File { label, file } => Self::file(label, file, |file, store| {
-                file.prepare_cached("SELECT value FROM spin_key_value WHERE store = ?1 AND key = ?2")?
-                    .query_row(params![store, key], |row| row.get(0))
-                    .optional()
+                file.prepare_cached(
+                    "SELECT value FROM spin_key_value WHERE store = ?1 AND key = ?2",
+                )?
+                .query_row(params![store, key], |row| row.get(0))
+                .optional()
             }),
-            Backend::Redis(url) => servers.with(url, |mut redis| async move { redis.get(key).await }).await.map_err(other),
+            Backend::Redis(url) => servers
+                .with(url, |mut redis| async move { redis.get(key).await })
+                .await
+                .map_err(other),
         }
     }
 
@@ -124,7 +133,10 @@ impl Store {
                 .execute(params![store, key, value])
                 .map(drop)
             }),
-            Backend::Redis(url) => servers.with(url, |mut redis| async move { redis.set(key, value).await }).await.map_err(other),
+            Backend::Redis(url) => servers
+                .with(url, |mut redis| async move { redis.set(key, value).await })
+                .await
+                .map_err(other),
         }
     }
 
@@ -135,14 +147,20 @@ impl Store {
                     .execute(params![store, key])
                     .map(drop)
             }),
-            Backend::Redis(url) => servers.with(url, |mut redis| async move { redis.del(key).await }).await.map_err(other),
+            Backend::Redis(url) => servers
+                .with(url, |mut redis| async move { redis.del(key).await })
+                .await
+                .map_err(other),
         }
     }
 
     async fn exists(&self, servers: &Servers, key: &str) -> Result<bool, Error> {
         match &self.0 {
             Backend::File { .. } => Ok(self.get(servers, key).await?.is_some()),
-            Backend::Redis(url) => servers.with(url, |mut redis| async move { redis.exists(key).await }).await.map_err(other),
+            Backend::Redis(url) => servers
+                .with(url, |mut redis| async move { redis.exists(key).await })
+                .await
+                .map_err(other),
         }
     }
 
@@ -153,7 +171,10 @@ impl Store {
                     .query_map(params![store], |row| row.get(0))?
                     .collect()
             }),
-            Backend::Redis(url) => servers.with(url, |mut redis| async move { redis.keys("*").await }).await.map_err(other),
+            Backend::Redis(url) => servers
+                .with(url, |mut redis| async move { redis.keys("*").await })
+                .await
+                .map_err(other),
         }
     }
 }

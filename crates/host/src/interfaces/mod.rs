@@ -32,14 +32,30 @@ pub(crate) const ALL: [&dyn Interface; 6] = [
 ];
 
 /// Interfaces of Spin that guests may know of and this host does not have, with what to do.
-const LATER: [(&str, &str); 7] = [
-    ("spin:postgres/", "use sqlite_databases, or run the application under Spin"),
+const LATER: [(&str, &str); 8] = [
+    (
+        "spin:sqlite/",
+        "build the component with spin-sdk 7, which uses version 3.1.0",
+    ),
+    (
+        "spin:postgres/",
+        "use sqlite_databases, or run the application under Spin",
+    ),
     ("spin:mysql/", "run the application under Spin"),
     ("spin:mqtt/", "run the application under Spin"),
     ("fermyon:spin/llm", "run the application under Spin"),
-    ("fermyon:spin/", "build the component with spin-sdk 7, which uses the spin:* interfaces"),
-    ("wasi:keyvalue/", "use spin:key-value through spin-sdk's key_value module"),
-    ("wasi:http/outgoing-handler@0.2", "build the component with spin-sdk 7 (WASI 0.3)"),
+    (
+        "fermyon:spin/",
+        "build the component with spin-sdk 7, which uses the spin:* interfaces",
+    ),
+    (
+        "wasi:keyvalue/",
+        "use spin:key-value through spin-sdk's key_value module",
+    ),
+    (
+        "wasi:http/outgoing-handler@0.2",
+        "build the component with spin-sdk 7 (WASI 0.3)",
+    ),
 ];
 
 /// Why a component that imports `name` cannot be loaded; `None` when it can.
@@ -50,7 +66,9 @@ pub(crate) fn missing(name: &str) -> Option<String> {
     }
     let known = LATER.iter().find(|(prefix, _)| name.starts_with(prefix));
     Some(match known {
-        Some((_, advice)) => format!("it imports {name}, which this host does not offer yet: {advice}"),
+        Some((_, advice)) => {
+            format!("it imports {name}, which this host does not offer yet: {advice}")
+        }
         None => format!(
             "it imports {name}, which this host does not know: remove the import, or supply it as a dependency of the component"
         ),

@@ -37,7 +37,12 @@ pub(crate) struct Servers {
 
 impl Servers {
     async fn connection(&self, address: &str) -> Result<MultiplexedConnection, RedisError> {
-        let known = self.open.read().unwrap_or_else(PoisonError::into_inner).get(address).cloned();
+        let known = self
+            .open
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(address)
+            .cloned();
         if let Some(connection) = known {
             return Ok(connection);
         }
@@ -70,7 +75,10 @@ impl Servers {
         if let Err(error) = &result
             && (error.is_unrecoverable_error() || error.is_timeout())
         {
-            self.open.write().unwrap_or_else(PoisonError::into_inner).remove(address);
+            self.open
+                .write()
+                .unwrap_or_else(PoisonError::into_inner)
+                .remove(address);
         }
         result
     }
@@ -98,8 +106,12 @@ impl wit::HostConnection for Guest {
 
 /// Whether the manifest lets the component reach `address`.
 fn allowed(guest: &Guest, address: &str) -> bool {
-    let Ok(uri) = address.parse::<http::Uri>() else { return false };
-    let (Some(scheme), Some(host)) = (uri.scheme_str(), uri.host()) else { return false };
+    let Ok(uri) = address.parse::<http::Uri>() else {
+        return false;
+    };
+    let (Some(scheme), Some(host)) = (uri.scheme_str(), uri.host()) else {
+        return false;
+    };
     let allowed = guest.app().hosts.allows(scheme, host, uri.port_u16());
     if !allowed {
         tracing::warn!(
@@ -137,12 +149,17 @@ impl<T: Send> wit::HostConnectionWithStore<T> for HasSelf<Guest> {
             allowed(guest, &address).then(|| Arc::clone(guest.shared()))
         });
         // Spin's answer for an address that is not allowed, too.
-        let Some(shared) = shared else { return Ok(Err(Error::InvalidAddress)) };
+        let Some(shared) = shared else {
+            return Ok(Err(Error::InvalidAddress));
+        };
         if let Err(error) = shared.redis.connection(&address).await {
             return Ok(Err(problem(error)));
         }
         accessor.with(|mut access| {
-            Ok(Ok(access.get().table.push(Connection(address.as_str().into()))?))
+            Ok(Ok(access
+                .get()
+                .table
+                .push(Connection(address.as_str().into()))?))
         })
     }
 
@@ -152,7 +169,10 @@ impl<T: Send> wit::HostConnectionWithStore<T> for HasSelf<Guest> {
         channel: String,
         payload: Vec<u8>,
     ) -> wasmtime::Result<Result<(), Error>> {
-        run(accessor, &handle, |mut redis| async move { redis.publish(channel, payload).await }).await
+        run(accessor, &handle, |mut redis| async move {
+            redis.publish(channel, payload).await
+        })
+        .await
     }
 
     async fn get(
@@ -160,7 +180,10 @@ impl<T: Send> wit::HostConnectionWithStore<T> for HasSelf<Guest> {
         handle: Resource<Connection>,
         key: String,
     ) -> wasmtime::Result<Result<Option<Vec<u8>>, Error>> {
-        run(accessor, &handle, |mut redis| async move { redis.get(key).await }).await
+        run(accessor, &handle, |mut redis| async move {
+            redis.get(key).await
+        })
+        .await
     }
 
     async fn set(
@@ -169,7 +192,10 @@ impl<T: Send> wit::HostConnectionWithStore<T> for HasSelf<Guest> {
         key: String,
         value: Vec<u8>,
     ) -> wasmtime::Result<Result<(), Error>> {
-        run(accessor, &handle, |mut redis| async move { redis.set(key, value).await }).await
+        run(accessor, &handle, |mut redis| async move {
+            redis.set(key, value).await
+        })
+        .await
     }
 
     async fn incr(
@@ -177,7 +203,10 @@ impl<T: Send> wit::HostConnectionWithStore<T> for HasSelf<Guest> {
         handle: Resource<Connection>,
         key: String,
     ) -> wasmtime::Result<Result<i64, Error>> {
-        run(accessor, &handle, |mut redis| async move { redis.incr(key, 1).await }).await
+        run(accessor, &handle, |mut redis| async move {
+            redis.incr(key, 1).await
+        })
+        .await
     }
 
     async fn del(
@@ -185,7 +214,10 @@ impl<T: Send> wit::HostConnectionWithStore<T> for HasSelf<Guest> {
         handle: Resource<Connection>,
         keys: Vec<String>,
     ) -> wasmtime::Result<Result<u32, Error>> {
-        run(accessor, &handle, |mut redis| async move { redis.del(keys).await }).await
+        run(accessor, &handle, |mut redis| async move {
+            redis.del(keys).await
+        })
+        .await
     }
 
     async fn sadd(
@@ -194,7 +226,10 @@ impl<T: Send> wit::HostConnectionWithStore<T> for HasSelf<Guest> {
         key: String,
         values: Vec<String>,
     ) -> wasmtime::Result<Result<u32, Error>> {
-        run(accessor, &handle, |mut redis| async move { redis.sadd(key, values).await }).await
+        run(accessor, &handle, |mut redis| async move {
+            redis.sadd(key, values).await
+        })
+        .await
     }
 
     async fn smembers(
@@ -202,7 +237,10 @@ impl<T: Send> wit::HostConnectionWithStore<T> for HasSelf<Guest> {
         handle: Resource<Connection>,
         key: String,
     ) -> wasmtime::Result<Result<Vec<String>, Error>> {
-        run(accessor, &handle, |mut redis| async move { redis.smembers(key).await }).await
+        run(accessor, &handle, |mut redis| async move {
+            redis.smembers(key).await
+        })
+        .await
     }
 
     async fn srem(
@@ -211,7 +249,10 @@ impl<T: Send> wit::HostConnectionWithStore<T> for HasSelf<Guest> {
         key: String,
         values: Vec<String>,
     ) -> wasmtime::Result<Result<u32, Error>> {
-        run(accessor, &handle, |mut redis| async move { redis.srem(key, values).await }).await
+        run(accessor, &handle, |mut redis| async move {
+            redis.srem(key, values).await
+        })
+        .await
     }
 
     async fn execute(
@@ -220,7 +261,7 @@ impl<T: Send> wit::HostConnectionWithStore<T> for HasSelf<Guest> {
         command: String,
         arguments: Vec<RedisParameter>,
     ) -> wasmtime::Result<Result<Vec<RedisResult>, Error>> {
-        if let Some(refused) = shares_badly(&command) {
+        if let Some(refused) = shares_badly(&command, &arguments) {
             return Ok(Err(Error::Other(refused)));
         }
         let mut cmd = Cmd::new();
@@ -231,7 +272,9 @@ impl<T: Send> wit::HostConnectionWithStore<T> for HasSelf<Guest> {
                 RedisParameter::Binary(bytes) => cmd.arg(bytes),
             };
         }
-        let answer = run(accessor, &handle, |mut redis| async move { cmd.query_async::<Value>(&mut redis).await });
+        let answer = run(accessor, &handle, |mut redis| async move {
+            cmd.query_async::<Value>(&mut redis).await
+        });
         Ok(answer.await?.and_then(|value| {
             let mut results = Vec::new();
             flatten(value, &mut results).map(|()| results)
@@ -240,14 +283,35 @@ impl<T: Send> wit::HostConnectionWithStore<T> for HasSelf<Guest> {
 }
 
 /// Commands that would change or hold up the connection everybody shares.
-fn shares_badly(command: &str) -> Option<String> {
-    const REFUSED: [&str; 16] = [
-        "AUTH", "BLMOVE", "BLMPOP", "BLPOP", "BRPOP", "BRPOPLPUSH", "BZPOPMAX", "BZPOPMIN", "HELLO",
-        "MONITOR", "MULTI", "QUIT", "RESET", "SELECT", "SUBSCRIBE", "WATCH",
+fn shares_badly(command: &str, arguments: &[RedisParameter]) -> Option<String> {
+    const REFUSED: [&str; 22] = [
+        "AUTH",
+        "BLMOVE",
+        "BLMPOP",
+        "BLPOP",
+        "BRPOP",
+        "BRPOPLPUSH",
+        "BZMPOP",
+        "BZPOPMAX",
+        "BZPOPMIN",
+        "CLIENT",
+        "HELLO",
+        "MONITOR",
+        "MULTI",
+        "PSUBSCRIBE",
+        "QUIT",
+        "RESET",
+        "SELECT",
+        "SSUBSCRIBE",
+        "SUBSCRIBE",
+        "WAIT",
+        "WAITAOF",
+        "WATCH",
     ];
+    let blocks = |argument: &RedisParameter| matches!(argument, RedisParameter::Binary(bytes) if bytes.eq_ignore_ascii_case(b"BLOCK"));
     let name = command.to_ascii_uppercase();
-    REFUSED
-        .contains(&name.as_str())
+    let waits = matches!(name.as_str(), "XREAD" | "XREADGROUP") && arguments.iter().any(blocks);
+    (waits || REFUSED.contains(&name.as_str()))
         .then(|| format!("{name} is not possible on a shared connection; use a script (EVAL) for several commands at once"))
 }
 

@@ -1,18 +1,11 @@
 //! `spin:sqlite@3.1.0`, synchronous and asynchronous halves alike.
-//!
-//! SQL runs inline on the calling thread: with a page cache and WAL a statement takes microseconds
-//! and a commit one fsync, less than handing it to another thread and back.
 
 use std::sync::Arc;
 
-use wasmtime::component::{
-    Accessor, FutureReader, HasSelf, Linker, Resource, StreamReader,
-};
+use wasmtime::component::{Accessor, FutureReader, HasSelf, Linker, Resource, StreamReader};
 
 use super::Interface;
-use crate::bindings::imports::spin::sqlite::sqlite::{
-    self, Error, QueryResult, RowResult, Value,
-};
+use crate::bindings::imports::spin::sqlite::sqlite::{self, Error, QueryResult, RowResult, Value};
 use crate::database;
 use crate::guest::Guest;
 use crate::limits;
@@ -34,7 +27,10 @@ impl Interface for Sqlite {
 }
 
 impl Guest {
-    fn open_database(&mut self, label: &str) -> wasmtime::Result<Result<Resource<Connection>, Error>> {
+    fn open_database(
+        &mut self,
+        label: &str,
+    ) -> wasmtime::Result<Result<Resource<Connection>, Error>> {
         let app = self.app();
         if !app.databases.iter().any(|allowed| allowed == label) {
             return Ok(Err(Error::AccessDenied));
@@ -58,7 +54,10 @@ impl Guest {
         }
     }
 
-    fn connection(&self, handle: &Resource<Connection>) -> wasmtime::Result<Arc<database::Connection>> {
+    fn connection(
+        &self,
+        handle: &Resource<Connection>,
+    ) -> wasmtime::Result<Arc<database::Connection>> {
         Ok(Arc::clone(&self.table.get(handle)?.0))
     }
 }
@@ -66,7 +65,10 @@ impl Guest {
 impl sqlite::Host for Guest {}
 
 impl sqlite::HostConnection for Guest {
-    async fn open(&mut self, label: String) -> wasmtime::Result<Result<Resource<Connection>, Error>> {
+    async fn open(
+        &mut self,
+        label: String,
+    ) -> wasmtime::Result<Result<Resource<Connection>, Error>> {
         self.open_database(&label)
     }
 
@@ -78,7 +80,10 @@ impl sqlite::HostConnection for Guest {
     ) -> wasmtime::Result<Result<QueryResult, Error>> {
         let connection = self.connection(&handle)?;
         let result = connection.execute(&statement, &parameters, true).await;
-        Ok(result.map(|rows| QueryResult { columns: rows.columns, rows: rows.rows }))
+        Ok(result.map(|rows| QueryResult {
+            columns: rows.columns,
+            rows: rows.rows,
+        }))
     }
 
     async fn last_insert_rowid(&mut self, handle: Resource<Connection>) -> wasmtime::Result<i64> {
@@ -96,7 +101,11 @@ impl sqlite::HostConnection for Guest {
     }
 }
 
-type AsyncRows = (Vec<String>, StreamReader<RowResult>, FutureReader<Result<(), Error>>);
+type AsyncRows = (
+    Vec<String>,
+    StreamReader<RowResult>,
+    FutureReader<Result<(), Error>>,
+);
 
 impl<T: Send> sqlite::HostConnectionWithStore<T> for HasSelf<Guest> {
     async fn open_async(

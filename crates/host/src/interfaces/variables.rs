@@ -30,9 +30,9 @@ impl<T> variables::HostWithStore<T> for HasSelf<Guest> {
             let values = &access.get().app().variables;
             match values.get(&name) {
                 Some(value) => Ok(value.clone()),
-                None if is_name(&name) => {
-                    Err(variables::Error::Undefined(format!("no variable for \"{name}\"")))
-                }
+                None if is_name(&name) => Err(variables::Error::Undefined(format!(
+                    "no variable for \"{name}\""
+                ))),
                 None => Err(variables::Error::InvalidName(name)),
             }
         }))
@@ -42,5 +42,7 @@ impl<T> variables::HostWithStore<T> for HasSelf<Guest> {
 /// Spin's rule for variable names: lower snake case, starting with a letter.
 fn is_name(name: &str) -> bool {
     name.starts_with(|c: char| c.is_ascii_lowercase())
-        && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_')
+        && name
+            .bytes()
+            .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_')
 }

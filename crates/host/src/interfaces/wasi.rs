@@ -40,7 +40,11 @@ impl Interface for Wasi {
 
 /// The world as the guest sees it.
 pub(crate) fn context(service: &Arc<str>, environment: &[(String, String)], log: &Log) -> WasiCtx {
-    let output = |stream| Output { service: Arc::clone(service), stream, log: log.clone() };
+    let output = |stream| Output {
+        service: Arc::clone(service),
+        stream,
+        log: log.clone(),
+    };
     WasiCtxBuilder::new()
         .envs(environment)
         .stdout(output("stdout"))
@@ -67,11 +71,17 @@ impl IsTerminal for Output {
 
 impl StdoutStream for Output {
     fn async_stream(&self) -> Box<dyn AsyncWrite + Send + Sync> {
-        Box::new(Lines { output: self.clone(), pending: Vec::new() })
+        Box::new(Lines {
+            output: self.clone(),
+            pending: Vec::new(),
+        })
     }
 
     fn p2_stream(&self) -> Box<dyn OutputStream> {
-        Box::new(Lines { output: self.clone(), pending: Vec::new() })
+        Box::new(Lines {
+            output: self.clone(),
+            pending: Vec::new(),
+        })
     }
 }
 
@@ -94,7 +104,9 @@ impl Lines {
     fn emit(&mut self) {
         let text = String::from_utf8_lossy(&self.pending);
         if !text.trim().is_empty() {
-            self.output.log.line(guest_line(&self.output.service, self.output.stream, &text));
+            self.output
+                .log
+                .line(guest_line(&self.output.service, self.output.stream, &text));
         }
         self.pending.clear();
     }

@@ -35,15 +35,18 @@ impl Subscriptions {
     pub(crate) fn start(config: &HostConfig, shared: &Arc<Shared>) -> anyhow::Result<Self> {
         let mut servers: BTreeMap<String, Channels> = BTreeMap::new();
         let resolve = |template: &Template| {
-            template.resolve(&|name| config.variable(name)).map_err(|missing| anyhow!("{missing}"))
+            template
+                .resolve(&|name| config.variable(name))
+                .map_err(|missing| anyhow!("{missing}"))
         };
         let manifest = &config.manifest;
         for trigger in &manifest.redis_triggers {
             let address = match (&trigger.address, &manifest.application.redis_address) {
                 (Some(address), _) | (None, Some(address)) => resolve(address)?,
-                (None, None) => config.redis_url.clone().with_context(|| {
-                    format!("redis trigger {} names no address", trigger.id)
-                })?,
+                (None, None) => config
+                    .redis_url
+                    .clone()
+                    .with_context(|| format!("redis trigger {} names no address", trigger.id))?,
             };
             let service = shared
                 .service(&trigger.component)
@@ -55,7 +58,10 @@ impl Subscriptions {
                     )
                 })?;
             let channels = servers.entry(address).or_default();
-            channels.entry(resolve(&trigger.channel)?).or_default().push(Arc::clone(service));
+            channels
+                .entry(resolve(&trigger.channel)?)
+                .or_default()
+                .push(Arc::clone(service));
         }
         let (stop, stopped) = watch::channel(false);
         let tasks = servers
@@ -107,7 +113,8 @@ impl Subscriber {
             if !complained {
                 complained = true;
                 let address = self.client.get_connection_info().addr().to_string();
-                let reason = ended.map_or_else(|error| error.to_string(), |()| "disconnected".into());
+                let reason =
+                    ended.map_or_else(|error| error.to_string(), |()| "disconnected".into());
                 tracing::warn!(address, reason, "redis trigger waits for its server");
             }
             tokio::select! {
@@ -136,10 +143,14 @@ impl Subscriber {
         }
         let mut messages = pubsub.into_on_message();
         while let Some(message) = messages.next().await {
-            let Some(services) = self.channels.get(message.get_channel_name()) else { continue };
+            let Some(services) = self.channels.get(message.get_channel_name()) else {
+                continue;
+            };
             for service in services {
                 // Waiting here leaves further messages in the socket: the bound on what is held.
-                let Ok(place) = Arc::clone(&self.places).acquire_owned().await else { return Ok(()) };
+                let Ok(place) = Arc::clone(&self.places).acquire_owned().await else {
+                    return Ok(());
+                };
                 let service = Arc::clone(service);
                 let shared = Arc::clone(&self.shared);
                 let channel = message.get_channel_name().to_owned();
@@ -155,7 +166,10 @@ impl Subscriber {
                                 error = format!("{error:#}"),
                                 "message failed"
                             );
-                            shared.metrics.messages_failed.fetch_add(1, Ordering::Relaxed)
+                            shared
+                                .metrics
+                                .messages_failed
+                                .fetch_add(1, Ordering::Relaxed)
                         }
                     }
                 });
@@ -167,19 +181,30 @@ impl Subscriber {
 
 /// Hands one message to a fresh instance (making one costs 50 µs), within the component's deadline.
 async fn deliver(service: &Service, payload: Vec<u8>) -> anyhow::Result<()> {
-    let pre = service.redis().context("the component has no message handler any more")?;
-    let _place = service.place().await.map_err(|_| anyhow!("the component is at its limit"))?;
+    let pre = service
+        .redis()
+        .context("the component has no message handler any more")?;
+    let _place = service
+        .place()
+        .await
+        .map_err(|_| anyhow!("the component is at its limit"))?;
     let work = async {
         let mut store = service.store();
         let guest = pre.instantiate_async(&mut store).await?;
         store
             .run_concurrent(async |accessor| {
-                guest.spin_redis_inbound_redis().call_handle_message(accessor, payload).await
+                guest
+                    .spin_redis_inbound_redis()
+                    .call_handle_message(accessor, payload)
+                    .await
             })
             .await?
     };
     match tokio::time::timeout(service.app.deadline, work).await {
-        Err(_) => Err(anyhow!("no answer within {} ms", service.app.deadline.as_millis())),
+        Err(_) => Err(anyhow!(
+            "no answer within {} ms",
+            service.app.deadline.as_millis()
+        )),
         Ok(Err(error)) => Err(anyhow!("{error:?}")),
         Ok(Ok(Err(error))) => Err(anyhow!("the handler answered {error:?}")),
         Ok(Ok(Ok(()))) => Ok(()),

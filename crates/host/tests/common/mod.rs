@@ -81,7 +81,10 @@ impl App {
 
     /// Runs the lines of `sql`; the answer has one line per statement.
     pub async fn exec(&self, label: &str, sql: &str) -> Vec<String> {
-        let answer = self.call("a", &format!("/exec?label={label}"), sql).await.unwrap();
+        let answer = self
+            .call("a", &format!("/exec?label={label}"), sql)
+            .await
+            .unwrap();
         text(&answer).lines().map(str::to_owned).collect()
     }
 
@@ -91,17 +94,24 @@ impl App {
         path: &str,
         body: &str,
     ) -> Result<Response<Bytes>, CallError> {
-        let request = Request::post(path).body(Bytes::from(body.to_owned())).unwrap();
+        let request = Request::post(path)
+            .body(Bytes::from(body.to_owned()))
+            .unwrap();
         self.host.call(component, request, DEADLINE).await
     }
 
     pub async fn metrics(&self) -> String {
         let address = self.host.management_addr().unwrap();
-        raw(address, "GET /metrics HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").await
+        raw(
+            address,
+            "GET /metrics HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n",
+        )
+        .await
     }
 
     pub async fn http(&self, path: &str) -> String {
-        let request = format!("GET {path} HTTP/1.1\r\nhost: example.test\r\nconnection: close\r\n\r\n");
+        let request =
+            format!("GET {path} HTTP/1.1\r\nhost: example.test\r\nconnection: close\r\n\r\n");
         raw(self.host.addr(), &request).await
     }
 
@@ -111,7 +121,10 @@ impl App {
 
     /// Waits until the log holds `text`.
     pub async fn logs(&self, text: &str) {
-        eventually(&format!("{text} in the log"), || self.logged().contains(text)).await;
+        eventually(&format!("{text} in the log"), || {
+            self.logged().contains(text)
+        })
+        .await;
     }
 }
 
@@ -140,7 +153,10 @@ pub async fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
 }
 
 fn workspace() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").canonicalize().unwrap()
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../..")
+        .canonicalize()
+        .unwrap()
 }
 
 fn target() -> PathBuf {
@@ -156,7 +172,11 @@ fn probe() -> &'static Path {
         }
         let build = "eval \"$(tools/wasm-env)\" && \
                      cargo build --quiet --release --target wasm32-wasip2 -p host-probe";
-        let built = Command::new("bash").arg("-c").arg(build).current_dir(workspace()).status();
+        let built = Command::new("bash")
+            .arg("-c")
+            .arg(build)
+            .current_dir(workspace())
+            .status();
         assert!(built.unwrap().success(), "the probe guest does not build");
         target().join("wasm32-wasip2/release/host_probe.wasm")
     })

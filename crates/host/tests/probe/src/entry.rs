@@ -109,7 +109,9 @@ async fn answer(request: Request) -> anyhow::Result<Answer> {
 }
 
 pub(crate) fn text(status: StatusCode, body: String) -> Answer {
+    let length = body.len().into();
     let mut response = Response::new(Full::from(body));
+    response.headers_mut().insert(http::header::CONTENT_LENGTH, length);
     *response.status_mut() = status;
     response
 }
