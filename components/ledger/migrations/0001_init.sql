@@ -21,10 +21,9 @@ CREATE TABLE accounts (
         OR (normal_side = 'debit' AND debits - credits - pending_credits >= floor))
 );
 
--- `external_id` is what the entry was made for (`pay_…`, `top_…`): at most one entry for each, for good.
 CREATE TABLE entries (
     id TEXT PRIMARY KEY,
-    external_id TEXT UNIQUE,
+    external_id TEXT,
     kind TEXT NOT NULL,
     reference TEXT NOT NULL,
     payment_id TEXT,
@@ -47,12 +46,15 @@ CREATE TABLE postings (
 );
 CREATE UNIQUE INDEX postings_by_entry ON postings (entry_id, position);
 
--- What was refused for good: a refusal is as final as an entry.
-CREATE TABLE refusals (
+-- What became of everything that was asked for under an id of its own (`pay_…`, `top_…`): booked
+-- with an entry, or refused with a code. One row, so never both, and for good.
+CREATE TABLE outcomes (
     external_id TEXT PRIMARY KEY,
-    code TEXT NOT NULL,
-    detail TEXT NOT NULL,
-    created_at BIGINT NOT NULL
+    entry_id TEXT,
+    code TEXT,
+    detail TEXT,
+    created_at BIGINT NOT NULL,
+    CHECK ((entry_id IS NULL) <> (code IS NULL))
 );
 
 CREATE TABLE outbox (id TEXT PRIMARY KEY, topic TEXT NOT NULL, key TEXT NOT NULL, key_version BIGINT NOT NULL, type TEXT NOT NULL, payload TEXT NOT NULL, headers TEXT NOT NULL, created_at BIGINT NOT NULL);

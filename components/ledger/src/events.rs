@@ -11,7 +11,7 @@ use serde_json::json;
 
 use crate::{
     model::{AccountId, Converted, Posted},
-    store::{self, EntryRow},
+    store::{self, EntryRow, Outcome},
 };
 
 /// The only service whose conversions move money.
@@ -50,7 +50,7 @@ async fn book(db: &Db, payments: &[(&Event, Converted)], batch: &mut Batch) -> R
     let touched: BTreeSet<AccountId> = payments.iter().flat_map(|(_, p)| p.accounts()).collect();
     let mut book = store::book(db, &touched).await?;
     let now = ids::now_us();
-    let (mut entries, mut refusals) = (Vec::new(), Vec::new());
+    let (mut entries, mut outcomes) = (Vec::new(), Vec::new());
     for (event, payment) in payments {
         // One payment is booked or refused once, however often and by whatever event it comes.
         if !settled.insert(payment.payment_id.clone()) {
@@ -61,6 +61,8 @@ async fn book(db: &Db, payments: &[(&Event, Converted)], batch: &mut Batch) -> R
                 Ok(posted) => {
                     let row = payment_row(payment, now);
                     batch.emit(posted_event(&row, &posted, Cause::from(*event)));
+                    let booked = Outcome::Booked { entry_id: row.id.clone() };
+                    outcomes.push((payment.payment_id.clone(), booked));
                     entries.push((row, posted));
                     continue;
                 }
@@ -70,13 +72,13 @@ async fn book(db: &Db, payments: &[(&Event, Converted)], batch: &mut Batch) -> R
         };
         let (code, detail) = refused;
         batch.emit(rejected_event(&payment.payment_id, code, &detail, Cause::from(*event)));
-        refusals.push((payment.payment_id.clone(), code, detail));
+        outcomes.push((payment.payment_id.clone(), Outcome::Refused { code, detail }));
     }
     if !entries.is_empty() {
         store::post(batch, &book, &entries);
     }
-    if !refusals.is_empty() {
-        store::refuse(batch, &refusals, now);
+    if !outcomes.is_empty() {
+        store::settle(batch, &outcomes, now);
     }
     Ok(())
 }

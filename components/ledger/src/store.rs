@@ -15,8 +15,8 @@ use crate::model::{Account, AccountId, Book, Opening, Posted, Side, Totals};
 pub const STEP_ACCOUNTS: &str = "accounts";
 /// The step that opens accounts: it fails when one of them exists.
 pub const STEP_OPEN: &str = "open";
-/// The step that writes entries: it fails when one was made for the same thing before.
-pub const STEP_ENTRIES: &str = "entries";
+/// The step that writes outcomes: it fails when something was booked or refused before.
+pub const STEP_OUTCOMES: &str = "outcomes";
 
 /// An account with what only views need.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -29,12 +29,29 @@ pub struct AccountRow {
     pub created_at: i64,
 }
 
+/// What became of something that was asked for under an id of its own.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// It is this entry.
+    Booked {
+        /// Its id.
+        entry_id: String,
+    },
+    /// It is no entry and never will be.
+    Refused {
+        /// The problem code.
+        code: &'static str,
+        /// The reason.
+        detail: String,
+    },
+}
+
 /// An entry about to be written, or read back; its postings are [`Posted`] or [`Line`]s.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EntryRow {
     /// `ent_…`
     pub id: String,
-    /// What it was made for; unique where there is one.
+    /// What it was made for; its [`Outcome`] makes it unique.
     pub external_id: Option<String>,
     /// `payment`, `top_up`, `manual`, …
     pub kind: String,
@@ -182,15 +199,19 @@ pub async fn settled<'a>(
 ) -> Result<BTreeSet<String>, DbError> {
     let rows = db
         .query(
-            "SELECT external_id FROM entries
-             WHERE external_id IN (SELECT id FROM rows($1: id TEXT))
-             UNION ALL
-             SELECT external_id FROM refusals
-             WHERE external_id IN (SELECT id FROM rows($1: id TEXT))",
+            "SELECT external_id FROM outcomes WHERE external_id IN (SELECT id FROM rows($1: id TEXT))",
             vec![column(ids)],
         )
         .await?;
     rows.iter().map(|row| Ok(row.text(0)?.to_owned())).collect()
+}
+
+/// What became of one id: `None` when nothing yet, else its entry, or no entry when it was refused.
+pub async fn settlement(db: &Db, external_id: &str) -> Result<Option<Option<String>>, DbError> {
+    let rows = db
+        .query("SELECT entry_id FROM outcomes WHERE external_id = $1", params![external_id])
+        .await?;
+    rows.first().map(|row| Ok(row.opt_text(0)?.map(str::to_owned))).transpose()
 }
 
 /// An entry.
@@ -388,7 +409,7 @@ pub fn post(batch: &mut Batch, book: &Book, entries: &[(EntryRow, Vec<Posted>)])
         ]
     });
     batch.step(
-        STEP_ENTRIES,
+        "entries",
         "INSERT INTO entries (id, external_id, kind, reference, payment_id, metadata, created_by,
                               created_at)
          SELECT r.id, r.external_id, r.kind, r.reference, r.payment_id, r.metadata, r.created_by,
@@ -430,47 +451,21 @@ pub fn post(batch: &mut Batch, book: &Book, entries: &[(EntryRow, Vec<Posted>)])
     );
 }
 
-/// Records refusals: what was asked for, the code and the reason.
-pub fn refuse(batch: &mut Batch, refusals: &[(String, &'static str, String)], now: i64) {
-    let rows = refusals.iter().map(|(id, code, detail)| params![id, *code, detail, now]);
+/// Settles ids for good, each once: whoever settles one of them at the same moment meets the primary
+/// key, on any database and at any isolation level, and one of the two batches leaves nothing.
+pub fn settle(batch: &mut Batch, outcomes: &[(String, Outcome)], now: i64) {
+    let rows = outcomes.iter().map(|(id, outcome)| match outcome {
+        Outcome::Booked { entry_id } => params![id, entry_id, Value::Null, Value::Null, now],
+        Outcome::Refused { code, detail } => params![id, Value::Null, *code, detail, now],
+    });
     batch.step(
-        "refusals",
-        "INSERT INTO refusals (external_id, code, detail, created_at)
-         SELECT r.external_id, r.code, r.detail, r.created_at
-         FROM rows($1: external_id TEXT, code TEXT, detail TEXT, created_at BIGINT) r WHERE true
+        STEP_OUTCOMES,
+        "INSERT INTO outcomes (external_id, entry_id, code, detail, created_at)
+         SELECT r.external_id, r.entry_id, r.code, r.detail, r.created_at
+         FROM rows($1: external_id TEXT, entry_id TEXT, code TEXT, detail TEXT, created_at BIGINT) r
+         WHERE true
          ON CONFLICT (external_id) DO NOTHING",
         vec![Value::Rows(rows.collect())],
-        Expect::Rows(refusals.len() as u64),
-    );
-}
-
-/// The kind of the row that stands where a refused payment's entry would.
-const KIND_REFUSED: &str = "refused";
-
-/// How a payment was settled: `None` when it was not, else its entry, or none when it was refused.
-pub async fn settlement(db: &Db, payment: &str) -> Result<Option<Option<String>>, DbError> {
-    let rows = db
-        .query(
-            "SELECT id, kind FROM entries WHERE external_id = $1
-             UNION ALL
-             SELECT '', CAST($2 AS TEXT) FROM refusals WHERE external_id = $1",
-            params![payment, KIND_REFUSED],
-        )
-        .await?;
-    let Some(row) = rows.first() else { return Ok(None) };
-    let refused = row.text(1)? == KIND_REFUSED;
-    Ok(Some(if refused { None } else { Some(row.text(0)?.to_owned()) }))
-}
-
-/// Takes the place of a payment's entry, without postings: whoever books it at the same moment
-/// meets the unique `external_id`, on any database and at any isolation level.
-pub fn take_place(batch: &mut Batch, payment: &str, now: i64) {
-    batch.step(
-        STEP_ENTRIES,
-        "INSERT INTO entries (id, external_id, kind, reference, payment_id, metadata, created_by,
-                              created_at)
-         VALUES ($1, $2, $3, $2, $2, '{}', $3, $4) ON CONFLICT DO NOTHING",
-        params![innover_kit::ids::new_id("ent"), payment, KIND_REFUSED, now],
-        Expect::Rows(1),
+        Expect::Rows(outcomes.len() as u64),
     );
 }

@@ -368,9 +368,8 @@ async fn a_payment_given_up_is_refused_for_good_and_a_booked_one_says_so() {
 
     open("acc_gu_a", "EUR").await;
     open("acc_gu_b", "EUR").await;
-    let mut body = transfer("acc_house_cash_EUR", "acc_gu_a", "10.00");
-    body["kind"] = "top_up".into();
-    ask(&finance(), "POST", "/v1/entries", Some("gu-top-up"), body).await;
+    let fund = transfer("acc_house_cash_EUR", "acc_gu_a", "10.00");
+    assert_eq!(ask(&finance(), "POST", "/v1/entries", Some("gu-fund"), fund).await.0, 201);
     let bridge = Caller {
         service: "bridge",
         identity: Identity { scope: service_token::SCOPE_DELIVER.into(), ..Default::default() },

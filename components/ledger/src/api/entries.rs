@@ -17,7 +17,7 @@ use crate::{
     events,
     limits::POSTING_MINOR_MAX,
     model::{AccountId, Checked, Entry, Posting, Refusal, Side},
-    store::{self, EntryRow},
+    store::{self, EntryRow, Outcome},
 };
 
 /// Kinds that only the services that own them post.
@@ -140,20 +140,31 @@ async fn post(cx: &Cx, key: &IdempotencyKey, entry: &Checked<Entry>, row: &Entry
     let mut book = store::book(&db, entry.postings().iter().map(|p| &p.account)).await?;
     let posted = match book.post(entry) {
         Ok(posted) => posted,
-        Err(refusal) => return refuse(cx, &mut db, key, entry, &refusal).await,
+        Err(refusal) => return refuse(cx, &mut db, key, entry, row, &refusal).await,
     };
     let mut batch = Batch::new();
     batch.emit(events::posted_event(row, &posted, Cause::from(cx)));
     let answer = Answer::json(201, &EntryView::posted(row, &posted))?;
     store::post(&mut batch, &book, &[(row.clone(), posted)]);
-    idempotency::commit(&mut db, batch, Some(key), answer).await.map_err(|error| match error {
-        CommitError::Batch(e) if e.step() == Some(store::STEP_ENTRIES) => Failure::new(
+    settle(&mut batch, row, Outcome::Booked { entry_id: row.id.clone() });
+    idempotency::commit(&mut db, batch, Some(key), answer).await.map_err(failed)
+}
+
+fn settle(batch: &mut Batch, row: &EntryRow, outcome: Outcome) {
+    if let Some(id) = &row.external_id {
+        store::settle(batch, &[(id.clone(), outcome)], row.created_at);
+    }
+}
+
+fn failed(error: CommitError) -> Failure {
+    match error {
+        CommitError::Batch(e) if e.step() == Some(store::STEP_OUTCOMES) => Failure::new(
             Code::AlreadyExists,
-            "an entry was posted for this external_id before, under another Idempotency-Key",
+            "this external_id was booked or refused before, under another Idempotency-Key",
         )
         .param("/external_id"),
         error => error.into(),
-    })
+    }
 }
 
 /// The failed decision left nothing, so it is recorded by a batch of its own: the same key gets the
@@ -163,6 +174,7 @@ async fn refuse(
     db: &mut Db,
     key: &IdempotencyKey,
     entry: &Checked<Entry>,
+    row: &EntryRow,
     refusal: &Refusal,
 ) -> Result<Answer> {
     let code = Code::parse(refusal.code()).unwrap_or(Code::Conflict);
@@ -172,7 +184,9 @@ async fn refuse(
     problem.instance = Some(cx.path().to_owned());
     problem.request_id = Some(cx.request_id().to_owned());
     let answer = Answer::json(problem.status, &problem)?;
-    Ok(idempotency::commit(db, Batch::new(), Some(key), answer).await?)
+    let mut batch = Batch::new();
+    settle(&mut batch, row, Outcome::Refused { code: refusal.code(), detail: refusal.to_string() });
+    idempotency::commit(db, batch, Some(key), answer).await.map_err(failed)
 }
 
 /// One entry with its postings.

@@ -5,7 +5,10 @@ use innover_kit::{Answer, Batch, Cause, Code, Cx, Db, Failure, Result, batch, id
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use crate::{events, store};
+use crate::{
+    events,
+    store::{self, Outcome},
+};
 
 /// The only service that gives up on payments.
 const PAYMENT: &str = "payment";
@@ -37,9 +40,9 @@ pub async fn refuse(cx: Cx, Path(id): Path<String>) -> Result<Answer> {
         }
         let detail = "it was not booked in time".to_owned();
         let mut batch = Batch::new();
-        store::take_place(&mut batch, &id, ids::now_us());
         batch.emit(events::rejected_event(&id, TIMED_OUT, &detail, Cause::from(&cx)));
-        store::refuse(&mut batch, &[(id.clone(), TIMED_OUT, detail)], ids::now_us());
+        let refused = Outcome::Refused { code: TIMED_OUT, detail };
+        store::settle(&mut batch, &[(id.clone(), refused)], ids::now_us());
         batch.commit(&mut db).await?;
         Answer::json(200, &Settlement { entry_id: None })
     })

@@ -3,7 +3,7 @@
 use innover_kit::{Batch, Db};
 use ledger::{
     model::{Book, Checked, Entry, Posted, Posting},
-    store::{self, EntryRow},
+    store::{self, EntryRow, Outcome},
 };
 
 use crate::support::{Database, id, money, open, posted};
@@ -34,7 +34,10 @@ async fn read(db: &Db, entry: &Checked<Entry>) -> Book {
 fn write(book: &mut Book, entry: &Checked<Entry>, external_id: &str) -> Batch {
     let done: Vec<Posted> = book.post(entry).expect("allowed");
     let mut batch = Batch::new();
-    store::post(&mut batch, book, &[(row(external_id), done)]);
+    let row = row(external_id);
+    let booked = Outcome::Booked { entry_id: row.id.clone() };
+    store::settle(&mut batch, &[(external_id.into(), booked)], 1);
+    store::post(&mut batch, book, &[(row, done)]);
     batch
 }
 
@@ -140,8 +143,35 @@ async fn an_external_id_is_booked_once() {
     open(&mut db, &[("acc_a", "EUR")]).await;
     let entry = transfer("acc_house_cash_EUR", "acc_a", "1.00");
     post(&mut db, &entry, "top_1").await.expect("posted");
-    assert_eq!(post(&mut db, &entry, "top_1").await, Err(Some(store::STEP_ENTRIES)));
+    assert_eq!(post(&mut db, &entry, "top_1").await, Err(Some(store::STEP_OUTCOMES)));
     assert_eq!(posted(&db, "acc_a").await, 100, "the failed batch left nothing");
+}
+
+#[tokio::test]
+async fn what_is_refused_meanwhile_is_not_booked_and_the_other_way_round() {
+    let database = Database::new();
+    let mut db = database.connect();
+    open(&mut db, &[("acc_a", "EUR")]).await;
+    let refusal = |id: &str| {
+        let mut batch = Batch::new();
+        let refused = Outcome::Refused { code: "timed_out", detail: String::new() };
+        store::settle(&mut batch, &[(id.into(), refused)], 1);
+        batch
+    };
+    let entry = transfer("acc_house_cash_EUR", "acc_a", "1.00");
+    // Both decided before either committed.
+    let mut book = read(&db, &entry).await;
+    let booking = write(&mut book, &entry, "pay_1");
+    refusal("pay_1").commit(&mut db).await.expect("refused");
+    let lost = booking.commit(&mut db).await.expect_err("it is refused");
+    assert_eq!(lost.step(), Some(store::STEP_OUTCOMES));
+    assert_eq!(store::settlement(&db, "pay_1").await.expect("read"), Some(None));
+
+    post(&mut db, &entry, "pay_2").await.expect("booked");
+    let lost = refusal("pay_2").commit(&mut db).await.expect_err("it is booked");
+    assert_eq!(lost.step(), Some(store::STEP_OUTCOMES));
+    assert!(matches!(store::settlement(&db, "pay_2").await.expect("read"), Some(Some(_))));
+    assert_eq!(posted(&db, "acc_a").await, 100);
 }
 
 #[tokio::test]
