@@ -45,7 +45,9 @@ pub fn routes() -> OpenApiRouter {
 
 /// The service that calls on its own account, if it is one that may.
 fn trusted(cx: &Cx) -> Option<&str> {
-    cx.claims().map(|c| c.caller.as_str()).filter(|caller| TRUSTED_CALLERS.contains(caller))
+    cx.claims()
+        .map(|c| c.caller.as_str())
+        .filter(|caller| TRUSTED_CALLERS.contains(caller))
 }
 
 /// Requires a trusted service or `ledger:write`; the answer is who it is, for the record.
@@ -54,7 +56,11 @@ fn writer(cx: &Cx) -> Result<String> {
         return Ok(service.to_owned());
     }
     let identity = cx.require(WRITE)?;
-    let who = if identity.sub.is_empty() { &identity.client_id } else { &identity.sub };
+    let who = if identity.sub.is_empty() {
+        &identity.client_id
+    } else {
+        &identity.sub
+    };
     Ok(who.clone())
 }
 
@@ -68,7 +74,10 @@ fn name<'a>(text: &'a str, param: &str) -> Result<&'a str> {
     if (1..=NAME_CHARS_MAX).contains(&text.len()) && text.bytes().all(plain) {
         return Ok(text);
     }
-    Err(invalid(format!("1 to {NAME_CHARS_MAX} of letters, digits, `_`, `.` and `-`"), param))
+    Err(invalid(
+        format!("1 to {NAME_CHARS_MAX} of letters, digits, `_`, `.` and `-`"),
+        param,
+    ))
 }
 
 /// A line of text of at most 140 characters.
@@ -76,7 +85,10 @@ fn line<'a>(text: &'a str, param: &str) -> Result<&'a str> {
     if text.chars().count() <= TEXT_CHARS_MAX && !text.chars().any(char::is_control) {
         return Ok(text);
     }
-    Err(invalid(format!("one line of at most {TEXT_CHARS_MAX} characters"), param))
+    Err(invalid(
+        format!("one line of at most {TEXT_CHARS_MAX} characters"),
+        param,
+    ))
 }
 
 /// Metadata as it is stored.
@@ -85,5 +97,8 @@ fn metadata(object: &Map<String, Value>) -> Result<String> {
     if text.len() <= METADATA_BYTES_MAX {
         return Ok(text);
     }
-    Err(invalid(format!("metadata has {METADATA_BYTES_MAX} bytes at most"), "/metadata"))
+    Err(invalid(
+        format!("metadata has {METADATA_BYTES_MAX} bytes at most"),
+        "/metadata",
+    ))
 }

@@ -27,10 +27,14 @@ pub fn converted<'a>(cx: &'a Cx, db: &'a Db, events: &'a [Event]) -> Handling<'a
             // Anyone who can write to the topic can make such an event; only the relay's source says
             // that forex did. Acknowledged, so that it is not delivered again.
             if event.service() != Some(FOREX) {
-                log::warn(cx, "event from outside moves no money", &[
-                    ("event_id", event.id.as_str().into()),
-                    ("source", event.source.as_str().into()),
-                ]);
+                log::warn(
+                    cx,
+                    "event from outside moves no money",
+                    &[
+                        ("event_id", event.id.as_str().into()),
+                        ("source", event.source.as_str().into()),
+                    ],
+                );
                 continue;
             }
             match data::<Converted>(event) {
@@ -46,7 +50,8 @@ pub fn converted<'a>(cx: &'a Cx, db: &'a Db, events: &'a [Event]) -> Handling<'a
 }
 
 async fn book(db: &Db, payments: &[(&Event, Converted)], batch: &mut Batch) -> Result<()> {
-    let mut settled = store::settled(db, payments.iter().map(|(_, p)| p.payment_id.as_str())).await?;
+    let mut settled =
+        store::settled(db, payments.iter().map(|(_, p)| p.payment_id.as_str())).await?;
     let touched: BTreeSet<AccountId> = payments.iter().flat_map(|(_, p)| p.accounts()).collect();
     let mut book = store::book(db, &touched).await?;
     let now = ids::now_us();
@@ -61,7 +66,9 @@ async fn book(db: &Db, payments: &[(&Event, Converted)], batch: &mut Batch) -> R
                 Ok(posted) => {
                     let row = payment_row(payment, now);
                     batch.emit(posted_event(&row, &posted, Cause::from(*event)));
-                    let booked = Outcome::Booked { entry_id: row.id.clone() };
+                    let booked = Outcome::Booked {
+                        entry_id: row.id.clone(),
+                    };
                     outcomes.push((payment.payment_id.clone(), booked));
                     entries.push((row, posted));
                     continue;
@@ -71,8 +78,16 @@ async fn book(db: &Db, payments: &[(&Event, Converted)], batch: &mut Batch) -> R
             Err(error) => (error.code(), error.to_string()),
         };
         let (code, detail) = refused;
-        batch.emit(rejected_event(&payment.payment_id, code, &detail, Cause::from(*event)));
-        outcomes.push((payment.payment_id.clone(), Outcome::Refused { code, detail }));
+        batch.emit(rejected_event(
+            &payment.payment_id,
+            code,
+            &detail,
+            Cause::from(*event),
+        ));
+        outcomes.push((
+            payment.payment_id.clone(),
+            Outcome::Refused { code, detail },
+        ));
     }
     if !entries.is_empty() {
         store::post(batch, &book, &entries);

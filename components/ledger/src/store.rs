@@ -143,13 +143,25 @@ fn account_row(row: &Row) -> Result<AccountRow, DbError> {
         version: row.int(12)?,
         ..Account::opened(&opening)
     };
-    Ok(AccountRow { opening, account, created_at: row.int(13)? })
+    Ok(AccountRow {
+        opening,
+        account,
+        created_at: row.int(13)?,
+    })
 }
 
 /// One account.
 pub async fn account(db: &Db, id: &str) -> Result<Option<AccountRow>, DbError> {
-    const SQL: &str = concat!("SELECT ", account_columns!(), " FROM accounts WHERE id = $1");
-    db.query(SQL, params![id]).await?.first().map(account_row).transpose()
+    const SQL: &str = concat!(
+        "SELECT ",
+        account_columns!(),
+        " FROM accounts WHERE id = $1"
+    );
+    db.query(SQL, params![id])
+        .await?
+        .first()
+        .map(account_row)
+        .transpose()
 }
 
 /// Accounts after `after` in the order of their ids, `limit` at most.
@@ -159,11 +171,18 @@ pub async fn accounts(db: &Db, after: &str, limit: i64) -> Result<Vec<AccountRow
         account_columns!(),
         " FROM accounts WHERE id > $1 ORDER BY id LIMIT $2"
     );
-    db.query(SQL, params![after, limit]).await?.iter().map(account_row).collect()
+    db.query(SQL, params![after, limit])
+        .await?
+        .iter()
+        .map(account_row)
+        .collect()
 }
 
 /// The accounts of `ids` that exist, for a batch of entries: one query however many there are.
-pub async fn book<'a>(db: &Db, ids: impl IntoIterator<Item = &'a AccountId>) -> Result<Book, DbError> {
+pub async fn book<'a>(
+    db: &Db,
+    ids: impl IntoIterator<Item = &'a AccountId>,
+) -> Result<Book, DbError> {
     let unique: BTreeSet<&str> = ids.into_iter().map(AccountId::as_str).collect();
     let rows = db
         .query(
@@ -209,9 +228,14 @@ pub async fn settled<'a>(
 /// What became of one id: `None` when nothing yet, else its entry, or no entry when it was refused.
 pub async fn settlement(db: &Db, external_id: &str) -> Result<Option<Option<String>>, DbError> {
     let rows = db
-        .query("SELECT entry_id FROM outcomes WHERE external_id = $1", params![external_id])
+        .query(
+            "SELECT entry_id FROM outcomes WHERE external_id = $1",
+            params![external_id],
+        )
         .await?;
-    rows.first().map(|row| Ok(row.opt_text(0)?.map(str::to_owned))).transpose()
+    rows.first()
+        .map(|row| Ok(row.opt_text(0)?.map(str::to_owned)))
+        .transpose()
 }
 
 /// An entry.
@@ -266,16 +290,29 @@ fn line(row: &Row) -> Result<Line, DbError> {
 /// The postings of an entry, in its order.
 pub async fn lines(db: &Db, entry_id: &str) -> Result<Vec<Line>, DbError> {
     const SQL: &str = concat!(line_columns!(), "WHERE p.entry_id = $1 ORDER BY p.position");
-    db.query(SQL, params![entry_id]).await?.iter().map(line).collect()
+    db.query(SQL, params![entry_id])
+        .await?
+        .iter()
+        .map(line)
+        .collect()
 }
 
 /// The postings of an account after its `after`th, oldest first, `limit` at most.
-pub async fn statement(db: &Db, account: &str, after: i64, limit: i64) -> Result<Vec<Line>, DbError> {
+pub async fn statement(
+    db: &Db,
+    account: &str,
+    after: i64,
+    limit: i64,
+) -> Result<Vec<Line>, DbError> {
     const SQL: &str = concat!(
         line_columns!(),
         "WHERE p.account_id = $1 AND p.account_version > $2 ORDER BY p.account_version LIMIT $3"
     );
-    db.query(SQL, params![account, after, limit]).await?.iter().map(line).collect()
+    db.query(SQL, params![account, after, limit])
+        .await?
+        .iter()
+        .map(line)
+        .collect()
 }
 
 /// Debits and credits per currency, summed from the postings, and how many accounts say otherwise:
@@ -382,8 +419,16 @@ pub fn post(batch: &mut Batch, book: &Book, entries: &[(EntryRow, Vec<Posted>)])
     let accounts: Vec<Vec<Value>> = book
         .changed()
         .map(|(account, version_read)| {
-            let Totals { debits, credits, .. } = account.totals;
-            params![account.id.as_str(), version_read, account.version, debits.0, credits.0]
+            let Totals {
+                debits, credits, ..
+            } = account.totals;
+            params![
+                account.id.as_str(),
+                version_read,
+                account.version,
+                debits.0,
+                credits.0
+            ]
         })
         .collect();
     let count = accounts.len() as u64;
@@ -423,7 +468,12 @@ pub fn post(batch: &mut Batch, book: &Book, entries: &[(EntryRow, Vec<Posted>)])
 
     let postings: Vec<Vec<Value>> = entries
         .iter()
-        .flat_map(|(e, posted)| posted.iter().zip(0i64..).map(move |(p, position)| (e, position, p)))
+        .flat_map(|(e, posted)| {
+            posted
+                .iter()
+                .zip(0i64..)
+                .map(move |(p, position)| (e, position, p))
+        })
         .map(|(e, position, p)| {
             params![
                 p.account.as_str(),

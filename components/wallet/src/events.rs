@@ -34,10 +34,14 @@ pub fn posted<'a>(cx: &'a Cx, db: &'a Db, events: &'a [Event]) -> Handling<'a> {
         let mut entries: Vec<(&Event, PostedData)> = Vec::with_capacity(events.len());
         for event in events {
             if event.service() != Some(LEDGER) {
-                log::warn(cx, "event from outside changes no balance", &[
-                    ("event_id", event.id.as_str().into()),
-                    ("source", event.source.as_str().into()),
-                ]);
+                log::warn(
+                    cx,
+                    "event from outside changes no balance",
+                    &[
+                        ("event_id", event.id.as_str().into()),
+                        ("source", event.source.as_str().into()),
+                    ],
+                );
                 continue;
             }
             match data::<PostedData>(event) {
@@ -58,7 +62,12 @@ pub fn posted<'a>(cx: &'a Cx, db: &'a Db, events: &'a [Event]) -> Handling<'a> {
             if entry.payment_id.is_some() || touched.moved {
                 let payment_id = entry.payment_id.as_deref();
                 let cause = Cause::from(*event);
-                handled.batch.emit(updated(&entry.entry_id, payment_id, &touched.wallets, cause));
+                handled.batch.emit(updated(
+                    &entry.entry_id,
+                    payment_id,
+                    &touched.wallets,
+                    cause,
+                ));
             }
         }
         store::follow(&mut handled.batch, projection.moved());

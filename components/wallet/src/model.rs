@@ -28,7 +28,9 @@ impl State {
 
     /// The state with this name.
     pub fn parse(text: &str) -> Option<State> {
-        [State::Active, State::Frozen, State::Closed].into_iter().find(|s| s.as_str() == text)
+        [State::Active, State::Frozen, State::Closed]
+            .into_iter()
+            .find(|s| s.as_str() == text)
     }
 }
 
@@ -131,15 +133,26 @@ pub struct Touched {
 impl Projection {
     /// A projection of these wallets as read.
     pub fn new(wallets: impl IntoIterator<Item = Wallet>) -> Projection {
-        let by_account = wallets.into_iter().map(|w| (w.account_id.clone(), w)).collect();
-        Projection { by_account, moved: BTreeSet::new() }
+        let by_account = wallets
+            .into_iter()
+            .map(|w| (w.account_id.clone(), w))
+            .collect();
+        Projection {
+            by_account,
+            moved: BTreeSet::new(),
+        }
     }
 
     /// Applies what one event says of accounts. Accounts that belong to no wallet are the house's.
     pub fn follow(&mut self, accounts: &[AccountState]) -> Touched {
-        let mut touched = Touched { wallets: Vec::new(), moved: false };
+        let mut touched = Touched {
+            wallets: Vec::new(),
+            moved: false,
+        };
         for account in accounts {
-            let Some(wallet) = self.by_account.get_mut(&account.account_id) else { continue };
+            let Some(wallet) = self.by_account.get_mut(&account.account_id) else {
+                continue;
+            };
             if wallet.follow(account) {
                 touched.moved = true;
                 self.moved.insert(account.account_id.clone());
@@ -151,6 +164,8 @@ impl Projection {
 
     /// The wallets that moved.
     pub fn moved(&self) -> impl Iterator<Item = &Wallet> {
-        self.moved.iter().filter_map(|account| self.by_account.get(account))
+        self.moved
+            .iter()
+            .filter_map(|account| self.by_account.get(account))
     }
 }

@@ -36,7 +36,11 @@ fn wallet(row: &Row) -> Result<Wallet, DbError> {
 /// One wallet.
 pub async fn get(db: &Db, id: &str) -> Result<Option<Wallet>, DbError> {
     const SQL: &str = concat!(select!(), "WHERE id = $1");
-    db.query(SQL, params![id]).await?.first().map(wallet).transpose()
+    db.query(SQL, params![id])
+        .await?
+        .first()
+        .map(wallet)
+        .transpose()
 }
 
 /// Wallets after `after` in the order of their ids, `limit` at most; of one owner, or of everyone.
@@ -46,7 +50,10 @@ pub async fn list(
     after: &str,
     limit: i64,
 ) -> Result<Vec<Wallet>, DbError> {
-    const OF: &str = concat!(select!(), "WHERE owner = $1 AND id > $2 ORDER BY id LIMIT $3");
+    const OF: &str = concat!(
+        select!(),
+        "WHERE owner = $1 AND id > $2 ORDER BY id LIMIT $3"
+    );
     const ALL: &str = concat!(select!(), "WHERE id > $1 ORDER BY id LIMIT $2");
     let rows = match owner {
         Some(owner) => db.query(OF, params![owner, after, limit]).await?,
@@ -60,9 +67,15 @@ pub async fn lookup<'a>(
     db: &Db,
     ids: impl IntoIterator<Item = &'a str>,
 ) -> Result<Vec<Wallet>, DbError> {
-    const SQL: &str =
-        concat!(select!(), "WHERE id IN (SELECT id FROM rows($1: id TEXT)) ORDER BY id");
-    db.query(SQL, vec![column(ids)]).await?.iter().map(wallet).collect()
+    const SQL: &str = concat!(
+        select!(),
+        "WHERE id IN (SELECT id FROM rows($1: id TEXT)) ORDER BY id"
+    );
+    db.query(SQL, vec![column(ids)])
+        .await?
+        .iter()
+        .map(wallet)
+        .collect()
 }
 
 /// The wallets of these accounts.
@@ -70,9 +83,15 @@ pub async fn of_accounts<'a>(
     db: &Db,
     accounts: impl IntoIterator<Item = &'a str>,
 ) -> Result<Vec<Wallet>, DbError> {
-    const SQL: &str =
-        concat!(select!(), "WHERE account_id IN (SELECT id FROM rows($1: id TEXT))");
-    db.query(SQL, vec![column(accounts)]).await?.iter().map(wallet).collect()
+    const SQL: &str = concat!(
+        select!(),
+        "WHERE account_id IN (SELECT id FROM rows($1: id TEXT))"
+    );
+    db.query(SQL, vec![column(accounts)])
+        .await?
+        .iter()
+        .map(wallet)
+        .collect()
 }
 
 /// Adds a wallet.
@@ -141,7 +160,14 @@ pub fn insert_top_up(batch: &mut Batch, t: &TopUp) {
         "top_ups",
         "INSERT INTO top_ups (id, wallet_id, entry_id, amount, created_by, created_at)
          VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT (id) DO NOTHING",
-        params![&t.id, &t.wallet_id, &t.entry_id, t.amount, &t.created_by, t.created_at],
+        params![
+            &t.id,
+            &t.wallet_id,
+            &t.entry_id,
+            t.amount,
+            &t.created_by,
+            t.created_at
+        ],
         Expect::Rows(1),
     );
 }

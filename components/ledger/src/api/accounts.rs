@@ -2,8 +2,7 @@
 
 use axum::extract::{Path, Query};
 use innover_kit::{
-    Answer, Batch, Body, Code, Cx, Db, Failure, Result,
-    amount,
+    Answer, Batch, Body, Code, Cx, Db, Failure, Result, amount,
     batch::with_retries,
     idempotency, ids,
     page::{Page, PageQuery},
@@ -65,7 +64,11 @@ impl OpenRequest {
             name: line(&self.name, "/name")?.into(),
             currency,
             normal_side,
-            floor: self.floor.as_deref().map(|floor| floor_of(floor, currency)).transpose()?,
+            floor: self
+                .floor
+                .as_deref()
+                .map(|floor| floor_of(floor, currency))
+                .transpose()?,
             metadata: metadata(&self.metadata)?,
         })
     }
@@ -104,7 +107,11 @@ pub async fn open(cx: Cx, body: Body<OpenRequest>) -> Result<Answer> {
         let mut batch = Batch::new();
         store::open_accounts(&mut batch, &with_house(&db, &opening).await?, now);
         let account = Account::opened(&opening);
-        let row = AccountRow { opening: opening.clone(), account, created_at: now };
+        let row = AccountRow {
+            opening: opening.clone(),
+            account,
+            created_at: now,
+        };
         let answer = Answer::json(201, &AccountView::from(&row))?;
         Ok(idempotency::commit(&mut db, batch, key.as_ref(), answer).await?)
     })
@@ -115,7 +122,9 @@ pub async fn open(cx: Cx, body: Body<OpenRequest>) -> Result<Answer> {
 async fn with_house(db: &Db, opening: &Opening) -> Result<Vec<Opening>> {
     let house = House::ALL.map(|account| account.opening(opening.currency));
     let there = store::book(db, house.iter().map(|o| &o.id)).await?;
-    let missing = house.into_iter().filter(|o| o.id != opening.id && there.account(&o.id).is_none());
+    let missing = house
+        .into_iter()
+        .filter(|o| o.id != opening.id && there.account(&o.id).is_none());
     Ok(std::iter::once(opening.clone()).chain(missing).collect())
 }
 
@@ -166,15 +175,21 @@ pub async fn statement(
     let after = match page.after()?.as_str() {
         "" => 0,
         version => version.parse::<i64>().map_err(|_| {
-            Failure::new(Code::InvalidCursor, "pass `next_cursor` of the page before unchanged")
-                .param("cursor")
+            Failure::new(
+                Code::InvalidCursor,
+                "pass `next_cursor` of the page before unchanged",
+            )
+            .param("cursor")
         })?,
     };
     let db = Db::open().await?;
     existing(&db, &id).await?;
     let lines = store::statement(&db, &id, after, i64::from(limit) + 1).await?;
     let views = lines.iter().map(StatementLine::from).collect();
-    Answer::json(200, &Page::new(views, limit, |line: &StatementLine| &line.cursor))
+    Answer::json(
+        200,
+        &Page::new(views, limit, |line: &StatementLine| &line.cursor),
+    )
 }
 
 /// Close an account that holds nothing. It takes no more postings, for good.
@@ -217,6 +232,9 @@ pub async fn close(cx: Cx, Path(id): Path<String>) -> Result<Answer> {
 
 async fn existing(db: &Db, id: &str) -> Result<AccountRow> {
     store::account(db, id).await?.ok_or_else(|| {
-        Failure::new(Code::AccountNotFound, format!("account `{id}` does not exist"))
+        Failure::new(
+            Code::AccountNotFound,
+            format!("account `{id}` does not exist"),
+        )
     })
 }

@@ -65,17 +65,26 @@ impl PostingRequest {
             failure.param(field)
         })?;
         if money.minor() > POSTING_MINOR_MAX {
-            return Err(Failure::new(Code::InvalidAmount, "the amount is larger than one posting may be")
-                .param(at("/amount")));
+            return Err(Failure::new(
+                Code::InvalidAmount,
+                "the amount is larger than one posting may be",
+            )
+            .param(at("/amount")));
         }
-        Ok(Posting { account: AccountId::from(self.account.as_str()), side, money })
+        Ok(Posting {
+            account: AccountId::from(self.account.as_str()),
+            side,
+            money,
+        })
     }
 }
 
 impl EntryRequest {
     fn entry(&self) -> Result<Checked<Entry>> {
         let postings = self.postings.iter().enumerate().map(|(i, p)| p.posting(i));
-        let entry = Entry { postings: postings.collect::<Result<_>>()? };
+        let entry = Entry {
+            postings: postings.collect::<Result<_>>()?,
+        };
         entry.check().map_err(|e| {
             let code = Code::parse(e.code()).unwrap_or(Code::InvalidRequest);
             Failure::new(code, e.to_string()).param(e.pointer())
@@ -85,9 +94,16 @@ impl EntryRequest {
     fn row(&self, by_service: bool, created_by: String) -> Result<EntryRow> {
         let kind = name(self.kind.as_deref().unwrap_or("manual"), "/kind")?;
         if !by_service && SERVICE_KINDS.contains(&kind) {
-            return Err(invalid(format!("`{kind}` entries are posted by their service"), "/kind"));
+            return Err(invalid(
+                format!("`{kind}` entries are posted by their service"),
+                "/kind",
+            ));
         }
-        let external_id = self.external_id.as_deref().map(|id| name(id, "/external_id")).transpose()?;
+        let external_id = self
+            .external_id
+            .as_deref()
+            .map(|id| name(id, "/external_id"))
+            .transpose()?;
         Ok(EntryRow {
             id: ids::new_id("ent"),
             external_id: external_id.map(str::to_owned),
@@ -106,7 +122,13 @@ fn idempotency_key(cx: &Cx, body: &Body<EntryRequest>) -> Result<IdempotencyKey>
     match (trusted(cx), &body.value.external_id) {
         (Some(service), Some(id)) => {
             let caller = format!("service:{service}");
-            Ok(IdempotencyKey::new(&caller, "POST", "/v1/entries", id, &body.fields))
+            Ok(IdempotencyKey::new(
+                &caller,
+                "POST",
+                "/v1/entries",
+                id,
+                &body.fields,
+            ))
         }
         _ => cx.require_idempotency(&body.fields),
     }
@@ -132,7 +154,12 @@ pub async fn create(cx: Cx, body: Body<EntryRequest>) -> Result<Answer> {
     with_retries(|| post(&cx, &key, &entry, &row)).await
 }
 
-async fn post(cx: &Cx, key: &IdempotencyKey, entry: &Checked<Entry>, row: &EntryRow) -> Result<Answer> {
+async fn post(
+    cx: &Cx,
+    key: &IdempotencyKey,
+    entry: &Checked<Entry>,
+    row: &EntryRow,
+) -> Result<Answer> {
     let mut db = Db::open().await?;
     if let Some(answer) = key.replay(&db).await? {
         return Ok(answer);
@@ -146,8 +173,16 @@ async fn post(cx: &Cx, key: &IdempotencyKey, entry: &Checked<Entry>, row: &Entry
     batch.emit(events::posted_event(row, &posted, Cause::from(cx)));
     let answer = Answer::json(201, &EntryView::posted(row, &posted))?;
     store::post(&mut batch, &book, &[(row.clone(), posted)]);
-    settle(&mut batch, row, Outcome::Booked { entry_id: row.id.clone() });
-    idempotency::commit(&mut db, batch, Some(key), answer).await.map_err(failed)
+    settle(
+        &mut batch,
+        row,
+        Outcome::Booked {
+            entry_id: row.id.clone(),
+        },
+    );
+    idempotency::commit(&mut db, batch, Some(key), answer)
+        .await
+        .map_err(failed)
 }
 
 fn settle(batch: &mut Batch, row: &EntryRow, outcome: Outcome) {
@@ -178,15 +213,27 @@ async fn refuse(
     refusal: &Refusal,
 ) -> Result<Answer> {
     let code = Code::parse(refusal.code()).unwrap_or(Code::Conflict);
-    let position = entry.postings().iter().position(|p| p.account == *refusal.account());
+    let position = entry
+        .postings()
+        .iter()
+        .position(|p| p.account == *refusal.account());
     let mut problem = Problem::new(code, refusal.to_string())
         .param(format!("/postings/{}", position.unwrap_or_default()));
     problem.instance = Some(cx.path().to_owned());
     problem.request_id = Some(cx.request_id().to_owned());
     let answer = Answer::json(problem.status, &problem)?;
     let mut batch = Batch::new();
-    settle(&mut batch, row, Outcome::Refused { code: refusal.code(), detail: refusal.to_string() });
-    idempotency::commit(db, batch, Some(key), answer).await.map_err(failed)
+    settle(
+        &mut batch,
+        row,
+        Outcome::Refused {
+            code: refusal.code(),
+            detail: refusal.to_string(),
+        },
+    );
+    idempotency::commit(db, batch, Some(key), answer)
+        .await
+        .map_err(failed)
 }
 
 /// One entry with its postings.

@@ -31,7 +31,10 @@ struct Settlement {
     responses((status = 200, description = "Booked or refused", body = Settlement)))]
 pub async fn refuse(cx: Cx, Path(id): Path<String>) -> Result<Answer> {
     if cx.claims().is_none_or(|c| c.caller != PAYMENT) {
-        return Err(Failure::new(Code::InsufficientScope, "for the payment service only"));
+        return Err(Failure::new(
+            Code::InsufficientScope,
+            "for the payment service only",
+        ));
     }
     batch::with_retries(|| async {
         let mut db = Db::open().await?;
@@ -40,8 +43,16 @@ pub async fn refuse(cx: Cx, Path(id): Path<String>) -> Result<Answer> {
         }
         let detail = "it was not booked in time".to_owned();
         let mut batch = Batch::new();
-        batch.emit(events::rejected_event(&id, TIMED_OUT, &detail, Cause::from(&cx)));
-        let refused = Outcome::Refused { code: TIMED_OUT, detail };
+        batch.emit(events::rejected_event(
+            &id,
+            TIMED_OUT,
+            &detail,
+            Cause::from(&cx),
+        ));
+        let refused = Outcome::Refused {
+            code: TIMED_OUT,
+            detail,
+        };
         store::settle(&mut batch, &[(id.clone(), refused)], ids::now_us());
         batch.commit(&mut db).await?;
         Answer::json(200, &Settlement { entry_id: None })

@@ -67,7 +67,16 @@ pub async fn get(cx: Cx) -> Result<Answer> {
         true => store::differing_accounts(&db, DIFFERING_ACCOUNTS_MAX).await?,
         false => Vec::new(),
     };
-    let balanced = rows.iter().all(|row| row.debits == row.credits && row.differing == 0);
+    let balanced = rows
+        .iter()
+        .all(|row| row.debits == row.credits && row.differing == 0);
     let data = rows.iter().map(CurrencyTotals::from).collect();
-    Answer::json(200, &TrialBalance { balanced, data, differing_accounts })
+    Answer::json(
+        200,
+        &TrialBalance {
+            balanced,
+            data,
+            differing_accounts,
+        },
+    )
 }

@@ -80,7 +80,11 @@ pub struct AccountView {
 
 impl From<&AccountRow> for AccountView {
     fn from(row: &AccountRow) -> AccountView {
-        let AccountRow { opening, account, created_at } = row;
+        let AccountRow {
+            opening,
+            account,
+            created_at,
+        } = row;
         let decimal = |minor| decimal(minor, account.currency);
         AccountView {
             id: account.id.to_string(),

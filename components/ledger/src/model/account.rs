@@ -173,7 +173,12 @@ impl Account {
 
     /// What it holds.
     pub fn balance(&self) -> Balance {
-        let Totals { debits, credits, pending_debits, pending_credits } = self.totals;
+        let Totals {
+            debits,
+            credits,
+            pending_debits,
+            pending_credits,
+        } = self.totals;
         let (plus, minus, held) = match self.normal_side {
             Side::Credit => (credits.0, debits.0, pending_debits.0),
             Side::Debit => (debits.0, credits.0, pending_credits.0),
@@ -181,7 +186,11 @@ impl Account {
         // Totals are never negative, so their difference fits. Only an account without a floor could
         // reserve so much that the next one does not, and there the end of the range is low enough.
         let posted = plus - minus;
-        Balance { posted, held, available: posted.saturating_sub(held) }
+        Balance {
+            posted,
+            held,
+            available: posted.saturating_sub(held),
+        }
     }
 
     fn post(&mut self, side: Side, money: Money) -> Result<(), Refusal> {
@@ -201,11 +210,15 @@ impl Account {
             Side::Credit => &mut self.totals.credits,
         };
         let grown = total.checked_add(Minor(money.minor()));
-        *total = grown.map_err(|_| Refusal::OutOfRange { account: self.id.clone() })?;
+        *total = grown.map_err(|_| Refusal::OutOfRange {
+            account: self.id.clone(),
+        })?;
         self.version += 1;
         match self.floor {
             Some(floor) if side != self.normal_side && self.balance().available < floor.0 => {
-                Err(Refusal::InsufficientFunds { account: self.id.clone() })
+                Err(Refusal::InsufficientFunds {
+                    account: self.id.clone(),
+                })
             }
             _ => Ok(()),
         }
@@ -275,15 +288,28 @@ impl fmt::Display for Refusal {
         match self {
             // No amounts: whoever reads this may pay from the account without seeing into it.
             Refusal::InsufficientFunds { account } => {
-                write!(f, "the available balance of `{account}` does not cover this")
+                write!(
+                    f,
+                    "the available balance of `{account}` does not cover this"
+                )
             }
             Refusal::AccountClosed { account } => write!(f, "account `{account}` is closed"),
             Refusal::AccountNotFound { account } => write!(f, "account `{account}` does not exist"),
-            Refusal::CurrencyMismatch { account, expected, got } => {
-                write!(f, "account `{account}` is in {expected}, the posting in {got}")
+            Refusal::CurrencyMismatch {
+                account,
+                expected,
+                got,
+            } => {
+                write!(
+                    f,
+                    "account `{account}` is in {expected}, the posting in {got}"
+                )
             }
             Refusal::OutOfRange { account } => {
-                write!(f, "the totals of `{account}` would not fit 64 bits of minor units")
+                write!(
+                    f,
+                    "the totals of `{account}` would not fit 64 bits of minor units"
+                )
             }
         }
     }
@@ -321,9 +347,17 @@ impl Book {
     pub fn new(accounts: impl IntoIterator<Item = Account>) -> Book {
         let lines = accounts.into_iter().map(|account| {
             let version_read = account.version;
-            (account.id.clone(), Line { account, version_read })
+            (
+                account.id.clone(),
+                Line {
+                    account,
+                    version_read,
+                },
+            )
         });
-        Book { accounts: lines.collect() }
+        Book {
+            accounts: lines.collect(),
+        }
     }
 
     /// Applies an entry: all of its postings, or none and the reason. The answer is in the order of
@@ -336,7 +370,9 @@ impl Book {
         let mut after = Vec::with_capacity(entry.postings().len());
         for posting in entry.postings() {
             let line = self.accounts.get(&posting.account);
-            let missing = || Refusal::AccountNotFound { account: posting.account.clone() };
+            let missing = || Refusal::AccountNotFound {
+                account: posting.account.clone(),
+            };
             let mut account = line.ok_or_else(missing)?.account.clone();
             account.post(posting.side, posting.money)?;
             after.push(account);
@@ -360,7 +396,10 @@ impl Book {
     /// The accounts that changed, each with the version it was read at.
     pub fn changed(&self) -> impl Iterator<Item = (&Account, i64)> {
         let moved = |line: &&Line| line.account.version != line.version_read;
-        self.accounts.values().filter(moved).map(|line| (&line.account, line.version_read))
+        self.accounts
+            .values()
+            .filter(moved)
+            .map(|line| (&line.account, line.version_read))
     }
 
     /// An account as it stands now.

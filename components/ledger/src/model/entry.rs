@@ -49,12 +49,20 @@ pub struct Posting {
 impl Posting {
     /// A debit of `account`.
     pub fn debit(account: AccountId, money: Money) -> Posting {
-        Posting { account, side: Side::Debit, money }
+        Posting {
+            account,
+            side: Side::Debit,
+            money,
+        }
     }
 
     /// A credit of `account`.
     pub fn credit(account: AccountId, money: Money) -> Posting {
-        Posting { account, side: Side::Credit, money }
+        Posting {
+            account,
+            side: Side::Credit,
+            money,
+        }
     }
 }
 
@@ -127,15 +135,25 @@ impl fmt::Display for EntryError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             EntryError::Count(n) => {
-                write!(f, "an entry has {POSTINGS_MIN} to {POSTINGS_MAX} postings, not {n}")
+                write!(
+                    f,
+                    "an entry has {POSTINGS_MIN} to {POSTINGS_MAX} postings, not {n}"
+                )
             }
             EntryError::NotPositive { .. } => f.write_str("a posting moves more than nothing"),
             EntryError::SameAccount { .. } => {
                 f.write_str("an entry names each account once; combine the amounts")
             }
-            EntryError::Unbalanced { currency, debits, credits } => {
+            EntryError::Unbalanced {
+                currency,
+                debits,
+                credits,
+            } => {
                 let (debits, credits) = (shown(*debits, *currency), shown(*credits, *currency));
-                write!(f, "debits of {debits} and credits of {credits} {currency} differ")
+                write!(
+                    f,
+                    "debits of {debits} and credits of {credits} {currency} differ"
+                )
             }
         }
     }
@@ -143,7 +161,9 @@ impl fmt::Display for EntryError {
 
 /// A sum in major units; one beyond 64 bits stays in minor units, which only a hostile entry has.
 fn shown(minor: i128, currency: Currency) -> String {
-    let money = i64::try_from(minor).ok().and_then(|minor| Money::new(minor, currency).ok());
+    let money = i64::try_from(minor)
+        .ok()
+        .and_then(|minor| Money::new(minor, currency).ok());
     money.map_or_else(|| format!("{minor} minor units"), Money::to_decimal_string)
 }
 
@@ -168,10 +188,13 @@ impl Entry {
                 return Err(EntryError::SameAccount { position });
             }
             let currency = posting.money.currency();
-            let at = sums.iter().position(|(c, ..)| *c == currency).unwrap_or_else(|| {
-                sums.push((currency, 0, 0));
-                sums.len() - 1
-            });
+            let at = sums
+                .iter()
+                .position(|(c, ..)| *c == currency)
+                .unwrap_or_else(|| {
+                    sums.push((currency, 0, 0));
+                    sums.len() - 1
+                });
             // 64 amounts of 63 bits stay far below i128.
             let minor = i128::from(posting.money.minor());
             match posting.side {
@@ -179,10 +202,15 @@ impl Entry {
                 Side::Credit => sums[at].2 += minor,
             }
         }
-        match sums.into_iter().find(|(_, debits, credits)| debits != credits) {
-            Some((currency, debits, credits)) => {
-                Err(EntryError::Unbalanced { currency, debits, credits })
-            }
+        match sums
+            .into_iter()
+            .find(|(_, debits, credits)| debits != credits)
+        {
+            Some((currency, debits, credits)) => Err(EntryError::Unbalanced {
+                currency,
+                debits,
+                credits,
+            }),
             None => Ok(Checked(self)),
         }
     }

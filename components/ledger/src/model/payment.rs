@@ -30,7 +30,10 @@ pub struct Converted {
 impl Converted {
     /// The accounts the entry touches, also when it will be refused.
     pub fn accounts(&self) -> Vec<AccountId> {
-        let mut ids = vec![self.payer_account.as_str().into(), self.payee_account.as_str().into()];
+        let mut ids = vec![
+            self.payer_account.as_str().into(),
+            self.payee_account.as_str().into(),
+        ];
         if self.margin_minor > 0 {
             ids.push(House::Margin.id(self.source_currency));
         }
@@ -55,7 +58,10 @@ impl Converted {
         if source != target {
             let kept = Minor(self.source_minor).checked_sub(Minor(self.margin_minor));
             let kept = kept.map_err(|_| EntryError::NotPositive { position: 1 })?;
-            postings.push(Posting::credit(House::Fx.id(source), money(kept.0, source, 1)?));
+            postings.push(Posting::credit(
+                House::Fx.id(source),
+                money(kept.0, source, 1)?,
+            ));
             let given = money(self.target_minor, target, 2)?;
             postings.push(Posting::debit(House::Fx.id(target), given));
         }

@@ -8,5 +8,8 @@ fn the_checked_in_openapi_document_is_the_one_that_is_served() {
         std::fs::write(path, &served).expect("written");
     }
     let kept = std::fs::read_to_string(path).unwrap_or_default();
-    assert!(kept == served, "openapi.json is out of date: run with UPDATE_OPENAPI=1");
+    assert!(
+        kept == served,
+        "openapi.json is out of date: run with UPDATE_OPENAPI=1"
+    );
 }

@@ -35,11 +35,19 @@ fn balanced(mut postings: Vec<Posting>) -> Entry {
     let mut seen = std::collections::BTreeSet::new();
     postings.retain(|p| p.money.is_positive() && seen.insert(p.account.clone()));
     for code in CURRENCIES.map(currency) {
-        let sum: i64 = postings.iter().filter(|p| p.money.currency() == code).map(signed).sum();
+        let sum: i64 = postings
+            .iter()
+            .filter(|p| p.money.currency() == code)
+            .map(signed)
+            .sum();
         if sum != 0 {
             let side = if sum > 0 { Side::Credit } else { Side::Debit };
             let money = Money::new(sum.abs(), code).expect("payable");
-            postings.push(Posting { account: House::Cash.id(code), side, money });
+            postings.push(Posting {
+                account: House::Cash.id(code),
+                side,
+                money,
+            });
         }
     }
     Entry { postings }
@@ -55,7 +63,8 @@ fn signed(posting: &Posting) -> i64 {
 fn book() -> Book {
     let house = CURRENCIES.map(|code| account(&House::Cash.opening(currency(code)), 0));
     let wallets = (0..CURRENCIES.len()).flat_map(|code| {
-        (0..WALLETS).map(move |w| account(&wallet(wallet_id(code, w).as_str(), CURRENCIES[code]), 0))
+        (0..WALLETS)
+            .map(move |w| account(&wallet(wallet_id(code, w).as_str(), CURRENCIES[code]), 0))
     });
     Book::new(wallets.chain(house))
 }

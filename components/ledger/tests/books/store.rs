@@ -10,7 +10,10 @@ use crate::support::{Database, id, money, open, posted};
 
 fn transfer(from: &str, to: &str, amount: &str) -> Checked<Entry> {
     let money = money(amount, "EUR");
-    let postings = vec![Posting::debit(id(from), money), Posting::credit(id(to), money)];
+    let postings = vec![
+        Posting::debit(id(from), money),
+        Posting::credit(id(to), money),
+    ];
     Entry { postings }.check().expect("balanced")
 }
 
@@ -28,22 +31,33 @@ fn row(external_id: &str) -> EntryRow {
 }
 
 async fn read(db: &Db, entry: &Checked<Entry>) -> Book {
-    store::book(db, entry.postings().iter().map(|p| &p.account)).await.expect("read")
+    store::book(db, entry.postings().iter().map(|p| &p.account))
+        .await
+        .expect("read")
 }
 
 fn write(book: &mut Book, entry: &Checked<Entry>, external_id: &str) -> Batch {
     let done: Vec<Posted> = book.post(entry).expect("allowed");
     let mut batch = Batch::new();
     let row = row(external_id);
-    let booked = Outcome::Booked { entry_id: row.id.clone() };
+    let booked = Outcome::Booked {
+        entry_id: row.id.clone(),
+    };
     store::settle(&mut batch, &[(external_id.into(), booked)], 1);
     store::post(&mut batch, book, &[(row, done)]);
     batch
 }
 
-async fn post(db: &mut Db, entry: &Checked<Entry>, external_id: &str) -> Result<(), Option<&'static str>> {
+async fn post(
+    db: &mut Db,
+    entry: &Checked<Entry>,
+    external_id: &str,
+) -> Result<(), Option<&'static str>> {
     let mut book = read(db, entry).await;
-    write(&mut book, entry, external_id).commit(db).await.map_err(|e| e.step())
+    write(&mut book, entry, external_id)
+        .commit(db)
+        .await
+        .map_err(|e| e.step())
 }
 
 #[tokio::test]
@@ -51,24 +65,60 @@ async fn what_is_posted_is_read_back_with_its_balances() {
     let database = Database::new();
     let mut db = database.connect();
     open(&mut db, &[("acc_a", "EUR"), ("acc_b", "EUR")]).await;
-    post(&mut db, &transfer("acc_house_cash_EUR", "acc_a", "10.00"), "t1").await.expect("posted");
-    post(&mut db, &transfer("acc_a", "acc_b", "4.00"), "t2").await.expect("posted");
-    post(&mut db, &transfer("acc_b", "acc_a", "1.00"), "t3").await.expect("posted");
+    post(
+        &mut db,
+        &transfer("acc_house_cash_EUR", "acc_a", "10.00"),
+        "t1",
+    )
+    .await
+    .expect("posted");
+    post(&mut db, &transfer("acc_a", "acc_b", "4.00"), "t2")
+        .await
+        .expect("posted");
+    post(&mut db, &transfer("acc_b", "acc_a", "1.00"), "t3")
+        .await
+        .expect("posted");
 
     let lines = store::statement(&db, "acc_a", 0, 10).await.expect("read");
-    let shown: Vec<_> =
-        lines.iter().map(|l| (l.version, l.side.as_str(), l.amount, l.balance_after)).collect();
-    assert_eq!(shown, [(1, "credit", 1_000, 1_000), (2, "debit", 400, 600), (3, "credit", 100, 700)]);
-    assert_eq!(store::statement(&db, "acc_a", 1, 1).await.expect("read").len(), 1);
+    let shown: Vec<_> = lines
+        .iter()
+        .map(|l| (l.version, l.side.as_str(), l.amount, l.balance_after))
+        .collect();
+    assert_eq!(
+        shown,
+        [
+            (1, "credit", 1_000, 1_000),
+            (2, "debit", 400, 600),
+            (3, "credit", 100, 700)
+        ]
+    );
+    assert_eq!(
+        store::statement(&db, "acc_a", 1, 1)
+            .await
+            .expect("read")
+            .len(),
+        1
+    );
 
-    let entry = store::entry(&db, &lines[1].entry_id).await.expect("read").expect("there");
-    assert_eq!((entry.external_id.as_deref(), entry.reference.as_str()), (Some("t2"), "a reference"));
+    let entry = store::entry(&db, &lines[1].entry_id)
+        .await
+        .expect("read")
+        .expect("there");
+    assert_eq!(
+        (entry.external_id.as_deref(), entry.reference.as_str()),
+        (Some("t2"), "a reference")
+    );
     let legs = store::lines(&db, &entry.id).await.expect("read");
     let accounts: Vec<&str> = legs.iter().map(|l| l.account.as_str()).collect();
     assert_eq!(accounts, ["acc_a", "acc_b"]);
 
     let trial = store::trial_balance(&db).await.expect("read");
-    let eur = (trial[0].debits, trial[0].credits, trial[0].accounts, trial[0].differing);
+    let eur = (
+        trial[0].debits,
+        trial[0].credits,
+        trial[0].accounts,
+        trial[0].differing,
+    );
     assert_eq!(eur, (1_500, 1_500, 5, 0));
 }
 
@@ -76,19 +126,47 @@ async fn what_is_posted_is_read_back_with_its_balances() {
 async fn of_two_batches_that_read_the_same_balance_one_takes_effect() {
     let database = Database::new();
     let (mut first, mut second) = (database.connect(), database.connect());
-    open(&mut first, &[("acc_a", "EUR"), ("acc_b", "EUR"), ("acc_c", "EUR")]).await;
-    post(&mut first, &transfer("acc_house_cash_EUR", "acc_a", "10.00"), "t1").await.expect("posted");
+    open(
+        &mut first,
+        &[("acc_a", "EUR"), ("acc_b", "EUR"), ("acc_c", "EUR")],
+    )
+    .await;
+    post(
+        &mut first,
+        &transfer("acc_house_cash_EUR", "acc_a", "10.00"),
+        "t1",
+    )
+    .await
+    .expect("posted");
 
-    let (to_b, to_c) = (transfer("acc_a", "acc_b", "8.00"), transfer("acc_a", "acc_c", "8.00"));
+    let (to_b, to_c) = (
+        transfer("acc_a", "acc_b", "8.00"),
+        transfer("acc_a", "acc_c", "8.00"),
+    );
     let (mut book_1, mut book_2) = (read(&first, &to_b).await, read(&second, &to_c).await);
-    let (batch_1, batch_2) = (write(&mut book_1, &to_b, "p1"), write(&mut book_2, &to_c, "p2"));
-    batch_1.commit(&mut first).await.expect("the first one wins");
-    let lost = batch_2.commit(&mut second).await.expect_err("the balance was spent");
+    let (batch_1, batch_2) = (
+        write(&mut book_1, &to_b, "p1"),
+        write(&mut book_2, &to_c, "p2"),
+    );
+    batch_1
+        .commit(&mut first)
+        .await
+        .expect("the first one wins");
+    let lost = batch_2
+        .commit(&mut second)
+        .await
+        .expect_err("the balance was spent");
     // In whichever order the steps ran, one of the two guards was met.
-    assert!(matches!(lost.step(), Some(store::STEP_ACCOUNTS | "postings")), "{lost}");
+    assert!(
+        matches!(lost.step(), Some(store::STEP_ACCOUNTS | "postings")),
+        "{lost}"
+    );
     assert_eq!(posted(&second, "acc_a").await, 200);
     assert_eq!(posted(&second, "acc_c").await, 0);
-    assert_eq!(store::trial_balance(&second).await.expect("read")[0].differing, 0);
+    assert_eq!(
+        store::trial_balance(&second).await.expect("read")[0].differing,
+        0
+    );
 }
 
 #[tokio::test]
@@ -100,7 +178,9 @@ async fn many_writers_on_one_account_lose_nothing() {
     std::thread::scope(|threads| {
         for writer in 0..4 {
             threads.spawn(move || {
-                let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+                let runtime = tokio::runtime::Builder::new_current_thread()
+                    .build()
+                    .expect("a runtime");
                 runtime.block_on(async {
                     let mut db = path.connect();
                     for n in 0..25 {
@@ -113,9 +193,15 @@ async fn many_writers_on_one_account_lose_nothing() {
         }
     });
     assert_eq!(posted(&db, "acc_a").await, 100);
-    let row = store::account(&db, "acc_a").await.expect("read").expect("there");
+    let row = store::account(&db, "acc_a")
+        .await
+        .expect("read")
+        .expect("there");
     assert_eq!(row.account.version, 100);
-    assert_eq!(store::trial_balance(&db).await.expect("read")[0].differing, 0);
+    assert_eq!(
+        store::trial_balance(&db).await.expect("read")[0].differing,
+        0
+    );
 }
 
 #[tokio::test]
@@ -126,7 +212,10 @@ async fn an_account_closed_since_it_was_read_takes_no_posting() {
     let entry = transfer("acc_house_cash_EUR", "acc_a", "1.00");
     let mut book = read(&db, &entry).await;
     let late = write(&mut book, &entry, "t1");
-    let row = store::account(&db, "acc_a").await.expect("read").expect("there");
+    let row = store::account(&db, "acc_a")
+        .await
+        .expect("read")
+        .expect("there");
     let mut close = Batch::new();
     store::close_account(&mut close, &row.account);
     close.commit(&mut db).await.expect("closed");
@@ -143,8 +232,15 @@ async fn an_external_id_is_booked_once() {
     open(&mut db, &[("acc_a", "EUR")]).await;
     let entry = transfer("acc_house_cash_EUR", "acc_a", "1.00");
     post(&mut db, &entry, "top_1").await.expect("posted");
-    assert_eq!(post(&mut db, &entry, "top_1").await, Err(Some(store::STEP_OUTCOMES)));
-    assert_eq!(posted(&db, "acc_a").await, 100, "the failed batch left nothing");
+    assert_eq!(
+        post(&mut db, &entry, "top_1").await,
+        Err(Some(store::STEP_OUTCOMES))
+    );
+    assert_eq!(
+        posted(&db, "acc_a").await,
+        100,
+        "the failed batch left nothing"
+    );
 }
 
 #[tokio::test]
@@ -154,7 +250,10 @@ async fn what_is_refused_meanwhile_is_not_booked_and_the_other_way_round() {
     open(&mut db, &[("acc_a", "EUR")]).await;
     let refusal = |id: &str| {
         let mut batch = Batch::new();
-        let refused = Outcome::Refused { code: "timed_out", detail: String::new() };
+        let refused = Outcome::Refused {
+            code: "timed_out",
+            detail: String::new(),
+        };
         store::settle(&mut batch, &[(id.into(), refused)], 1);
         batch
     };
@@ -165,12 +264,21 @@ async fn what_is_refused_meanwhile_is_not_booked_and_the_other_way_round() {
     refusal("pay_1").commit(&mut db).await.expect("refused");
     let lost = booking.commit(&mut db).await.expect_err("it is refused");
     assert_eq!(lost.step(), Some(store::STEP_OUTCOMES));
-    assert_eq!(store::settlement(&db, "pay_1").await.expect("read"), Some(None));
+    assert_eq!(
+        store::settlement(&db, "pay_1").await.expect("read"),
+        Some(None)
+    );
 
     post(&mut db, &entry, "pay_2").await.expect("booked");
-    let lost = refusal("pay_2").commit(&mut db).await.expect_err("it is booked");
+    let lost = refusal("pay_2")
+        .commit(&mut db)
+        .await
+        .expect_err("it is booked");
     assert_eq!(lost.step(), Some(store::STEP_OUTCOMES));
-    assert!(matches!(store::settlement(&db, "pay_2").await.expect("read"), Some(Some(_))));
+    assert!(matches!(
+        store::settlement(&db, "pay_2").await.expect("read"),
+        Some(Some(_))
+    ));
     assert_eq!(posted(&db, "acc_a").await, 100);
 }
 
@@ -190,10 +298,24 @@ async fn the_trial_balance_names_the_account_that_differs_from_its_postings() {
     let database = Database::new();
     let mut db = database.connect();
     open(&mut db, &[("acc_a", "EUR"), ("acc_j", "JPY")]).await;
-    post(&mut db, &transfer("acc_house_cash_EUR", "acc_a", "1.00"), "t1").await.expect("posted");
-    database.execute("UPDATE accounts SET credits = 500 WHERE id = 'acc_a'").expect("tampered");
+    post(
+        &mut db,
+        &transfer("acc_house_cash_EUR", "acc_a", "1.00"),
+        "t1",
+    )
+    .await
+    .expect("posted");
+    database
+        .execute("UPDATE accounts SET credits = 500 WHERE id = 'acc_a'")
+        .expect("tampered");
     let trial = store::trial_balance(&db).await.expect("read");
-    let seen: Vec<_> = trial.iter().map(|t| (t.currency.code(), t.debits, t.differing)).collect();
+    let seen: Vec<_> = trial
+        .iter()
+        .map(|t| (t.currency.code(), t.debits, t.differing))
+        .collect();
     assert_eq!(seen, [("EUR", 100, 1), ("JPY", 0, 0)]);
-    assert_eq!(store::differing_accounts(&db, 20).await.expect("read"), ["acc_a"]);
+    assert_eq!(
+        store::differing_accounts(&db, 20).await.expect("read"),
+        ["acc_a"]
+    );
 }

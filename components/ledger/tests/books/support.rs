@@ -17,7 +17,8 @@ impl Database {
     pub fn new() -> Database {
         let folder = tempfile::tempdir().expect("a folder");
         let file = rusqlite::Connection::open(folder.path().join("ledger.db")).expect("a file");
-        file.execute_batch(include_str!("../../migrations/0001_init.sql")).expect("the migration");
+        file.execute_batch(include_str!("../../migrations/0001_init.sql"))
+            .expect("the migration");
         Database { folder }
     }
 
@@ -84,15 +85,24 @@ pub fn id(text: &str) -> AccountId {
 }
 
 /// A conversion as forex emits it.
-pub fn converted(payment: &str, from: (&str, i64, &str), to: (&str, i64, &str), margin: i64) -> Event {
+pub fn converted(
+    payment: &str,
+    from: (&str, i64, &str),
+    to: (&str, i64, &str),
+    margin: i64,
+) -> Event {
     let (payer, source_minor, source_currency) = from;
     let (payee, target_minor, target_currency) = to;
-    event("/innover/forex", payment, json!({
-        "payment_id": payment, "payer_account": payer, "payee_account": payee,
-        "source_minor": source_minor, "source_currency": source_currency,
-        "target_minor": target_minor, "target_currency": target_currency,
-        "margin_minor": margin, "rate": "1", "rate_date": null, "exact": "1", "conversion_id": null,
-    }))
+    event(
+        "/innover/forex",
+        payment,
+        json!({
+            "payment_id": payment, "payer_account": payer, "payee_account": payee,
+            "source_minor": source_minor, "source_currency": source_currency,
+            "target_minor": target_minor, "target_currency": target_currency,
+            "margin_minor": margin, "rate": "1", "rate_date": null, "exact": "1", "conversion_id": null,
+        }),
+    )
 }
 
 pub fn event(source: &str, key: &str, data: Value) -> Event {
@@ -116,14 +126,22 @@ pub fn event(source: &str, key: &str, data: Value) -> Event {
 /// What is in the outbox: type, key, payload, headers.
 pub async fn outbox(db: &Db) -> Vec<(String, String, Value, Value)> {
     let rows = db
-        .query("SELECT type, key, payload, headers FROM outbox ORDER BY id", vec![])
+        .query(
+            "SELECT type, key, payload, headers FROM outbox ORDER BY id",
+            vec![],
+        )
         .await
         .expect("read");
     let json = |text: &str| serde_json::from_str(text).expect("JSON");
     rows.iter()
         .map(|row| {
             let text = |i| row.text(i).expect("text");
-            (text(0).to_owned(), text(1).to_owned(), json(text(2)), json(text(3)))
+            (
+                text(0).to_owned(),
+                text(1).to_owned(),
+                json(text(2)),
+                json(text(3)),
+            )
         })
         .collect()
 }

@@ -77,7 +77,10 @@ impl Booked {
                 })
             })
             .ok_or_else(|| {
-                Failure::new(Code::UpstreamError, "`ledger`: its answer lacks the wallet's balance")
+                Failure::new(
+                    Code::UpstreamError,
+                    "`ledger`: its answer lacks the wallet's balance",
+                )
             })
     }
 }
@@ -92,7 +95,11 @@ impl Booked {
               (status = 422, description = "currency_mismatch or wallet_not_active")))]
 pub async fn create(cx: Cx, Path(id): Path<String>, body: Body<TopUpRequest>) -> Result<Answer> {
     let identity = cx.require("ledger:write")?;
-    let who = if identity.sub.is_empty() { &identity.client_id } else { &identity.sub };
+    let who = if identity.sub.is_empty() {
+        &identity.client_id
+    } else {
+        &identity.sub
+    };
     let key = cx.require_idempotency(&body.fields)?;
     let money = amount::money(&body.value.amount, &body.value.currency)?;
     let mut db = Db::open().await?;
@@ -117,13 +124,15 @@ pub async fn create(cx: Cx, Path(id): Path<String>, body: Body<TopUpRequest>) ->
 
 fn refused(error: TopUpError) -> Failure {
     match error {
-        TopUpError::NotActive(state) => {
-            Failure::new(Code::WalletNotActive, format!("the wallet is {}", state.as_str()))
-        }
-        TopUpError::CurrencyMismatch(currency) => {
-            Failure::new(Code::CurrencyMismatch, format!("the wallet is in {currency}"))
-                .param("/currency")
-        }
+        TopUpError::NotActive(state) => Failure::new(
+            Code::WalletNotActive,
+            format!("the wallet is {}", state.as_str()),
+        ),
+        TopUpError::CurrencyMismatch(currency) => Failure::new(
+            Code::CurrencyMismatch,
+            format!("the wallet is in {currency}"),
+        )
+        .param("/currency"),
     }
 }
 
@@ -137,7 +146,10 @@ fn top_up_id(cx: &Cx, who: &str, wallet_id: &str) -> String {
         digest.update((part.len() as u64).to_le_bytes());
         digest.update(part);
     }
-    let hex: String = digest.finalize()[..16].iter().map(|byte| format!("{byte:02x}")).collect();
+    let hex: String = digest.finalize()[..16]
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect();
     format!("top_{hex}")
 }
 
@@ -160,7 +172,15 @@ async fn book(cx: &Cx, wallet: &Wallet, top_up_id: &str, money: Money) -> Result
         ],
     });
     // Safe to repeat: the ledger books an external_id once.
-    call::json(cx, Method::POST, "ledger", "/v1/entries", Some(&entry), true).await
+    call::json(
+        cx,
+        Method::POST,
+        "ledger",
+        "/v1/entries",
+        Some(&entry),
+        true,
+    )
+    .await
 }
 
 /// Writes what the ledger booked: the top-up, the new balance unless a later one is known already,
@@ -181,7 +201,11 @@ async fn settle(
         let wallets = std::slice::from_ref(&wallet);
         batch.emit(events::updated(&top_up.entry_id, None, wallets, cause));
     }
-    let after = Wallet { posted: account.posted_minor, held: account.held_minor, ..wallet };
+    let after = Wallet {
+        posted: account.posted_minor,
+        held: account.held_minor,
+        ..wallet
+    };
     let answer = Answer::json(
         201,
         &TopUpView {
@@ -210,7 +234,8 @@ mod tests {
         fn new() -> Database {
             let folder = tempfile::tempdir().expect("a folder");
             let file = rusqlite::Connection::open(folder.path().join("wallet.db")).expect("a file");
-            file.execute_batch(include_str!("../../migrations/0001_init.sql")).expect("migrated");
+            file.execute_batch(include_str!("../../migrations/0001_init.sql"))
+                .expect("migrated");
             Database(folder)
         }
 
@@ -247,14 +272,23 @@ mod tests {
             .header("idempotency-key", key)
             .body(())
             .expect("a request");
-        let identity = Identity { sub: who.into(), ..Default::default() };
-        let claims = ServiceClaims { caller: "gateway".into(), identity, request_id: "r".into() };
+        let identity = Identity {
+            sub: who.into(),
+            ..Default::default()
+        };
+        let claims = ServiceClaims {
+            caller: "gateway".into(),
+            identity,
+            request_id: "r".into(),
+        };
         Cx::new("wallet", &request.into_parts().0, Some(claims))
     }
 
     /// What follows the ledger's answer, in a process that may be another one than the one before.
     async fn finish(db: &mut Db, cx: &Cx, booked: &Booked) -> Answer {
-        let key = cx.require_idempotency(&serde_json::Map::new()).expect("a key");
+        let key = cx
+            .require_idempotency(&serde_json::Map::new())
+            .expect("a key");
         if let Some(answer) = key.replay(db).await.expect("read") {
             return answer;
         }
@@ -268,7 +302,9 @@ mod tests {
             created_at: 1,
         };
         let account = booked.account(&wallet).expect("its balance");
-        settle(db, &key, wallet, &top_up, &account, Cause::from(cx)).await.expect("settled")
+        settle(db, &key, wallet, &top_up, &account, Cause::from(cx))
+            .await
+            .expect("settled")
     }
 
     fn booked(posted: &str, version: i64) -> Booked {
@@ -287,7 +323,9 @@ mod tests {
             "top_ups" => "SELECT COUNT(*) FROM top_ups",
             _ => "SELECT COUNT(*) FROM outbox",
         };
-        db.query(sql, vec![]).await.expect("read")[0].int(0).expect("a number")
+        db.query(sql, vec![]).await.expect("read")[0]
+            .int(0)
+            .expect("a number")
     }
 
     #[test]
@@ -295,7 +333,11 @@ mod tests {
         let id = |key, who, wallet| top_up_id(&request(key, who), who, wallet);
         let first = id("k1", "usr_f", "wal_a");
         assert_eq!(first, id("k1", "usr_f", "wal_a"));
-        for other in [id("k2", "usr_f", "wal_a"), id("k1", "usr_g", "wal_a"), id("k1", "usr_f", "wal_b")] {
+        for other in [
+            id("k2", "usr_f", "wal_a"),
+            id("k1", "usr_g", "wal_a"),
+            id("k1", "usr_f", "wal_b"),
+        ] {
             assert_ne!(first, other);
         }
     }
@@ -305,10 +347,22 @@ mod tests {
         let (_database, mut db) = Database::with_a_wallet().await;
         let answer = finish(&mut db, &request("k1", "usr_finance"), &booked("25.00", 1)).await;
         let view: serde_json::Value = serde_json::from_str(&answer.body).expect("JSON");
-        assert_eq!((answer.status, &view["balance"]["available"]), (201, &json!("25.00")));
-        assert_eq!((&view["entry_id"], &view["amount"]), (&json!("ent_1"), &json!("25.00")));
-        assert_eq!(existing(&db, "wal_a").await.map(|w| w.posted).ok(), Some(2_500));
-        assert_eq!((count(&db, "top_ups").await, count(&db, "outbox").await), (1, 1));
+        assert_eq!(
+            (answer.status, &view["balance"]["available"]),
+            (201, &json!("25.00"))
+        );
+        assert_eq!(
+            (&view["entry_id"], &view["amount"]),
+            (&json!("ent_1"), &json!("25.00"))
+        );
+        assert_eq!(
+            existing(&db, "wal_a").await.map(|w| w.posted).ok(),
+            Some(2_500)
+        );
+        assert_eq!(
+            (count(&db, "top_ups").await, count(&db, "outbox").await),
+            (1, 1)
+        );
     }
 
     #[tokio::test]
@@ -328,11 +382,27 @@ mod tests {
         batch.commit(&mut db).await.expect("followed");
         // The retry gets the same answer from the ledger, by the same external id.
         let mut other = database.connect();
-        let answer = finish(&mut other, &request("k1", "usr_finance"), &booked("25.00", 1)).await;
+        let answer = finish(
+            &mut other,
+            &request("k1", "usr_finance"),
+            &booked("25.00", 1),
+        )
+        .await;
         let view: serde_json::Value = serde_json::from_str(&answer.body).expect("JSON");
-        assert_eq!((answer.status, &view["balance"]["posted"]), (201, &json!("25.00")));
-        assert_eq!(existing(&db, "wal_a").await.map(|w| w.posted).ok(), Some(2_000), "not set back");
-        assert_eq!((count(&db, "top_ups").await, count(&db, "outbox").await), (1, 0), "old news");
+        assert_eq!(
+            (answer.status, &view["balance"]["posted"]),
+            (201, &json!("25.00"))
+        );
+        assert_eq!(
+            existing(&db, "wal_a").await.map(|w| w.posted).ok(),
+            Some(2_000),
+            "not set back"
+        );
+        assert_eq!(
+            (count(&db, "top_ups").await, count(&db, "outbox").await),
+            (1, 0),
+            "old news"
+        );
         let again = finish(&mut db, &request("k1", "usr_finance"), &booked("25.00", 1)).await;
         assert_eq!((again.body, again.replayed), (answer.body, true));
         assert_eq!(count(&db, "top_ups").await, 1);
@@ -343,7 +413,9 @@ mod tests {
         let (database, mut db) = Database::with_a_wallet().await;
         let mut other = database.connect();
         let cx = request("k1", "usr_finance");
-        let key = cx.require_idempotency(&serde_json::Map::new()).expect("a key");
+        let key = cx
+            .require_idempotency(&serde_json::Map::new())
+            .expect("a key");
         let stale = existing(&other, "wal_a").await.expect("there");
         let first = finish(&mut db, &cx, &booked("25.00", 1)).await;
         let top_up = TopUp {
@@ -358,6 +430,9 @@ mod tests {
         let second = settle(&mut other, &key, stale, &top_up, &account, Cause::from(&cx)).await;
         let second = second.expect("the winner's answer");
         assert_eq!((second.body, second.replayed), (first.body, true));
-        assert_eq!((count(&db, "top_ups").await, count(&db, "outbox").await), (1, 1));
+        assert_eq!(
+            (count(&db, "top_ups").await, count(&db, "outbox").await),
+            (1, 1)
+        );
     }
 }

@@ -68,7 +68,11 @@ impl From<&Wallet> for WalletView {
     responses((status = 201, body = WalletView), (status = 400, description = "unsupported_currency")))]
 pub async fn create(cx: Cx, body: Body<CreateRequest>) -> Result<Answer> {
     let identity = cx.require(WRITE)?;
-    let own = if identity.sub.is_empty() { &identity.client_id } else { &identity.sub };
+    let own = if identity.sub.is_empty() {
+        &identity.client_id
+    } else {
+        &identity.sub
+    };
     let owner = body.value.owner.as_ref().unwrap_or(own);
     if !(1..=OWNER_BYTES_MAX).contains(&owner.len()) {
         let what = format!("an owner is 1 to {OWNER_BYTES_MAX} bytes");
@@ -117,12 +121,22 @@ async fn open_account(cx: &Cx, wallet: &Wallet) -> Result<()> {
         "floor": super::decimal(0, wallet.currency),
     });
     // Safe to repeat: the ledger knows the account by its id.
-    let opened: serde_json::Value =
-        call::json(cx, Method::POST, "ledger", "/v1/accounts", Some(&opening), true).await?;
+    let opened: serde_json::Value = call::json(
+        cx,
+        Method::POST,
+        "ledger",
+        "/v1/accounts",
+        Some(&opening),
+        true,
+    )
+    .await?;
     if opened["id"] == wallet.account_id.as_str() {
         return Ok(());
     }
-    Err(Failure::new(Code::UpstreamError, "`ledger`: it opened another account than was asked for"))
+    Err(Failure::new(
+        Code::UpstreamError,
+        "`ledger`: it opened another account than was asked for",
+    ))
 }
 
 /// Whose wallets a list shows.
@@ -176,7 +190,10 @@ pub async fn get(cx: Cx, Path(id): Path<String>) -> Result<Answer> {
 /// 404 `wallet_not_found`.
 pub async fn existing(db: &Db, id: &str) -> Result<Wallet> {
     store::get(db, id).await?.ok_or_else(|| {
-        Failure::new(Code::WalletNotFound, format!("wallet `{id}` does not exist"))
+        Failure::new(
+            Code::WalletNotFound,
+            format!("wallet `{id}` does not exist"),
+        )
     })
 }
 

@@ -15,7 +15,10 @@ async fn deliver(db: &mut Db, batch: &[Event]) -> usize {
 }
 
 async fn balance(db: &Db, name: &str) -> (i64, i64) {
-    let wallet = store::get(db, &format!("wal_{name}")).await.expect("read").expect("there");
+    let wallet = store::get(db, &format!("wal_{name}"))
+        .await
+        .expect("read")
+        .expect("there");
     (wallet.posted, wallet.account_version)
 }
 
@@ -30,12 +33,21 @@ async fn events_of_one_batch_that_touch_the_same_wallet_are_all_told_and_the_new
         posted("ent_2", Some("pay_2"), &[("a", 800, 3), ("b", 200, 2)]),
     ];
     deliver(&mut db, &batch).await;
-    assert_eq!((balance(&db, "a").await, balance(&db, "b").await), ((700, 4), (300, 3)));
+    assert_eq!(
+        (balance(&db, "a").await, balance(&db, "b").await),
+        ((700, 4), (300, 3))
+    );
     let told = told(&db).await;
     assert_eq!(told.len(), 3, "each payment waits for its own");
-    let first = told.iter().find(|data| data["payment_id"] == "pay_1").expect("told");
-    assert_eq!(first["wallets"][0], json!({"wallet_id": "wal_a", "currency": "EUR", "posted_minor": 900,
-        "held_minor": 0, "available_minor": 900, "version": 2}));
+    let first = told
+        .iter()
+        .find(|data| data["payment_id"] == "pay_1")
+        .expect("told");
+    assert_eq!(
+        first["wallets"][0],
+        json!({"wallet_id": "wal_a", "currency": "EUR", "posted_minor": 900,
+        "held_minor": 0, "available_minor": 900, "version": 2})
+    );
 }
 
 #[tokio::test]
@@ -47,8 +59,14 @@ async fn a_late_event_of_a_payment_is_told_and_changes_nothing() {
     deliver(&mut db, &[posted("ent_1", Some("pay_1"), &[("a", 100, 1)])]).await;
     assert_eq!(balance(&db, "a").await, (200, 2));
     let told = told(&db).await;
-    let late = told.iter().find(|data| data["payment_id"] == "pay_1").expect("told");
-    assert_eq!(late["wallets"][0]["posted_minor"], 200, "what it holds, not what it held");
+    let late = told
+        .iter()
+        .find(|data| data["payment_id"] == "pay_1")
+        .expect("told");
+    assert_eq!(
+        late["wallets"][0]["posted_minor"], 200,
+        "what it holds, not what it held"
+    );
 }
 
 #[tokio::test]
@@ -63,7 +81,11 @@ async fn two_deliveries_at_once_leave_the_newer_balance_whoever_commits_last() {
     let older = events::posted(&cx, &first, &older).await.expect("handled");
     let newer = events::posted(&cx, &second, &newer).await.expect("handled");
     newer.batch.commit(&mut second).await.expect("committed");
-    older.batch.commit(&mut first).await.expect("committed: nobody has to try again");
+    older
+        .batch
+        .commit(&mut first)
+        .await
+        .expect("committed: nobody has to try again");
     assert_eq!(balance(&first, "a").await, (200, 2));
     assert_eq!(told(&first).await.len(), 2);
 }
@@ -75,7 +97,11 @@ async fn the_later_event_of_a_top_up_is_no_news() {
     add(&mut db, &["a"]).await;
     let top_up = || posted("ent_1", None, &[("house_cash_EUR", 500, 1), ("a", 500, 1)]);
     deliver(&mut db, &[top_up()]).await;
-    assert_eq!(told(&db).await.len(), 1, "an entry by hand is told when it is news");
+    assert_eq!(
+        told(&db).await.len(),
+        1,
+        "an entry by hand is told when it is news"
+    );
     deliver(&mut db, &[top_up()]).await;
     assert_eq!(told(&db).await.len(), 1);
     assert_eq!(balance(&db, "a").await, (500, 1));
@@ -97,7 +123,11 @@ async fn an_event_that_the_ledger_did_not_emit_changes_no_balance() {
     let mut forged = posted("ent_1", Some("pay_1"), &[("a", 1_000_000, 9)]);
     for source in ["external", "/innover/payment", "ledger", ""] {
         forged.source = source.into();
-        assert_eq!(deliver(&mut db, std::slice::from_ref(&forged)).await, 0, "acknowledged");
+        assert_eq!(
+            deliver(&mut db, std::slice::from_ref(&forged)).await,
+            0,
+            "acknowledged"
+        );
         assert_eq!(balance(&db, "a").await, (0, 0), "{source}");
     }
     assert!(told(&db).await.is_empty());

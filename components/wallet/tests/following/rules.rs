@@ -7,19 +7,39 @@ use wallet::model::{AccountState, Projection, State, TopUpError, Wallet};
 use crate::support::wallet;
 
 fn state(posted: i64, version: i64) -> AccountState {
-    AccountState { account_id: "acc_a".into(), posted_minor: posted, held_minor: 0, version }
+    AccountState {
+        account_id: "acc_a".into(),
+        posted_minor: posted,
+        held_minor: 0,
+        version,
+    }
 }
 
 #[test]
 fn only_an_active_wallet_takes_money_and_only_in_its_currency() {
     let eur = Money::parse("1.00", Currency::EUR).expect("an amount");
     let usd = Money::parse("1.00", Currency::parse("USD").expect("USD")).expect("an amount");
-    let with = |state| Wallet { state, ..wallet("a") };
+    let with = |state| Wallet {
+        state,
+        ..wallet("a")
+    };
     for (wallet, money, expected) in [
         (with(State::Active), eur, Ok(())),
-        (with(State::Active), usd, Err(TopUpError::CurrencyMismatch(Currency::EUR))),
-        (with(State::Frozen), eur, Err(TopUpError::NotActive(State::Frozen))),
-        (with(State::Closed), eur, Err(TopUpError::NotActive(State::Closed))),
+        (
+            with(State::Active),
+            usd,
+            Err(TopUpError::CurrencyMismatch(Currency::EUR)),
+        ),
+        (
+            with(State::Frozen),
+            eur,
+            Err(TopUpError::NotActive(State::Frozen)),
+        ),
+        (
+            with(State::Closed),
+            eur,
+            Err(TopUpError::NotActive(State::Closed)),
+        ),
     ] {
         assert_eq!(wallet.may_take(money), expected);
     }
@@ -27,7 +47,11 @@ fn only_an_active_wallet_takes_money_and_only_in_its_currency() {
 
 #[test]
 fn what_is_held_cannot_be_used() {
-    let holding = Wallet { posted: 500, held: 120, ..wallet("a") };
+    let holding = Wallet {
+        posted: 500,
+        held: 120,
+        ..wallet("a")
+    };
     assert_eq!(holding.available(), 380);
 }
 

@@ -17,7 +17,8 @@ impl Database {
     pub fn new() -> Database {
         let folder = tempfile::tempdir().expect("a folder");
         let file = rusqlite::Connection::open(folder.path().join("wallet.db")).expect("a file");
-        file.execute_batch(include_str!("../../migrations/0001_init.sql")).expect("the migration");
+        file.execute_batch(include_str!("../../migrations/0001_init.sql"))
+            .expect("the migration");
         Database { folder }
     }
 
