@@ -1,0 +1,337 @@
+//! Entries: once each, refused for good, malformed with the place named.
+
+use serde_json::{Value, json};
+
+use crate::support::{Caller, ask, finance, open, transfer, wallet_for_a_user};
+
+#[tokio::test]
+async fn finance_posts_an_entry_and_reads_it_back() {
+    open("acc_p1", "EUR").await;
+    open("acc_p2", "EUR").await;
+    let fund = transfer("acc_house_cash_EUR", "acc_p1", "100.00");
+    let (status, entry, _) = ask(
+        &finance(),
+        "POST",
+        "/v1/entries",
+        Some("k-fund"),
+        fund.clone(),
+    )
+    .await;
+    assert_eq!(status, 201, "{entry}");
+    assert_eq!(entry["kind"], "manual");
+    assert_eq!(entry["created_by"], "usr_finance");
+    assert_eq!(
+        entry["balances"][1],
+        json!({"account": "acc_p1", "currency": "EUR", "posted": "100.00",
+        "held": "0.00", "available": "100.00", "version": 1})
+    );
+
+    let (status, again, replayed) =
+        ask(&finance(), "POST", "/v1/entries", Some("k-fund"), fund).await;
+    assert_eq!((status, &again, replayed), (201, &entry, true));
+
+    let path = format!("/v1/entries/{}", entry["id"].as_str().expect("an id"));
+    let (status, read, _) = ask(&finance(), "GET", &path, None, Value::Null).await;
+    assert_eq!(
+        (status, &read["postings"], &read["reference"]),
+        (200, &entry["postings"], &json!("a test"))
+    );
+
+    let spend = transfer("acc_p1", "acc_p2", "30.00");
+    for key in ["k-s1", "k-s2", "k-s3"] {
+        assert_eq!(
+            ask(&finance(), "POST", "/v1/entries", Some(key), spend.clone())
+                .await
+                .0,
+            201
+        );
+    }
+    let (_, page, _) = ask(
+        &finance(),
+        "GET",
+        "/v1/accounts/acc_p1/statement?limit=3",
+        None,
+        Value::Null,
+    )
+    .await;
+    let after = |page: &Value| -> Vec<String> {
+        let lines = page["data"].as_array().expect("lines");
+        lines
+            .iter()
+            .map(|l| l["balance_after"].as_str().expect("text").to_owned())
+            .collect()
+    };
+    assert_eq!(after(&page), ["100.00", "70.00", "40.00"]);
+    let path = format!(
+        "/v1/accounts/acc_p1/statement?limit=3&cursor={}",
+        page["next_cursor"].as_str().expect("more")
+    );
+    let (_, page, _) = ask(&finance(), "GET", &path, None, Value::Null).await;
+    assert_eq!(
+        (after(&page), &page["next_cursor"]),
+        (vec!["10.00".to_owned()], &Value::Null)
+    );
+    let (_, account, _) = ask(&finance(), "GET", "/v1/accounts/acc_p1", None, Value::Null).await;
+    assert_eq!(
+        account["balance"],
+        json!({"posted": "10.00", "held": "0.00", "available": "10.00"})
+    );
+    assert_eq!(account["totals"]["debits"], "90.00");
+}
+
+#[tokio::test]
+async fn a_refusal_is_as_final_as_an_entry() {
+    open("acc_f1", "EUR").await;
+    open("acc_f2", "EUR").await;
+    let spend = transfer("acc_f1", "acc_f2", "5.00");
+    let (status, refused, _) = ask(
+        &finance(),
+        "POST",
+        "/v1/entries",
+        Some("k-final"),
+        spend.clone(),
+    )
+    .await;
+    assert_eq!(
+        (status, &refused["code"]),
+        (422, &json!("insufficient_funds")),
+        "{refused}"
+    );
+    let fund = transfer("acc_house_cash_EUR", "acc_f1", "5.00");
+    assert_eq!(
+        ask(
+            &finance(),
+            "POST",
+            "/v1/entries",
+            Some("k-final-fund"),
+            fund
+        )
+        .await
+        .0,
+        201
+    );
+    let (status, again, replayed) = ask(
+        &finance(),
+        "POST",
+        "/v1/entries",
+        Some("k-final"),
+        spend.clone(),
+    )
+    .await;
+    assert_eq!((status, &again, replayed), (422, &refused, true));
+    assert_eq!(
+        ask(&finance(), "POST", "/v1/entries", Some("k-final-2"), spend)
+            .await
+            .0,
+        201,
+        "a new key"
+    );
+}
+
+#[tokio::test]
+async fn the_wallet_service_repeats_itself_by_external_id_without_doubling() {
+    open("acc_t1", "EUR").await;
+    let mut top_up = transfer("acc_house_cash_EUR", "acc_t1", "25.00");
+    top_up["kind"] = json!("top_up");
+    top_up["external_id"] = json!("top_1");
+    let (status, first, _) = ask(
+        &wallet_for_a_user(),
+        "POST",
+        "/v1/entries",
+        None,
+        top_up.clone(),
+    )
+    .await;
+    assert_eq!(
+        (status, &first["created_by"]),
+        (201, &json!("wallet")),
+        "{first}"
+    );
+    // The same top-up on behalf of whoever retries it.
+    let other = Caller {
+        service: "wallet",
+        ..finance()
+    };
+    let (status, again, replayed) = ask(&other, "POST", "/v1/entries", None, top_up.clone()).await;
+    assert_eq!((status, &again, replayed), (201, &first, true));
+    let (_, account, _) = ask(&finance(), "GET", "/v1/accounts/acc_t1", None, Value::Null).await;
+    assert_eq!(account["balance"]["posted"], "25.00");
+
+    top_up["postings"][0]["amount"] = json!("26.00");
+    top_up["postings"][1]["amount"] = json!("26.00");
+    let (status, refused, _) = ask(
+        &wallet_for_a_user(),
+        "POST",
+        "/v1/entries",
+        None,
+        top_up.clone(),
+    )
+    .await;
+    assert_eq!(
+        (status, &refused["differing_fields"]),
+        (422, &json!(["/postings"]))
+    );
+
+    top_up["kind"] = json!("manual");
+    let (status, taken, _) = ask(&finance(), "POST", "/v1/entries", Some("k-other"), top_up).await;
+    assert_eq!(
+        (status, &taken["code"]),
+        (409, &json!("already_exists")),
+        "{taken}"
+    );
+}
+
+#[tokio::test]
+async fn an_entry_that_is_malformed_says_where_and_stores_nothing() {
+    open("acc_m1", "EUR").await;
+    open("acc_m2", "EUR").await;
+    let good = transfer("acc_house_cash_EUR", "acc_m1", "1.00");
+    let with = |pointer: &str, value: Value| {
+        let mut body = good.clone();
+        *body.pointer_mut(pointer).expect("there") = value;
+        body
+    };
+    let mut unknown = good.clone();
+    unknown["amount"] = json!("1.00");
+    let mut payment = good.clone();
+    payment["kind"] = json!("payment");
+    for (body, status, code, param) in [
+        (
+            with("/postings/1/amount", json!("0.99")),
+            422,
+            "unbalanced",
+            Some("/postings"),
+        ),
+        (
+            with("/postings/0/amount", json!(1.5)),
+            400,
+            "invalid_amount",
+            Some("/postings/0/amount"),
+        ),
+        (
+            with("/postings/0/amount", json!("-1.00")),
+            400,
+            "invalid_amount",
+            Some("/postings/0/amount"),
+        ),
+        (
+            with("/postings/1/amount", json!("0.00")),
+            400,
+            "invalid_amount",
+            Some("/postings/1/amount"),
+        ),
+        (
+            with("/postings/1/amount", json!("1.001")),
+            400,
+            "invalid_amount",
+            Some("/postings/1/amount"),
+        ),
+        (
+            with(
+                "/postings/1/amount",
+                json!("1000000000000000000000000000000"),
+            ),
+            400,
+            "invalid_amount",
+            Some("/postings/1/amount"),
+        ),
+        (
+            with("/postings/1/amount", json!("10000000000000.01")),
+            400,
+            "invalid_amount",
+            Some("/postings/1/amount"),
+        ),
+        (
+            with("/postings/1/currency", json!("XTS")),
+            400,
+            "unsupported_currency",
+            Some("/postings/1/currency"),
+        ),
+        (
+            with("/postings/1/direction", json!("up")),
+            400,
+            "invalid_request",
+            Some("/postings/1/direction"),
+        ),
+        (
+            with("/postings/1/account", json!("acc_house_cash_EUR")),
+            400,
+            "invalid_request",
+            Some("/postings/1/account"),
+        ),
+        (
+            with("/postings", json!([])),
+            400,
+            "invalid_request",
+            Some("/postings"),
+        ),
+        (
+            with("/reference", json!("x".repeat(141))),
+            400,
+            "invalid_request",
+            Some("/reference"),
+        ),
+        (unknown, 400, "invalid_request", Some("/amount")),
+        (payment, 400, "invalid_request", Some("/kind")),
+        (
+            with("/postings/1/account", json!("acc_nobody")),
+            404,
+            "account_not_found",
+            Some("/postings/1"),
+        ),
+    ] {
+        let key = innover_kit::ids::new_uuid();
+        let (got, problem, _) =
+            ask(&finance(), "POST", "/v1/entries", Some(&key), body.clone()).await;
+        let told = (got, problem["code"].as_str(), problem["param"].as_str());
+        assert_eq!(told, (status, Some(code), param), "{body}");
+    }
+    let (status, problem, _) = ask(&finance(), "POST", "/v1/entries", None, good).await;
+    assert_eq!(
+        (status, &problem["code"]),
+        (400, &json!("idempotency_key_required"))
+    );
+    let (_, account, _) = ask(&finance(), "GET", "/v1/accounts/acc_m1", None, Value::Null).await;
+    assert_eq!(
+        (&account["balance"]["posted"], &account["version"]),
+        (&json!("0.00"), &json!(0))
+    );
+}
+
+#[tokio::test]
+async fn twins_posted_at_once_are_one_entry() {
+    open("acc_w1", "EUR").await;
+    let fund = transfer("acc_house_cash_EUR", "acc_w1", "7.00");
+    let answers: Vec<(u16, Value)> = std::thread::scope(|threads| {
+        let twins: Vec<_> = (0..8)
+            .map(|_| {
+                let fund = fund.clone();
+                threads.spawn(move || {
+                    let runtime = tokio::runtime::Builder::new_current_thread()
+                        .build()
+                        .expect("a runtime");
+                    let (status, body, _) = runtime.block_on(ask(
+                        &finance(),
+                        "POST",
+                        "/v1/entries",
+                        Some("k-twin"),
+                        fund,
+                    ));
+                    (status, body)
+                })
+            })
+            .collect();
+        twins
+            .into_iter()
+            .map(|twin| twin.join().expect("answered"))
+            .collect()
+    });
+    assert!(
+        answers
+            .iter()
+            .all(|a| a.0 == 201 && a.1["id"] == answers[0].1["id"]),
+        "{answers:?}"
+    );
+    let (_, account, _) = ask(&finance(), "GET", "/v1/accounts/acc_w1", None, Value::Null).await;
+    assert_eq!(account["balance"]["posted"], "7.00");
+}
