@@ -278,7 +278,11 @@ impl Bridge {
     /// [`EnqueueError`]: an unknown queue or task, or the store refused.
     pub async fn enqueue(&self, queue: Option<&str>, mut job: Job) -> Result<Enqueued, EnqueueError> {
         let queue = self.routes.route(queue, &mut job).map_err(EnqueueError::Unknown)?;
-        let published = self.publisher.publish(vec![Item::Job { queue, job }], self.clock.now()).await?;
+        let published = self
+            .publisher
+            // There is no other copy, as an outbox would be.
+            .publish(vec![Item::Job { queue, job }], Durability::Full, self.clock.now())
+            .await?;
         Ok(if published.known == 0 { Enqueued::New } else { Enqueued::Known })
     }
 

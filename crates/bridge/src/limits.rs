@@ -4,14 +4,14 @@ use std::time::Duration;
 
 use innover_contract::limits::BODY_BYTES_MAX;
 
-/// Rows one pass of a relay takes from an outbox: enough that a commit's fsync is shared by
-/// hundreds of events, small enough that the first of them does not wait for the last.
+/// Rows one pass of a relay takes from an outbox: enough that hundreds of events share a commit,
+/// small enough that the first of them does not wait for the last.
 pub const RELAY_ROWS_MAX: usize = 500;
 /// Published rows an outbox may hold before they are deleted, whatever the traffic.
 pub const RELAY_DELETE_ROWS: usize = 2_000;
 /// Published rows are deleted this long after the first of them: a delete takes the database's
-/// write lock, and one per hop would compete with the service's own commits.
-pub const RELAY_DELETE_AFTER: Duration = Duration::from_millis(40);
+/// write lock and an fsync of the store, and one per hop would slow the service's own commits.
+pub const RELAY_DELETE_AFTER: Duration = Duration::from_millis(100);
 /// An outbox is looked at this often after it had rows that nobody announced.
 pub const POLL_MIN: Duration = Duration::from_millis(50);
 /// An idle outbox is looked at this often.

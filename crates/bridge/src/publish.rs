@@ -1,4 +1,4 @@
-//! The one way into the bus and the queues: a durable commit, then the wake-up of whoever waits.
+//! The one way into the bus and the queues: a commit, then the wake-up of whoever waits.
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -8,7 +8,7 @@ use tokio::sync::Notify;
 use crate::{
     metrics::Metrics,
     store::{
-        Durability, Store, StoreError,
+        self, Durability, Store, StoreError,
         events::{self, LogEvent, NewDeadLetter, NewEvent},
         jobs,
     },
@@ -46,8 +46,13 @@ pub(crate) struct Publisher {
 }
 
 impl Publisher {
-    /// Publishes all or nothing. When it returns, a power cut no longer loses them.
-    pub(crate) async fn publish(&self, items: Vec<Item>, now: i64) -> Result<Published, StoreError> {
+    /// Publishes all or nothing.
+    pub(crate) async fn publish(
+        &self,
+        items: Vec<Item>,
+        durability: Durability,
+        now: i64,
+    ) -> Result<Published, StoreError> {
         let (tail, queues, metrics) = (self.tail.clone(), self.queues.clone(), self.metrics.clone());
         let work = move |c: &rusqlite::Connection| {
             let mut published = Published::default();
@@ -82,6 +87,11 @@ impl Publisher {
             }
             published.dead.iter().for_each(|kind| metrics.parked(kind));
         };
-        self.store.write_then(Durability::Full, work, after).await
+        self.store.write_then(durability, work, after).await
+    }
+
+    /// When it returns, a power cut loses nothing that was published before.
+    pub(crate) async fn harden(&self, now: i64) -> Result<(), StoreError> {
+        self.store.write(Durability::Full, move |c| store::barrier(c, now)).await
     }
 }

@@ -1,10 +1,12 @@
 //! Outbox → bus and queues: one loop per service database.
 //!
-//! A pass reads rows in rowid order, which is commit order (SQLite has one writer), publishes them in
-//! one durable commit of the bridge's store, and only then forgets them. Deleting from the outbox
-//! comes a little later and for many rows at once; it takes the database's write lock, which the
-//! service's own commits need. That delete is `synchronous=NORMAL`: should a power cut undo it, the
-//! rows are published again and the log's unique id (for jobs, the job's id) makes that a no-op.
+//! A pass reads rows in rowid order, which is commit order (SQLite has one writer), and publishes
+//! them. The rows stay where they are for a moment: they are the copy that survives a power cut, so
+//! a hop costs no fsync of ours. A little later, for many rows at once, the bridge's store is made
+//! durable and only then the rows are deleted, under the database's write lock, which the service's
+//! own commits need too. The delete is `synchronous=NORMAL`. Should a power cut undo it, or the
+//! process die before it, rows are published again, and the log's unique id (for jobs, the job's id)
+//! makes that a no-op.
 //!
 //! Until they are deleted, published rows are told apart by the highest rowid seen. Rowids of an
 //! ordinary table start again when it is emptied, so the mark is given up with every delete, and
@@ -35,7 +37,7 @@ use crate::{
     },
     metrics::{Metrics, RelayState},
     publish::{Item, Publisher},
-    store::{StoreError, events::{NewDeadLetter, NewEvent}},
+    store::{Durability, StoreError, events::{NewDeadLetter, NewEvent}},
 };
 
 /// A row of an outbox.
@@ -147,7 +149,7 @@ impl Relay {
         if let Some(last) = rows.last().map(|r| r.rowid) {
             let ids: Vec<_> = rows.iter().map(|r| (r.rowid, r.stored_id.clone())).collect();
             let items = rows.into_iter().map(|row| item(&self.service, &self.routes, row)).collect();
-            self.publisher.publish(items, self.clock.now()).await?;
+            self.publisher.publish(items, Durability::Normal, self.clock.now()).await?;
             progress.published = last;
             progress.undeleted.extend(ids);
             progress.undeleted_since.get_or_insert_with(Instant::now);
@@ -164,6 +166,8 @@ impl Relay {
 
     async fn delete(&self, progress: &mut Progress) -> Result<(), StoreError> {
         let Some(connection) = progress.connection.take() else { return Ok(()) };
+        // The connection is put back only when all went well; otherwise the next pass starts anew.
+        self.publisher.harden(self.clock.now()).await?;
         let published = std::mem::take(&mut progress.undeleted);
         let guard = self.gate.lock(&self.database.label).await;
         let connection = blocking(move || {

@@ -6,10 +6,11 @@
 //!
 //! **What is durable when.** A command says whether its commit must survive a power cut
 //! ([`Durability::Full`]: `synchronous=FULL`, an fsync) or only a crash of the process
-//! ([`Durability::Normal`]: no fsync). Publishing is `Full`, because the relay then deletes the only
-//! other copy. Cursors, leases and results are `Normal`: after a power cut the file is at an earlier
-//! commit, so events and jobs are delivered again, and consumers have an inbox for that. Commits are
-//! lost from the end only, never from the middle, so a cursor cannot outlive what it passed.
+//! ([`Durability::Normal`]: no fsync). Almost everything is `Normal`, because a second copy exists:
+//! a published event stays in its outbox until a `Full` commit has covered it ([`barrier`]), and
+//! what a delivery did is in the consumer's inbox. Commits are lost from the end only, never from
+//! the middle, so a cursor cannot outlive the event it passed. `Full` are what has no other copy (a
+//! job pushed by hand) and the barrier that comes before an outbox row is deleted.
 
 pub(crate) mod events;
 pub(crate) mod jobs;
@@ -284,6 +285,15 @@ fn run_group(
         reply(commit.clone());
     }
     now
+}
+
+/// A change whose only purpose is its commit: an fsync covers everything written before it, and
+/// SQLite makes none for a transaction that wrote nothing.
+pub(crate) fn barrier(connection: &Connection, now: i64) -> Result<(), rusqlite::Error> {
+    connection
+        .prepare_cached("INSERT OR REPLACE INTO meta (key, value) VALUES ('barrier', ?1)")?
+        .execute([now.to_string()])
+        .map(drop)
 }
 
 /// This file's identity and the number of this life, for lease owners: `<instance>/<life>`.
