@@ -49,15 +49,22 @@ impl ModuleCache {
             return Ok((component, Origin::Cached));
         }
         let component = Component::new(engine, wasm).map_err(|error| anyhow!("{error:#}"))?;
-        if let Err(error) = component
+        let cached = component
             .serialize()
             .map_err(|error| anyhow!("{error:#}"))
-            .and_then(|code| self.write(&entry, &code))
-        {
-            tracing::warn!(
-                error = format!("{error:#}"),
-                "compiled module is not cached"
-            );
+            .and_then(|code| self.write(&entry, &code));
+        match cached {
+            // From here on the file backs the machine code, as after every later start.
+            Ok(()) => match read(engine, &entry) {
+                Some(mapped) => return Ok((mapped, Origin::Compiled)),
+                None => tracing::warn!("compiled module was written but does not load"),
+            },
+            Err(error) => {
+                tracing::warn!(
+                    error = format!("{error:#}"),
+                    "compiled module is not cached"
+                );
+            }
         }
         Ok((component, Origin::Compiled))
     }

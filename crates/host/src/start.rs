@@ -113,6 +113,7 @@ impl Host {
             services.insert(app.id.clone(), Arc::new(service));
         }
         shared.set_services(services);
+        engine::release_memory();
         check_exports(&config.manifest, &shared)?;
 
         let entrance = Arc::new(Entrance::new(&shared, &config.manifest)?);
@@ -213,6 +214,7 @@ impl Host {
             bail!("component {component}: the new version lacks an export its triggers need");
         }
         service.replace(exports);
+        engine::release_memory();
         Ok(())
     }
 

@@ -119,6 +119,18 @@ async fn bodies_and_headers_have_limits() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_head_request_gets_the_headers_alone() {
+    let app = start(&one("")).await;
+    let head = "HEAD /hello HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n";
+    let answer = raw(app.host.addr(), head).await;
+    assert!(
+        answer.starts_with("HTTP/1.1 200") && answer.ends_with("\r\n\r\n"),
+        "{answer}"
+    );
+    assert!(answer.contains("content-length: 5"), "{answer}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_trap_is_a_500_without_details_and_ends_nobody_else() {
     let app = start(&one("")).await;
     let answer = app.http("/trap").await;
