@@ -130,12 +130,13 @@ async fn own(nowhere: Nowhere, method: &Method, path: &str, visit: &Visit) -> Re
     let is_get = matches!(method, Method::Get | Method::Head);
     match (path, nowhere) {
         ("/health", _) if is_get => Ok(Answer::Own(health(visit.now_us).await?, "/health")),
+        ("/readiness", _) if is_get => Ok(Answer::Own(readiness().await?, "/readiness")),
         ("/api", _) if is_get => {
             static CATALOGUE: OnceLock<String> = OnceLock::new();
             let text = CATALOGUE.get_or_init(|| catalogue::render(Table::get()).to_string());
             Ok(Answer::Own(Own::json(200, text.as_bytes()), "/api"))
         }
-        ("/health" | "/api", _) => Ok(not_allowed("GET", path, visit)),
+        ("/health" | "/readiness" | "/api", _) => Ok(not_allowed("GET", path, visit)),
         (_, Nowhere::Method(allow)) => Ok(not_allowed(&allow, path, visit)),
         (_, Nowhere::NotFound) => {
             Err(Failure::new(Code::NotFound, "no such path; GET /api lists what there is"))
@@ -377,6 +378,13 @@ async fn health(now_us: i64) -> Result<Own> {
         *last = Some((now_us, status, body.clone()));
     }
     Ok(own_health(status, body))
+}
+
+/// Whether the gateway itself can work: its variables are there. Its platform asks for this; people
+/// and balancers ask for `/health`.
+async fn readiness() -> Result<Own> {
+    call::keyring().await?;
+    Ok(Own::json(200, r#"{"status":"ready","service":"svc-gateway"}"#))
 }
 
 fn own_health(status: u16, body: String) -> Own {

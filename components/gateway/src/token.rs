@@ -150,6 +150,10 @@ pub fn check(token: &str, issuer: &Issuer, keys: &KeySet) -> Result<Good, Refusa
     let (Some(expires_at), Some(_), Some(_)) = (claims.expires_at, claims.issued_at, claims.jwt_id) else {
         return Err(Refusal::Claims);
     };
+    // jwt-simple clamps numbers it cannot hold: such a token would never end.
+    if expires_at.as_secs() >= u64::from(u32::MAX) {
+        return Err(Refusal::Claims);
+    }
     let sub = claims.subject.filter(|sub| !sub.is_empty()).ok_or(Refusal::Claims)?;
     let AccessClaims { client_id, scope, email, roles, preferred_username } = claims.custom;
     if client_id.is_empty() {
