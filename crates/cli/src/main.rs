@@ -1,6 +1,7 @@
 //! `innover`: the one native binary. This file is the command line; each command is a module.
 
 mod app;
+mod bench;
 mod bridge;
 mod client;
 mod demo;
@@ -106,6 +107,15 @@ enum Command {
     Demo {
         #[command(flatten)]
         target: Target,
+    },
+    /// Measure throughput, latency, start-up and memory on platforms of its own, as a table
+    Bench {
+        /// The application
+        #[arg(long, default_value = "spin.toml")]
+        manifest: PathBuf,
+        /// Payments per round
+        #[arg(long)]
+        payments: Option<usize>,
     },
     /// Check what this machine and folder need; exit code 1 when something is missing
     Doctor {
@@ -376,6 +386,7 @@ async fn dispatch(command: Command) -> Result<bool> {
         Command::Events(command) => events_command(command).await?,
         Command::Jobs(command) => jobs_command(command)?,
         Command::Demo { target } => demo::run(&target.url()?).await?,
+        Command::Bench { manifest, payments } => bench::run(&App::load(&manifest)?, payments).await?,
         Command::Doctor { place, listen, management_listen, redis_url } => {
             let options = doctor::Options {
                 manifest: &place.manifest,

@@ -13,6 +13,7 @@ use futures::future::join_all;
 use http::Request;
 use innover_bridge::{Bridge, BridgeConfig, Commits};
 use innover_host::{Host, HostConfig, KeyValueStore};
+use innover_manifest::HttpRoute;
 use tokio::{
     signal::unix::{SignalKind, signal},
     task::JoinHandle,
@@ -192,24 +193,33 @@ async fn ring(mut commits: innover_host::Commits, bells: Commits) {
     }
 }
 
-/// Asks every HTTP component's `/readiness`, all at once. Also warms each: its first request would
-/// otherwise pay for the instance.
+/// Asks every HTTP component whether it is ready, all at once: a service by `/readiness`, the public
+/// door by `/health`, which tells of the platform behind it. Also warms each: its first request
+/// would otherwise pay for the instance.
 async fn services_ready(host: &Host, app: &App) -> Result<usize> {
-    let components: Vec<_> = app.manifest.http_triggers.iter().filter_map(|t| t.component.as_deref()).collect();
-    let asked = components.iter().map(|id| async move {
-        let request = Request::get("/readiness").body(Bytes::new()).context("no request")?;
-        let answer = host
-            .call(id, request, READY_MAX)
-            .await
-            .map_err(|error| anyhow!("component {id} does not answer /readiness: {error}"))?;
-        if !answer.status().is_success() {
-            let body = String::from_utf8_lossy(answer.body()).into_owned();
-            bail!("component {id} is not ready: {} {body}", answer.status());
-        }
-        Ok(())
+    let triggers = app.manifest.http_triggers.iter();
+    let asked = triggers.filter_map(|trigger| {
+        let path = match trigger.route {
+            HttpRoute::Private => "/readiness",
+            HttpRoute::Path(_) => "/health",
+        };
+        Some(ready(host, trigger.component.as_deref()?, path))
     });
     join_all(asked).await.into_iter().collect::<Result<Vec<()>>>()?;
     Ok(app.wasm_files().len())
+}
+
+async fn ready(host: &Host, id: &str, path: &str) -> Result<()> {
+    let request = Request::get(path).body(Bytes::new()).context("no request")?;
+    let answer = host
+        .call(id, request, READY_MAX)
+        .await
+        .map_err(|error| anyhow!("component {id} does not answer {path}: {error}"))?;
+    if !answer.status().is_success() {
+        let body = String::from_utf8_lossy(answer.body()).into_owned();
+        bail!("component {id} is not ready: {path} is {} {body}", answer.status());
+    }
+    Ok(())
 }
 
 impl Running {

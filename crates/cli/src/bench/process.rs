@@ -120,7 +120,7 @@ impl Running {
     pub async fn settled(&self, before: &str, count: usize, until: Instant) -> Result<Settled> {
         let payments = self.payments()?;
         loop {
-            let (done, failed): (usize, usize) = payments.query_row(
+            let (done, failed): (i64, i64) = payments.query_row(
                 "SELECT COALESCE(SUM(state = 'completed'), 0), COALESCE(SUM(state IN ('failed', 'declined', 'review')), 0)
                  FROM payments WHERE id > ?1",
                 [before],
@@ -129,7 +129,7 @@ impl Running {
             if failed > 0 {
                 bail!("{failed} payments were not completed");
             }
-            if done >= count {
+            if usize::try_from(done).is_ok_and(|done| done >= count) {
                 break;
             }
             if Instant::now() > until {
