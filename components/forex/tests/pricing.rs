@@ -91,6 +91,8 @@ fn the_example_of_the_specification_is_exact() {
 }
 
 proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
     /// Whoever converts there and back at mid, on any day and pair, never has more than before.
     #[test]
     fn no_round_trip_profits(minor in 1i64..1_000_000_000_000, day in 0usize..15, from in 0usize..30, to in 0usize..30) {

@@ -1,8 +1,10 @@
--- A rule set is never changed: a new one is the next version.
+-- A rule set is never changed: a new one is the next version. `compiled` follows from `rules` and
+-- saves reading them again.
 CREATE TABLE rule_sets (
     version BIGINT PRIMARY KEY,
     description TEXT NOT NULL,
     rules TEXT NOT NULL,
+    compiled TEXT NOT NULL,
     created_at BIGINT NOT NULL,
     created_by TEXT NOT NULL
 );

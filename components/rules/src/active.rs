@@ -46,6 +46,8 @@ async fn seed(db: &mut Db) -> Result<()> {
     };
     let shipped: Shipped =
         serde_json::from_str(include_str!("shipped.json")).map_err(|e| damaged(e.to_string()))?;
+    let set = RuleSet::compile(shipped.rules).map_err(|e| damaged(e.to_string()))?;
+    let rules: Vec<&Rule> = set.rules().collect();
     let now = ids::now_us();
     let mut batch = Batch::new();
     store::insert(
@@ -53,7 +55,8 @@ async fn seed(db: &mut Db) -> Result<()> {
         &SetRow {
             version: 1,
             description: shipped.description,
-            rules: serde_json::to_string(&shipped.rules).map_err(|e| damaged(e.to_string()))?,
+            rules: serde_json::to_string(&rules).map_err(|e| damaged(e.to_string()))?,
+            compiled: set.stored(),
             created_at: now,
             created_by: CREATED_BY_SHIPPED.into(),
         },
@@ -99,7 +102,7 @@ pub async fn compiled(db: &mut Db) -> Result<(i64, Arc<RuleSet>)> {
 pub async fn load(db: &Db, version: i64) -> Result<RuleSet> {
     let row = find(db, version).await?;
     let rules: Vec<Rule> = rules(&row)?;
-    RuleSet::compile(rules).map_err(|e| {
+    RuleSet::restore(rules, &row.compiled).map_err(|e| {
         Failure::new(
             Code::InvalidRule,
             format!("version {version} is not acceptable any more: {e}"),

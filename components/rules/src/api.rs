@@ -254,6 +254,7 @@ async fn create_rule_set(cx: Cx, body: Body<RuleSetRequest>) -> Result<Answer> {
             version: store::newest(&db).await? + 1,
             description: request.description.clone(),
             rules: rules.clone(),
+            compiled: set.stored(),
             created_at: ids::now_us(),
             created_by: by.clone(),
         };

@@ -7,10 +7,11 @@
 //! evaluation. There are no loops, so a checked expression ends within its number of nodes.
 
 use cel::parser::Parser;
+use serde::{Deserialize, Serialize};
 
 use crate::{
-    facts::{Facts, Kind},
-    limits::{WHEN_BYTES_MAX, WHEN_DEPTH_MAX},
+    facts::{FactId, Facts, Kind},
+    limits::{WHEN_BYTES_MAX, WHEN_DEPTH_MAX, WHEN_OPERATORS_MAX},
 };
 
 mod check;
@@ -37,14 +38,14 @@ pub enum EvalError {
     Type,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 enum Node {
     Int(i64),
     Text(String),
     Bool(bool),
     List(Vec<Node>),
-    Fact(usize),
-    Has(usize),
+    Fact(FactId),
+    Has(FactId),
     Not(Box<Node>),
     Negate(Box<Node>),
     And(Box<[Node; 2]>),
@@ -57,7 +58,7 @@ enum Node {
     Size(Box<Node>),
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 enum Comparison {
     Equal,
     NotEqual,
@@ -67,7 +68,7 @@ enum Comparison {
     GreaterOrEqual,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 enum Arithmetic {
     Add,
     Subtract,
@@ -76,19 +77,20 @@ enum Arithmetic {
     Remainder,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 enum Search {
     Contains,
     StartsWith,
     EndsWith,
 }
 
-/// A checked condition: its names exist, its types fit, what may be absent is tested before.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// A checked condition: its names exist, its types fit, what may be absent is tested before. It is
+/// stored beside its text, because reading the text costs milliseconds in a fresh instance.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Condition {
     root: Node,
     nodes: usize,
-    named: Vec<usize>,
+    named: Vec<FactId>,
 }
 
 impl Condition {
@@ -103,6 +105,11 @@ impl Condition {
         if source.len() > WHEN_BYTES_MAX {
             return Err(ExprError(format!(
                 "the expression is longer than {WHEN_BYTES_MAX} bytes"
+            )));
+        }
+        if operators(source) > WHEN_OPERATORS_MAX {
+            return Err(ExprError(format!(
+                "the expression has more than {WHEN_OPERATORS_MAX} operators, points and brackets"
             )));
         }
         let parsed = Parser::new()
@@ -137,8 +144,8 @@ impl Condition {
         self.nodes
     }
 
-    /// Positions of the facts it names, ascending.
-    pub fn named(&self) -> &[usize] {
+    /// The facts it names, each once.
+    pub fn named(&self) -> &[FactId] {
         &self.named
     }
 
@@ -149,4 +156,15 @@ impl Condition {
     pub fn holds(&self, facts: &Facts) -> Result<bool, EvalError> {
         eval::truth(&self.root, facts)
     }
+}
+
+/// What an expression can nest by: each level of the parser's and of our recursion costs one of
+/// these. Those inside strings count as well, which is simpler than to read strings twice.
+fn operators(source: &str) -> usize {
+    let symbols = source
+        .bytes()
+        .filter(|b| b"+-*/%<>=!?.([{".contains(b))
+        .count();
+    let words = source.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+    symbols + words.filter(|word| *word == "in").count()
 }

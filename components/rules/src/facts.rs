@@ -1,5 +1,6 @@
 //! What rules may ask about: names and types, and the values of one request. Pure.
 
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use serde_json::{Map, Value};
 
 use crate::limits::{LIST_ITEMS_MAX, TEXT_BYTES_MAX};
@@ -104,9 +105,39 @@ pub const FACTS: &[Fact] = &[
     ),
 ];
 
-/// The position of a fact in [`FACTS`].
-pub fn position(name: &str) -> Option<usize> {
-    FACTS.iter().position(|fact| fact.name == name)
+/// Names one of [`FACTS`]. Stored by name, so that the list may grow and change its order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct FactId(usize);
+
+impl FactId {
+    /// The fact with this name.
+    pub fn named(name: &str) -> Option<FactId> {
+        FACTS.iter().position(|fact| fact.name == name).map(FactId)
+    }
+
+    /// What is declared of it.
+    pub fn fact(self) -> &'static Fact {
+        // Only `named` makes one, from a position in the list.
+        &FACTS[self.0]
+    }
+
+    /// A bit of its own; the list has fewer than 64 facts, which a test holds.
+    pub fn bit(self) -> u64 {
+        1 << self.0
+    }
+}
+
+impl Serialize for FactId {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.fact().name)
+    }
+}
+
+impl<'de> Deserialize<'de> for FactId {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<FactId, D::Error> {
+        let name = String::deserialize(deserializer)?;
+        FactId::named(&name).ok_or_else(|| de::Error::custom(format!("no fact `{name}`")))
+    }
 }
 
 /// A value of a fact.
@@ -161,7 +192,7 @@ impl Facts {
             name: name.chars().take(64).collect(),
             fault,
         };
-        if let Some(name) = object.keys().find(|name| position(name).is_none()) {
+        if let Some(name) = object.keys().find(|name| FactId::named(name).is_none()) {
             let known: Vec<_> = FACTS.iter().map(|fact| fact.name).collect();
             return Err(error(
                 name,
@@ -190,9 +221,9 @@ impl Facts {
         values.collect::<Result<_, _>>().map(Facts)
     }
 
-    /// The value of the fact at `position`, `None` when it is absent.
-    pub fn get(&self, position: usize) -> Option<&FactValue> {
-        self.0.get(position)?.as_ref()
+    /// The value of a fact, `None` when it is absent.
+    pub fn get(&self, id: FactId) -> Option<&FactValue> {
+        self.0.get(id.0)?.as_ref()
     }
 }
 

@@ -7,6 +7,10 @@ pub const WHEN_BYTES_MAX: usize = 2_000;
 /// Nesting of an expression while it is read: the parser recurses, and a component's stack is 1 MiB.
 pub const WHEN_DEPTH_MAX: u16 = 32;
 
+/// Operators, points and brackets of an expression: what parser, checker and evaluation recurse by.
+/// A test compiles the worst ones on half of a component's stack.
+pub const WHEN_OPERATORS_MAX: usize = 120;
+
 /// Rules of one set: an operator reads them all.
 pub const RULES_MAX: usize = 200;
 

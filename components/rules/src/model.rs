@@ -12,7 +12,7 @@ use utoipa::ToSchema;
 
 use crate::{
     expr::{Condition, EvalError},
-    facts::{FACTS, Facts},
+    facts::{FactId, Facts},
     limits::{
         DESCRIPTION_BYTES_MAX, NAME_BYTES_MAX, NODES_MAX, REASONS_MAX, RULES_MAX, WEIGHT_MAX,
     },
@@ -67,6 +67,15 @@ pub struct SetError {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RuleSet {
     rules: Vec<(Rule, Condition)>,
+}
+
+/// Grows when the form or the meaning of compiled conditions changes.
+const STORED_FORMAT: u32 = 1;
+
+#[derive(Serialize, Deserialize)]
+struct Stored<T> {
+    format: u32,
+    conditions: T,
 }
 
 /// A rule that matched.
@@ -170,6 +179,34 @@ impl RuleSet {
         Ok(RuleSet { rules: compiled })
     }
 
+    /// The set of `rules` from what [`RuleSet::stored`] kept of it; compiled again when another
+    /// release stored it in another form.
+    ///
+    /// # Errors
+    /// [`SetError`] when this release does not accept the rules.
+    pub fn restore(rules: Vec<Rule>, stored: &str) -> Result<RuleSet, SetError> {
+        match serde_json::from_str::<Stored<Vec<Condition>>>(stored) {
+            Ok(Stored {
+                format: STORED_FORMAT,
+                conditions,
+            }) if conditions.len() == rules.len() => Ok(RuleSet {
+                rules: rules.into_iter().zip(conditions).collect(),
+            }),
+            _ => RuleSet::compile(rules),
+        }
+    }
+
+    /// The compiled conditions, to store beside the rules.
+    pub fn stored(&self) -> String {
+        let conditions: Vec<_> = self.rules.iter().map(|(_, condition)| condition).collect();
+        // Text that cannot be read is compiled again, so an empty one is only slower.
+        serde_json::to_string(&Stored {
+            format: STORED_FORMAT,
+            conditions,
+        })
+        .unwrap_or_default()
+    }
+
     /// The rules as they were written.
     pub fn rules(&self) -> impl Iterator<Item = &Rule> {
         self.rules.iter().map(|(rule, _)| rule)
@@ -219,9 +256,9 @@ impl RuleSet {
 }
 
 fn explain(rule: &Rule, condition: &Condition, facts: &Facts) -> Match {
-    let value = |fact: &usize| {
+    let value = |fact: &FactId| {
         let value = facts.get(*fact).map_or(Value::Null, |value| value.json());
-        (FACTS[*fact].name, value)
+        (fact.fact().name, value)
     };
     Match {
         rule: rule.id.clone(),

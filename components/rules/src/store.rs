@@ -41,6 +41,8 @@ pub struct SetRow {
     pub description: String,
     /// The rules as JSON.
     pub rules: String,
+    /// Their compiled conditions.
+    pub compiled: String,
     /// Microseconds.
     pub created_at: i64,
     /// A subject.
@@ -52,8 +54,9 @@ fn set(row: &Row) -> Result<SetRow, DbError> {
         version: row.int(0)?,
         description: row.text(1)?.into(),
         rules: row.text(2)?.into(),
-        created_at: row.int(3)?,
-        created_by: row.text(4)?.into(),
+        compiled: row.text(3)?.into(),
+        created_at: row.int(4)?,
+        created_by: row.text(5)?.into(),
     })
 }
 
@@ -61,7 +64,7 @@ fn set(row: &Row) -> Result<SetRow, DbError> {
 pub async fn version(db: &Db, version: i64) -> Result<Option<SetRow>, DbError> {
     let rows = db
         .query(
-            "SELECT version, description, rules, created_at, created_by FROM rule_sets WHERE version = $1",
+            "SELECT version, description, rules, compiled, created_at, created_by FROM rule_sets WHERE version = $1",
             params![version],
         )
         .await?;
@@ -80,7 +83,7 @@ pub async fn newest(db: &Db) -> Result<i64, DbError> {
 pub async fn page(db: &Db, before: i64, limit: i64) -> Result<Vec<SetRow>, DbError> {
     let rows = db
         .query(
-            "SELECT version, description, rules, created_at, created_by FROM rule_sets
+            "SELECT version, description, rules, compiled, created_at, created_by FROM rule_sets
              WHERE version < $1 ORDER BY version DESC LIMIT $2",
             params![before, limit],
         )
@@ -92,12 +95,13 @@ pub async fn page(db: &Db, before: i64, limit: i64) -> Result<Vec<SetRow>, DbErr
 pub fn insert(batch: &mut Batch, set: &SetRow) {
     batch.step(
         "rule_sets",
-        "INSERT INTO rule_sets (version, description, rules, created_at, created_by)
-         VALUES ($1, $2, $3, $4, $5) ON CONFLICT (version) DO NOTHING",
+        "INSERT INTO rule_sets (version, description, rules, compiled, created_at, created_by)
+         VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT (version) DO NOTHING",
         params![
             set.version,
             &set.description,
             &set.rules,
+            &set.compiled,
             set.created_at,
             &set.created_by
         ],

@@ -4,7 +4,7 @@ use cel::common::ast::{CallExpr, Expr, IdedExpr, LiteralValue, operators};
 
 use super::{Arithmetic, Comparison, ExprError, Node, Search};
 use crate::{
-    facts::{FACTS, Kind, position},
+    facts::{FACTS, FactId, Kind},
     limits::{LIST_ITEMS_MAX, TEXT_BYTES_MAX},
 };
 
@@ -19,8 +19,8 @@ impl Present {
     fn either(self, other: Present) -> Present {
         Present(self.0 & other.0)
     }
-    fn holds(self, fact: usize) -> bool {
-        self.0 & (1 << fact) != 0
+    fn holds(self, fact: FactId) -> bool {
+        self.0 & fact.bit() != 0
     }
 }
 
@@ -35,7 +35,7 @@ pub(super) struct Checked {
 #[derive(Default)]
 pub(super) struct Checker {
     pub(super) nodes: usize,
-    pub(super) named: Vec<usize>,
+    pub(super) named: Vec<FactId>,
 }
 
 impl Checker {
@@ -53,9 +53,9 @@ impl Checker {
             Expr::Select(select) => {
                 let fact = named(&select.operand, &select.field)?;
                 self.named.push(fact);
-                let declared = &FACTS[fact];
+                let declared = fact.fact();
                 if select.test {
-                    let there = Present(1 << fact);
+                    let there = Present(fact.bit());
                     return Ok(Checked {
                         node: Node::Has(fact),
                         kind: Kind::Bool,
@@ -280,10 +280,10 @@ fn unknown(name: &str) -> ExprError {
 }
 
 /// The fact that `operand.field` names; only `facts.<name>` names one.
-fn named(operand: &IdedExpr, field: &str) -> Result<usize, ExprError> {
+fn named(operand: &IdedExpr, field: &str) -> Result<FactId, ExprError> {
     match &operand.expr {
         Expr::Ident(root) if root == "facts" => {
-            position(field).ok_or_else(|| unknown(&format!("facts.{field}")))
+            FactId::named(field).ok_or_else(|| unknown(&format!("facts.{field}")))
         }
         Expr::Ident(root) => Err(unknown(&format!("{root}.{field}"))),
         _ => Err(unknown(field)),
