@@ -16,7 +16,7 @@ use tokio::sync::{Notify, watch};
 use crate::{
     backoff::{backoff, random},
     clock::{Clock, micros},
-    door::{Delivery, Door, DoorError, EVENTS_PATH},
+    door::{Delivery, Door, DoorError, EVENTS_PATH, not_taken},
     limits::{
         DELIVERY_BYTES_MAX, EVENT_DEADLINE, EVENT_JITTER, IDLE_CURSOR_EVERY, SCAN_ROWS_MAX,
         UNAVAILABLE_BACKOFF_MAX, UNAVAILABLE_BACKOFF_MIN,
@@ -406,13 +406,12 @@ async fn timed(
     })
 }
 
-/// What a status that covers the whole delivery means. A component that is saturated or not ready
-/// (503, 429) or a bridge without a valid token (401, 403) is no property of any event.
+/// What a status that covers the whole delivery means.
 fn whole(status: u16, body: &[u8]) -> Whole {
     let text = String::from_utf8_lossy(body);
     let error = format!("the whole delivery was answered {status}: {}", cut(text.trim()));
-    match status {
-        401 | 403 | 429 | 503 => Whole::Unavailable(error),
-        _ => Whole::Failed(Verdict { status, error }),
+    match not_taken(status) {
+        true => Whole::Unavailable(error),
+        false => Whole::Failed(Verdict { status, error }),
     }
 }

@@ -54,6 +54,13 @@ pub enum DoorError {
     Timeout(Duration),
 }
 
+/// Whether a status that covers a whole delivery says that no handler took it, rather than what one
+/// thought of its events or jobs: no valid token (401, 403), no such door (404, 405, 410), no room
+/// (429, 503). They wait then; a refusal of one event comes inside a 200.
+pub(crate) fn not_taken(status: u16) -> bool {
+    matches!(status, 401 | 403 | 404 | 405 | 410 | 429 | 503)
+}
+
 /// Hands a delivery to a component and returns its status and body.
 pub trait Door: Send + Sync + 'static {
     /// Delivers within `delivery.deadline`.

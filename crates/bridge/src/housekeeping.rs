@@ -1,4 +1,4 @@
-//! What has to happen now and then: expired leases, retention, samples for gauges, and jobs that
+//! What has to happen now and then: expired leases, retention, checkpoints, samples for gauges, and jobs that
 //! another process (`innover jobs push`) has put into the file.
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
@@ -11,7 +11,7 @@ use tokio::{
 use crate::{
     clock::Clock,
     limits::{
-        FINISHED_KEEP, FINISHED_ROWS_MAX, HOUSEKEEPING_EVERY, HOUSEKEEPING_ROWS, LEASES_EVERY,
+        CHECKPOINT_EVERY, FINISHED_KEEP, FINISHED_ROWS_MAX, HOUSEKEEPING_EVERY, HOUSEKEEPING_ROWS, LEASES_EVERY,
         OUTSIDE_EVERY, SAMPLE_EVERY,
     },
     metrics::Metrics,
@@ -41,12 +41,14 @@ impl Housekeeper {
         };
         let (mut outside, mut leases) = (every(OUTSIDE_EVERY), every(LEASES_EVERY));
         let (mut sample, mut retention) = (every(SAMPLE_EVERY), every(HOUSEKEEPING_EVERY));
+        let mut checkpoint = every(CHECKPOINT_EVERY);
         let mut version = 0;
         loop {
             let done = tokio::select! {
                 _ = outside.tick() => self.look_outside(&mut version).await,
                 _ = leases.tick() => self.take_back_leases().await,
                 _ = sample.tick() => self.sample().await,
+                _ = checkpoint.tick() => self.store.checkpoint().await,
                 _ = retention.tick() => self.retire().await,
                 _ = self.shutdown.changed() => return,
             };

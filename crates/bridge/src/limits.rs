@@ -106,3 +106,6 @@ pub const CLAIM_WAIT: Duration = Duration::from_secs(5);
 /// An idle queue is looked at this often though nothing rang: a corrected clock may have made a
 /// delayed job due.
 pub const QUEUE_LOOK_EVERY: Duration = Duration::from_secs(5);
+/// Time between two checkpoints of the store: at 10 MB of WAL a second each copies what a disk writes
+/// in a moment.
+pub const CHECKPOINT_EVERY: Duration = Duration::from_secs(1);

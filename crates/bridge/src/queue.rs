@@ -19,7 +19,7 @@ use crate::{
     backoff::{backoff, random},
     clock::{Clock, micros},
     config::{Queue, TaskSpec},
-    door::{Delivery, Door, DoorError, TASKS_PATH},
+    door::{Delivery, Door, DoorError, TASKS_PATH, not_taken},
     limits::{
         DELIVERY_BYTES_MAX, JOB_BACKOFF_MAX, JOB_BACKOFF_MIN, JOB_JITTER, LEASE, LEASE_RENEW, QUEUE_LOOK_EVERY,
         UNAVAILABLE_BACKOFF_MAX, UNAVAILABLE_BACKOFF_MIN,
@@ -319,7 +319,7 @@ impl Flight {
         match status {
             200 => serde_json::from_slice(&body)
                 .map_err(|e| DoorError::Failed(format!("the answer is no list of results: {e}"))),
-            401 | 403 | 429 | 503 => Err(DoorError::Unavailable(text())),
+            status if not_taken(status) => Err(DoorError::Unavailable(text())),
             // One job: the status is about it. Of several it says nothing of any.
             _ if ids.len() == 1 => Ok(JobAnswers {
                 results: vec![innover_contract::JobAnswer {

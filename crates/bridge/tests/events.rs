@@ -1,4 +1,5 @@
 //! From outbox to subscriber.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 mod support;
 
@@ -151,6 +152,20 @@ async fn events_wait_without_losing_tries_while_the_service_cannot_be_reached() 
     assert!(!readiness.ready && readiness.problems[0].contains("forex"), "{readiness:?}");
     until("delivered", || door.seen().len() == 101).await;
     until("ready again", || bridge.readiness().ready).await;
+    assert_eq!(inspect::dead_letters(&platform.store(), None, None, 10).unwrap(), []);
+    bridge.shutdown().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn events_wait_when_the_service_has_no_door_for_them() {
+    let mut platform = Platform::new(&[("payment", &[]), ("forex", &["payment.initiated"])]);
+    platform.clock = Clock::tokio(START);
+    let door = FakeDoor::new(|_, _, before| if before < 60 { Answer::Whole(404) } else { Answer::Status(200) });
+    for id in ["e1", "e2"] {
+        platform.emit("payment", id, "payment.initiated", id);
+    }
+    let bridge = platform.start(&door).await;
+    until("both are delivered", || door.seen().iter().filter(|s| matches!(s.answer, Answer::Status(_))).count() == 2).await;
     assert_eq!(inspect::dead_letters(&platform.store(), None, None, 10).unwrap(), []);
     bridge.shutdown().await;
 }

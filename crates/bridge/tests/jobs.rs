@@ -1,4 +1,5 @@
 //! Jobs: from outbox, schedule or command line to their service.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 mod support;
 

@@ -19,6 +19,7 @@ pub(crate) mod readers;
 use std::{
     fs::{File, OpenOptions},
     path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
@@ -90,6 +91,7 @@ struct Command {
 pub(crate) struct Store {
     commands: mpsc::Sender<Command>,
     readers: Readers,
+    checkpoints: Arc<Mutex<Connection>>,
 }
 
 /// The exclusive claim on a store: two bridges on one file would deliver everything twice.
@@ -109,7 +111,8 @@ pub(crate) fn open(path: &Path) -> Result<Connection, StoreError> {
     connection.set_prepared_statement_cache_capacity(64);
     connection.pragma_update(None, "journal_mode", "WAL")?;
     connection.pragma_update(None, "synchronous", "FULL")?;
-    // 32 MB of WAL between checkpoints: each checkpoint is two fsyncs on the writer.
+    // The housekeeper copies the WAL back (`Store::checkpoint`). Only a writer can start it anew, and
+    // does when it finds 32 MB of it all but copied.
     connection.pragma_update(None, "wal_autocheckpoint", 8_000)?;
     connection.pragma_update(None, "cache_size", -16_000)?;
     migrate(&connection)?;
@@ -155,11 +158,12 @@ impl Store {
     /// Opens the file and starts its writer, which ends when the last handle is dropped.
     pub(crate) fn start(path: PathBuf, claim: Claim) -> Result<Store, StoreError> {
         let connection = open(&path)?;
+        let checkpoints = Arc::new(Mutex::new(open(&path)?));
         let (commands, inbox) = mpsc::channel(STORE_QUEUE);
         // Not tied to the bridge's tasks: a command that was accepted is carried out even when its
         // sender is gone, and only then the claim on the file is given up.
         tokio::spawn(write_loop(connection, inbox, claim));
-        Ok(Store { commands, readers: Readers::new(path) })
+        Ok(Store { commands, readers: Readers::new(path), checkpoints })
     }
 
     /// Runs `work` in the next commit.
@@ -196,6 +200,17 @@ impl Store {
         let command = Command { durability, work: Box::new(work) };
         self.commands.send(command).await.map_err(|_| StoreError::Closed)?;
         receiver.await.map_err(|_| StoreError::Closed)?
+    }
+
+    /// Copies committed pages from the WAL into the file without holding up the writer, which would
+    /// otherwise do it in the middle of a commit: tens of milliseconds that every event waits for.
+    pub(crate) async fn checkpoint(&self) -> Result<(), StoreError> {
+        let checkpoints = self.checkpoints.clone();
+        let task = tokio::task::spawn_blocking(move || {
+            let connection = checkpoints.lock().unwrap_or_else(PoisonError::into_inner);
+            connection.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(()))
+        });
+        Ok(task.await.map_err(|_| StoreError::Closed)??)
     }
 
     /// Runs a query on a read connection, outside the runtime's threads.

@@ -1,5 +1,6 @@
 //! A platform without components: service databases with an outbox, and a door that answers by rule.
 #![allow(dead_code, reason = "each test file uses its part")]
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 use std::{
     collections::{BTreeMap, HashMap},
