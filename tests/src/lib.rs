@@ -3,13 +3,17 @@
 //!
 //! Compiled modules are shared between test runs (they are found by content hash), and so are the
 //! keys, whose making takes a second.
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test stops at the first surprise")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a test stops at the first surprise"
+)]
 
 use std::{
     io::{BufRead, BufReader},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
-    sync::Mutex,
+    sync::{Arc, Mutex, Weak},
     time::{Duration, Instant},
 };
 
@@ -23,13 +27,18 @@ const SETTLED_MAX: Duration = Duration::from_secs(30);
 
 /// The repository's folder.
 pub fn repository() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("tests/ lies in the repository")
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .expect("tests/ lies in the repository")
 }
 
 /// The binary that `tools/build` makes.
 pub fn innover() -> PathBuf {
     let binary = repository().join("target/release/innover");
-    assert!(binary.exists(), "run `make test`, which builds target/release/innover first");
+    assert!(
+        binary.exists(),
+        "run `make test`, which builds target/release/innover first"
+    );
     binary
 }
 
@@ -47,6 +56,19 @@ pub struct Platform {
 }
 
 impl Platform {
+    /// The platform the tests of one file share: started by the first, stopped by the last. (A
+    /// static value would never be dropped, and its process would outlive the tests.)
+    pub async fn shared() -> Arc<Platform> {
+        static SHARED: tokio::sync::Mutex<Weak<Platform>> = tokio::sync::Mutex::const_new(Weak::new());
+        let mut shared = SHARED.lock().await;
+        if let Some(platform) = shared.upgrade() {
+            return platform;
+        }
+        let platform = Arc::new(Platform::start().await);
+        *shared = Arc::downgrade(&platform);
+        platform
+    }
+
     /// Starts a platform with an empty state.
     pub async fn start() -> Platform {
         let folder = tempfile::tempdir().unwrap();
@@ -58,7 +80,10 @@ impl Platform {
             _folder: Some(folder),
             url: format!("http://127.0.0.1:{}", free_port()),
             management: format!("http://127.0.0.1:{}", free_port()),
-            client: Client::builder().pool_max_idle_per_host(64).build().unwrap(),
+            client: Client::builder()
+                .pool_max_idle_per_host(64)
+                .build()
+                .unwrap(),
             tokens: Mutex::default(),
         };
         platform.run();
@@ -67,7 +92,12 @@ impl Platform {
 
     /// Starts the process and waits for `ready`.
     pub fn run(&mut self) {
-        let mut child = self.command().stdout(Stdio::piped()).stderr(Stdio::inherit()).spawn().unwrap();
+        let mut child = self
+            .command()
+            .stdout(Stdio::piped())
+            .stderr(Stdio::inherit())
+            .spawn()
+            .unwrap();
         let lines = BufReader::new(child.stdout.take().unwrap());
         let (said, heard) = std::sync::mpsc::channel();
         // Reads on after `ready`, so that the pipe never fills.
@@ -83,7 +113,10 @@ impl Platform {
             match heard.recv_timeout(left) {
                 Ok(line) if line.starts_with("ready") => break,
                 Ok(line) => seen.push(line),
-                Err(_) => panic!("the platform did not get ready; it said:\n{}", seen.join("\n")),
+                Err(_) => panic!(
+                    "the platform did not get ready; it said:\n{}",
+                    seen.join("\n")
+                ),
             }
         }
         self.child = Some(child);
@@ -95,7 +128,10 @@ impl Platform {
             .arg("up")
             .current_dir(repository())
             .env("INNOVER_LISTEN", self.url.trim_start_matches("http://"))
-            .env("INNOVER_MANAGEMENT_LISTEN", self.management.trim_start_matches("http://"))
+            .env(
+                "INNOVER_MANAGEMENT_LISTEN",
+                self.management.trim_start_matches("http://"),
+            )
             .env("INNOVER_STATE_DIR", &self.state)
             // Nothing listens there, so that a Redis on this machine is left alone.
             .env("REDIS_URL", "redis://127.0.0.1:1");
@@ -122,7 +158,10 @@ impl Platform {
     /// SIGTERM; returns the exit code.
     pub fn terminate(&mut self) -> Option<i32> {
         let mut child = self.child.take().expect("it runs");
-        let status = Command::new("kill").args(["-TERM", &child.id().to_string()]).status().unwrap();
+        let status = Command::new("kill")
+            .args(["-TERM", &child.id().to_string()])
+            .status()
+            .unwrap();
         assert!(status.success());
         child.wait().unwrap().code()
     }
@@ -139,11 +178,15 @@ impl Platform {
         if let Some(token) = self.tokens.lock().unwrap().get(user) {
             return token.clone();
         }
-        let form = format!("grant_type=password&client_id=innover-cli&username={user}&password={user}");
+        let form =
+            format!("grant_type=password&client_id=innover-cli&username={user}&password={user}");
         let answer = self.form("/oauth2/token", &form).await;
         assert_eq!(answer.status, 200, "{}", answer.text);
         let token = answer.json["access_token"].as_str().unwrap().to_owned();
-        self.tokens.lock().unwrap().insert(user.into(), token.clone());
+        self.tokens
+            .lock()
+            .unwrap()
+            .insert(user.into(), token.clone());
         token
     }
 
@@ -174,12 +217,23 @@ impl Platform {
     /// POST JSON as `user` with a new Idempotency-Key.
     pub async fn post(&self, user: &str, path: &str, body: Value) -> Answer {
         let key = unique();
-        self.request(user, Method::POST, path).await.key(&key).json(&body).send().await
+        self.request(user, Method::POST, path)
+            .await
+            .key(&key)
+            .json(&body)
+            .send()
+            .await
     }
 
     /// Opens a wallet for `user`; returns its id.
     pub async fn wallet(&self, user: &str, currency: &str) -> String {
-        let answer = self.post(user, "/api/wallet/v1/wallets", json!({ "currency": currency })).await;
+        let answer = self
+            .post(
+                user,
+                "/api/wallet/v1/wallets",
+                json!({ "currency": currency }),
+            )
+            .await;
         assert_eq!(answer.status, 201, "{}", answer.text);
         answer.json["id"].as_str().unwrap().to_owned()
     }
@@ -201,14 +255,31 @@ impl Platform {
 
     /// The posted balance of a wallet.
     pub async fn balance(&self, wallet: &str) -> String {
-        let answer = self.get("finance", &format!("/api/wallet/v1/wallets/{wallet}")).await;
+        let answer = self
+            .get("finance", &format!("/api/wallet/v1/wallets/{wallet}"))
+            .await;
         assert_eq!(answer.status, 200, "{}", answer.text);
-        answer.json["balance"]["posted"].as_str().unwrap().to_owned()
+        answer.json["balance"]["posted"]
+            .as_str()
+            .unwrap()
+            .to_owned()
     }
 
     /// Posts a payment as `user`.
-    pub async fn pay(&self, user: &str, payer: &str, payee: &str, amount: &str, currency: &str) -> Answer {
-        self.post(user, "/api/payment/v1/process", payment(payer, payee, amount, currency)).await
+    pub async fn pay(
+        &self,
+        user: &str,
+        payer: &str,
+        payee: &str,
+        amount: &str,
+        currency: &str,
+    ) -> Answer {
+        self.post(
+            user,
+            "/api/payment/v1/process",
+            payment(payer, payee, amount, currency),
+        )
+        .await
     }
 
     /// Waits until a payment is in an end state; returns it.
@@ -231,11 +302,17 @@ impl Platform {
     pub async fn assert_balanced(&self) {
         let answer = self.get("auditor", "/api/ledger/v1/trial-balance").await;
         assert_eq!(answer.status, 200, "{}", answer.text);
-        let currencies = answer.json["data"].as_array().or(answer.json["currencies"].as_array()).unwrap();
+        let currencies = answer.json["data"]
+            .as_array()
+            .or(answer.json["currencies"].as_array())
+            .unwrap();
         assert!(!currencies.is_empty());
         for currency in currencies {
             let difference = currency["difference"].as_str().unwrap();
-            assert!(difference.chars().all(|c| matches!(c, '0' | '.')), "{currency}");
+            assert!(
+                difference.chars().all(|c| matches!(c, '0' | '.')),
+                "{currency}"
+            );
         }
     }
 }
@@ -259,7 +336,11 @@ pub fn payment(payer: &str, payee: &str, amount: &str, currency: &str) -> Value 
 pub fn unique() -> String {
     use std::sync::atomic::{AtomicU64, Ordering};
     static NEXT: AtomicU64 = AtomicU64::new(0);
-    format!("key-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed))
+    format!(
+        "key-{}-{}",
+        std::process::id(),
+        NEXT.fetch_add(1, Ordering::Relaxed)
+    )
 }
 
 /// A request under construction.
@@ -327,7 +408,12 @@ impl Answer {
 
     fn new(status: StatusCode, headers: reqwest::header::HeaderMap, text: String) -> Answer {
         let json = serde_json::from_str(&text).unwrap_or(Value::Null);
-        Answer { status: status.as_u16(), headers, text, json }
+        Answer {
+            status: status.as_u16(),
+            headers,
+            text,
+            json,
+        }
     }
 
     /// The problem's code; empty when it is no problem.
@@ -337,7 +423,10 @@ impl Answer {
 
     /// The body's `id`.
     pub fn id(&self) -> String {
-        self.json["id"].as_str().unwrap_or_else(|| panic!("no id: {} {}", self.status, self.text)).to_owned()
+        self.json["id"]
+            .as_str()
+            .unwrap_or_else(|| panic!("no id: {} {}", self.status, self.text))
+            .to_owned()
     }
 }
 
@@ -358,7 +447,11 @@ fn prepare(state: &Path) {
             .env("INNOVER_STATE_DIR", own.path())
             .output()
             .unwrap();
-        assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+        assert!(
+            made.status.success(),
+            "{}",
+            String::from_utf8_lossy(&made.stderr)
+        );
         std::fs::rename(own.path().join("secrets.toml"), &secrets).unwrap();
     }
     std::fs::copy(&secrets, state.join("secrets.toml")).unwrap();
@@ -367,5 +460,9 @@ fn prepare(state: &Path) {
 
 /// A port nobody listens on at this moment.
 pub fn free_port() -> u16 {
-    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+    std::net::TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap()
+        .port()
 }

@@ -4,7 +4,10 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{Arc, atomic::{AtomicUsize, Ordering}},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -48,7 +51,10 @@ async fn a_thousand_payments_survive_being_killed_again_and_again() {
         .collect();
 
     // A small linear congruential sequence, so that a failing run can be repeated.
-    let seed = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().subsec_nanos();
+    let seed = std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .unwrap()
+        .subsec_nanos();
     println!("seed {seed}");
     let mut random = u64::from(seed);
     for kill in 0..KILLS {
@@ -57,7 +63,9 @@ async fn a_thousand_payments_survive_being_killed_again_and_again() {
         while done.load(Ordering::Relaxed) < share {
             tokio::time::sleep(Duration::from_millis(2)).await;
         }
-        random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        random = random
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1);
         tokio::time::sleep(Duration::from_micros(random >> 44 & 0x7fff)).await;
         let mut platform = platform.write().await;
         platform.kill();
@@ -78,17 +86,33 @@ async fn send_until_answered(
 ) -> String {
     let (payer, currency) = &wallets[n % WALLETS];
     let (payee, _) = &wallets[(n * 7 + 3 + n / WALLETS) % WALLETS];
-    let payee = if payee == payer { &wallets[(n + 1) % WALLETS].0 } else { payee };
-    let body = payment(payer, payee, &format!("{}.{:02}", n % 9 + 1, n % 100), currency);
+    let payee = if payee == payer {
+        &wallets[(n + 1) % WALLETS].0
+    } else {
+        payee
+    };
+    let body = payment(
+        payer,
+        payee,
+        &format!("{}.{:02}", n % 9 + 1, n % 100),
+        currency,
+    );
     let deadline = Instant::now() + Duration::from_secs(120);
     loop {
         let client = {
             // The lock is not held while the request runs: the process dies under requests, not
             // between them.
             let platform = platform.read().await;
-            platform.request("user", Method::POST, "/api/payment/v1/process").await
+            platform
+                .request("user", Method::POST, "/api/payment/v1/process")
+                .await
         };
-        if let Some(answer) = client.key(&format!("crash-{n}")).json(&body).try_send().await {
+        if let Some(answer) = client
+            .key(&format!("crash-{n}"))
+            .json(&body)
+            .try_send()
+            .await
+        {
             match answer.status {
                 202 => return answer.id(),
                 // The process died under the gateway or starts up: ask again with the same key.
@@ -105,33 +129,69 @@ async fn check(platform: &Platform, wallets: &[(String, &'static str)], ids: &[S
     let mut states: BTreeMap<String, usize> = BTreeMap::new();
     for id in ids {
         let done = platform.settled(id).await;
-        *states.entry(done["state"].as_str().unwrap().to_owned()).or_default() += 1;
+        *states
+            .entry(done["state"].as_str().unwrap().to_owned())
+            .or_default() += 1;
     }
     println!("{states:?}");
     let count = |database: &str, sql: &str| platform.number(database, sql);
-    assert_eq!(ids.iter().collect::<std::collections::BTreeSet<_>>().len(), PAYMENTS, "one id per key");
-    assert_eq!(count("payment", "SELECT count(*) FROM payments"), PAYMENTS as i64, "nothing doubled");
     assert_eq!(
-        count("payment", "SELECT count(*) FROM payments WHERE state NOT IN ('completed', 'failed')"),
+        ids.iter().collect::<std::collections::BTreeSet<_>>().len(),
+        PAYMENTS,
+        "one id per key"
+    );
+    assert_eq!(
+        count("payment", "SELECT count(*) FROM payments"),
+        PAYMENTS as i64,
+        "nothing doubled"
+    );
+    assert_eq!(
+        count(
+            "payment",
+            "SELECT count(*) FROM payments WHERE state NOT IN ('completed', 'failed')"
+        ),
         0
     );
     // Exactly the entries its state demands.
-    let completed = count("payment", "SELECT count(*) FROM payments WHERE state = 'completed'");
-    assert_eq!(count("ledger", "SELECT count(*) FROM entries WHERE kind = 'payment'"), completed);
+    let completed = count(
+        "payment",
+        "SELECT count(*) FROM payments WHERE state = 'completed'",
+    );
     assert_eq!(
-        count("payment", "SELECT count(*) FROM payments WHERE (state = 'completed') <> (entry_id IS NOT NULL)"),
+        count(
+            "ledger",
+            "SELECT count(*) FROM entries WHERE kind = 'payment'"
+        ),
+        completed
+    );
+    assert_eq!(
+        count(
+            "payment",
+            "SELECT count(*) FROM payments WHERE (state = 'completed') <> (entry_id IS NOT NULL)"
+        ),
         0
     );
     for database in ["payment", "forex", "ledger", "wallet"] {
-        assert_eq!(count(database, "SELECT count(*) FROM outbox"), 0, "{database}: every event went out");
+        assert_eq!(
+            count(database, "SELECT count(*) FROM outbox"),
+            0,
+            "{database}: every event went out"
+        );
     }
     platform.assert_balanced().await;
     // Wallet projections equal the ledger.
     for (wallet, currency) in wallets {
         let shown = platform.balance(wallet).await;
         let account = wallet.replacen("wal_", "acc_", 1);
-        let ledger = platform.get("auditor", &format!("/api/ledger/v1/accounts/{account}")).await;
-        assert_eq!(ledger.json["balance"]["posted"], shown.as_str(), "{currency} {}", ledger.text);
+        let ledger = platform
+            .get("auditor", &format!("/api/ledger/v1/accounts/{account}"))
+            .await;
+        assert_eq!(
+            ledger.json["balance"]["posted"],
+            shown.as_str(),
+            "{currency} {}",
+            ledger.text
+        );
         assert!(!shown.starts_with('-'), "{shown}");
     }
 }

@@ -1,42 +1,56 @@
 //! The main job: a payment from a token to completed.
 #![allow(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 
-use std::{collections::BTreeSet, time::{Duration, Instant}};
+use std::{
+    collections::BTreeSet,
+    time::{Duration, Instant},
+};
 
 use innover_tests::{Platform, payment};
 use reqwest::Method;
 use serde_json::json;
-use tokio::sync::OnceCell;
 
-static PLATFORM: OnceCell<Platform> = OnceCell::const_new();
-
-/// One platform for this file; the process ends with the test binary because its parent does.
-async fn platform() -> &'static Platform {
-    PLATFORM.get_or_init(Platform::start).await
-}
-
+/// All tests on one runtime: the platform's client keeps its connections there.
 fn run<F: Future>(test: F) -> F::Output {
     static RUNTIME: std::sync::OnceLock<tokio::runtime::Runtime> = std::sync::OnceLock::new();
-    RUNTIME.get_or_init(|| tokio::runtime::Runtime::new().unwrap()).block_on(test)
+    RUNTIME
+        .get_or_init(|| tokio::runtime::Runtime::new().unwrap())
+        .block_on(test)
 }
 
 #[test]
 fn a_payment_across_currencies_completes_within_a_second_at_the_ecb_rate() {
     run(async {
-        let p = platform().await;
+        let p = Platform::shared().await;
         let payer = p.funded("user", "1000.00", "EUR").await;
         let payee = p.wallet("finance", "USD").await;
         // The first payment of a platform also fills caches; the second is what users see.
-        p.settled(&p.pay("user", &payer, &payee, "1.00", "EUR").await.id()).await;
+        p.settled(&p.pay("user", &payer, &payee, "1.00", "EUR").await.id())
+            .await;
         let before: f64 = p.balance(&payee).await.parse().unwrap();
         let started = Instant::now();
         let answer = p.pay("user", &payer, &payee, "33.33", "EUR").await;
-        assert_eq!((answer.status, answer.json["state"].as_str()), (202, Some("initiated")), "{}", answer.text);
+        assert_eq!(
+            (answer.status, answer.json["state"].as_str()),
+            (202, Some("initiated")),
+            "{}",
+            answer.text
+        );
         let done = p.settled(&answer.id()).await;
-        assert!(started.elapsed() < Duration::from_secs(1), "{:?}", started.elapsed());
+        assert!(
+            started.elapsed() < Duration::from_secs(1),
+            "{:?}",
+            started.elapsed()
+        );
         assert_eq!(done["state"], "completed", "{done}");
-        assert_eq!(done["source"], json!({"amount": "33.33", "currency": "EUR"}));
-        assert_eq!(done["target"], json!({"amount": "37.23", "currency": "USD"}));
+        assert_eq!(
+            done["source"],
+            json!({"amount": "33.33", "currency": "EUR"})
+        );
+        assert_eq!(
+            done["target"],
+            json!({"amount": "37.23", "currency": "USD"})
+        );
         assert_eq!(done["rate"], "1.1172");
         assert_eq!(done["rate_date"], "2026-10-30");
         assert_eq!(done["exact_product"], "37.236276");
@@ -46,13 +60,31 @@ fn a_payment_across_currencies_completes_within_a_second_at_the_ecb_rate() {
         assert_eq!(p.balance(&payer).await, "965.67");
         p.assert_balanced().await;
 
-        let timeline = p.get("user", &format!("/api/payment/v1/payments/{}/timeline", answer.id())).await;
+        let timeline = p
+            .get(
+                "user",
+                &format!("/api/payment/v1/payments/{}/timeline", answer.id()),
+            )
+            .await;
         let steps = timeline.json["data"].as_array().unwrap();
-        let traces: BTreeSet<&str> = steps.iter().map(|s| s["trace_id"].as_str().unwrap()).collect();
+        let traces: BTreeSet<&str> = steps
+            .iter()
+            .map(|s| s["trace_id"].as_str().unwrap())
+            .collect();
         assert_eq!(traces.len(), 1, "{}", timeline.text);
         let names: Vec<&str> = steps.iter().map(|s| s["name"].as_str().unwrap()).collect();
-        for step in ["rules.approve", "initiated", "converting", "forex.converted", "posting",
-                     "ledger.posted", "processing", "wallet.updated", "payment.confirm", "completed"] {
+        for step in [
+            "rules.approve",
+            "initiated",
+            "converting",
+            "forex.converted",
+            "posting",
+            "ledger.posted",
+            "processing",
+            "wallet.updated",
+            "payment.confirm",
+            "completed",
+        ] {
             assert!(names.contains(&step), "{step} is missing in {names:?}");
         }
         let times: Vec<&str> = steps.iter().map(|s| s["time"].as_str().unwrap()).collect();
@@ -63,7 +95,7 @@ fn a_payment_across_currencies_completes_within_a_second_at_the_ecb_rate() {
 #[test]
 fn payments_within_a_currency_keep_its_digits() {
     run(async {
-        let p = platform().await;
+        let p = Platform::shared().await;
         for (currency, funds, amount, left) in [
             ("EUR", "100.00", "33.33", "66.67"),
             ("JPY", "1000", "333", "667"),
@@ -71,7 +103,9 @@ fn payments_within_a_currency_keep_its_digits() {
         ] {
             let payer = p.funded("user", funds, currency).await;
             let payee = p.wallet("finance", currency).await;
-            let done = p.settled(&p.pay("user", &payer, &payee, amount, currency).await.id()).await;
+            let done = p
+                .settled(&p.pay("user", &payer, &payee, amount, currency).await.id())
+                .await;
             assert_eq!(done["state"], "completed", "{done}");
             assert_eq!(done["target"]["amount"], amount);
             assert_eq!(p.balance(&payer).await, left);
@@ -84,11 +118,17 @@ fn payments_within_a_currency_keep_its_digits() {
 #[test]
 fn a_currency_the_ecb_does_not_quote_cannot_be_converted() {
     run(async {
-        let p = platform().await;
+        let p = Platform::shared().await;
         let payer = p.funded("user", "10.000", "KWD").await;
         let payee = p.wallet("finance", "EUR").await;
-        let done = p.settled(&p.pay("user", &payer, &payee, "1.000", "KWD").await.id()).await;
-        assert_eq!((done["state"].as_str(), &done["reason_codes"]), (Some("failed"), &json!(["no_rate"])), "{done}");
+        let done = p
+            .settled(&p.pay("user", &payer, &payee, "1.000", "KWD").await.id())
+            .await;
+        assert_eq!(
+            (done["state"].as_str(), &done["reason_codes"]),
+            (Some("failed"), &json!(["no_rate"])),
+            "{done}"
+        );
         assert_eq!(p.balance(&payer).await, "10.000");
     });
 }
@@ -96,10 +136,12 @@ fn a_currency_the_ecb_does_not_quote_cannot_be_converted() {
 #[test]
 fn a_payment_beyond_the_balance_fails_and_books_nothing() {
     run(async {
-        let p = platform().await;
+        let p = Platform::shared().await;
         let payer = p.funded("user", "10.00", "EUR").await;
         let payee = p.wallet("finance", "EUR").await;
-        let done = p.settled(&p.pay("user", &payer, &payee, "10.01", "EUR").await.id()).await;
+        let done = p
+            .settled(&p.pay("user", &payer, &payee, "10.01", "EUR").await.id())
+            .await;
         assert_eq!(done["state"], "failed");
         assert_eq!(done["reason_codes"], json!(["insufficient_funds"]));
         assert_eq!(done["ledger_entry_id"], json!(null));
@@ -111,7 +153,7 @@ fn a_payment_beyond_the_balance_fails_and_books_nothing() {
 #[test]
 fn the_shipped_rules_decline_above_50000_and_put_above_10000_under_review() {
     run(async {
-        let p = platform().await;
+        let p = Platform::shared().await;
         let payer = p.funded("user", "200000.00", "EUR").await;
         let payee = p.wallet("finance", "EUR").await;
         for (amount, state) in [
@@ -121,7 +163,12 @@ fn the_shipped_rules_decline_above_50000_and_put_above_10000_under_review() {
             ("50000.01", "declined"),
         ] {
             let answer = p.pay("user", &payer, &payee, amount, "EUR").await;
-            assert_eq!((answer.status, answer.json["state"].as_str()), (202, Some(state)), "{}", answer.text);
+            assert_eq!(
+                (answer.status, answer.json["state"].as_str()),
+                (202, Some(state)),
+                "{}",
+                answer.text
+            );
             let reasons = answer.json["reason_codes"].as_array().unwrap();
             assert_eq!(reasons.is_empty(), state == "initiated", "{}", answer.text);
         }
@@ -138,13 +185,16 @@ fn the_shipped_rules_decline_above_50000_and_put_above_10000_under_review() {
 #[test]
 fn a_reviewed_payment_waits_for_finance_and_is_decided_once() {
     run(async {
-        let p = platform().await;
+        let p = Platform::shared().await;
         let payer = p.funded("user", "60000.00", "EUR").await;
         let payee = p.wallet("finance", "EUR").await;
         let approved = p.pay("user", &payer, &payee, "20000.00", "EUR").await.id();
         let declined = p.pay("user", &payer, &payee, "20000.00", "EUR").await.id();
         let decide = |id: &str, verdict: &str| {
-            (format!("/api/payment/v1/payments/{id}/decision"), json!({"decision": verdict, "reason": "test"}))
+            (
+                format!("/api/payment/v1/payments/{id}/decision"),
+                json!({"decision": verdict, "reason": "test"}),
+            )
         };
         let (path, body) = decide(&approved, "approve");
         assert_eq!(p.post("user", &path, body.clone()).await.status, 403);
@@ -153,7 +203,10 @@ fn a_reviewed_payment_waits_for_finance_and_is_decided_once() {
         let again = p.post("finance", &path, body).await;
         assert_eq!((again.status, again.code()), (409, "invalid_state"));
         let (path, body) = decide(&declined, "decline");
-        assert_eq!(p.post("finance", &path, body).await.json["state"], "declined");
+        assert_eq!(
+            p.post("finance", &path, body).await.json["state"],
+            "declined"
+        );
         assert_eq!(p.balance(&payer).await, "40000.00");
     });
 }
@@ -161,7 +214,7 @@ fn a_reviewed_payment_waits_for_finance_and_is_decided_once() {
 #[test]
 fn unknown_wallets_are_404_and_someone_elses_403() {
     run(async {
-        let p = platform().await;
+        let p = Platform::shared().await;
         let own = p.funded("user", "10.00", "EUR").await;
         let other = p.funded("finance", "10.00", "EUR").await;
         let missing = "wal_00000000000000000000000000000000";
@@ -171,9 +224,13 @@ fn unknown_wallets_are_404_and_someone_elses_403() {
         assert_eq!((unknown.status, unknown.code()), (404, "wallet_not_found"));
         let foreign = p.pay("user", &other, &own, "1.00", "EUR").await;
         assert_eq!((foreign.status, foreign.code()), (403, "not_owner"));
-        let read = p.get("user", &format!("/api/wallet/v1/wallets/{other}")).await;
+        let read = p
+            .get("user", &format!("/api/wallet/v1/wallets/{other}"))
+            .await;
         assert_eq!((read.status, read.code()), (403, "not_owner"));
-        let read = p.get("user", &format!("/api/wallet/v1/wallets/{missing}")).await;
+        let read = p
+            .get("user", &format!("/api/wallet/v1/wallets/{missing}"))
+            .await;
         assert_eq!((read.status, read.code()), (404, "wallet_not_found"));
         let viewer = p.pay("viewer", &own, &other, "1.00", "EUR").await;
         assert_eq!((viewer.status, viewer.code()), (403, "insufficient_scope"));
@@ -186,7 +243,12 @@ fn bad_bodies_are_refused_with_their_field_and_store_nothing() {
         let p = Platform::start().await;
         let payer = p.funded("user", "10.00", "EUR").await;
         let payee = p.wallet("finance", "EUR").await;
-        let count = || p.number("payment", "SELECT (SELECT count(*) FROM payments) + (SELECT count(*) FROM idempotency)");
+        let count = || {
+            p.number(
+                "payment",
+                "SELECT (SELECT count(*) FROM payments) + (SELECT count(*) FROM idempotency)",
+            )
+        };
         let before = count();
         let with = |field: &str, value: serde_json::Value| {
             let mut body = payment(&payer, &payee, "1.00", "EUR");
@@ -194,30 +256,100 @@ fn bad_bodies_are_refused_with_their_field_and_store_nothing() {
             body.to_string()
         };
         let deep = format!("{}1{}", r#"{"a":"#.repeat(70), "}".repeat(70));
-        let duplicate = format!(r#"{{"payer_wallet":"{payer}","payee_wallet":"{payee}","amount":"1.00","amount":"2.00","currency":"EUR"}}"#);
-        let float = format!(r#"{{"payer_wallet":"{payer}","payee_wallet":"{payee}","amount":1.5,"currency":"EUR"}}"#);
+        let duplicate = format!(
+            r#"{{"payer_wallet":"{payer}","payee_wallet":"{payee}","amount":"1.00","amount":"2.00","currency":"EUR"}}"#
+        );
+        let float = format!(
+            r#"{{"payer_wallet":"{payer}","payee_wallet":"{payee}","amount":1.5,"currency":"EUR"}}"#
+        );
         let cases: Vec<(String, u16, &str, Option<&str>)> = vec![
             ("{".into(), 400, "malformed_json", None),
             ("[]".into(), 400, "invalid_request", None),
             (deep, 400, "malformed_json", None),
             (duplicate, 400, "duplicate_key", None),
             (float, 400, "invalid_amount", Some("/amount")),
-            (with("amount", json!("1.234")), 400, "invalid_amount", Some("/amount")),
-            (with("amount", json!("-1.00")), 400, "invalid_amount", Some("/amount")),
-            (with("amount", json!("0.00")), 400, "invalid_amount", Some("/amount")),
-            (with("amount", json!("1000000000000000000000000000000")), 400, "invalid_amount", Some("/amount")),
-            (with("amount", json!("1e30")), 400, "invalid_amount", Some("/amount")),
-            (with("amount", json!(null)), 400, "invalid_request", Some("/amount")),
-            (with("currency", json!("XAU")), 400, "unsupported_currency", Some("/currency")),
-            (with("currency", json!("USD")), 422, "currency_mismatch", Some("/currency")),
-            (with("surprise", json!(1)), 400, "invalid_request", Some("/surprise")),
-            (with("payee_wallet", json!(payer)), 400, "invalid_request", Some("/payee_wallet")),
-            (with("reference", json!("x".repeat(141))), 400, "invalid_request", Some("/reference")),
+            (
+                with("amount", json!("1.234")),
+                400,
+                "invalid_amount",
+                Some("/amount"),
+            ),
+            (
+                with("amount", json!("-1.00")),
+                400,
+                "invalid_amount",
+                Some("/amount"),
+            ),
+            (
+                with("amount", json!("0.00")),
+                400,
+                "invalid_amount",
+                Some("/amount"),
+            ),
+            (
+                with("amount", json!("1000000000000000000000000000000")),
+                400,
+                "invalid_amount",
+                Some("/amount"),
+            ),
+            (
+                with("amount", json!("1e30")),
+                400,
+                "invalid_amount",
+                Some("/amount"),
+            ),
+            (
+                with("amount", json!(null)),
+                400,
+                "invalid_request",
+                Some("/amount"),
+            ),
+            (
+                with("currency", json!("XAU")),
+                400,
+                "unsupported_currency",
+                Some("/currency"),
+            ),
+            (
+                with("currency", json!("USD")),
+                422,
+                "currency_mismatch",
+                Some("/currency"),
+            ),
+            (
+                with("surprise", json!(1)),
+                400,
+                "invalid_request",
+                Some("/surprise"),
+            ),
+            (
+                with("payee_wallet", json!(payer)),
+                400,
+                "invalid_request",
+                Some("/payee_wallet"),
+            ),
+            (
+                with("reference", json!("x".repeat(141))),
+                400,
+                "invalid_request",
+                Some("/reference"),
+            ),
         ];
         for (body, status, code, param) in cases {
-            let request = p.request("user", Method::POST, "/api/payment/v1/process").await;
-            let answer = request.key(&innover_tests::unique()).text(body.clone()).send().await;
-            assert_eq!((answer.status, answer.code()), (status, code), "{body} → {}", answer.text);
+            let request = p
+                .request("user", Method::POST, "/api/payment/v1/process")
+                .await;
+            let answer = request
+                .key(&innover_tests::unique())
+                .text(body.clone())
+                .send()
+                .await;
+            assert_eq!(
+                (answer.status, answer.code()),
+                (status, code),
+                "{body} → {}",
+                answer.text
+            );
             if let Some(param) = param {
                 assert_eq!(answer.json["param"], param, "{body} → {}", answer.text);
             }
@@ -225,15 +357,34 @@ fn bad_bodies_are_refused_with_their_field_and_store_nothing() {
             assert!(answer.json["request_id"].is_string() && answer.json["instance"].is_string());
         }
         let large = format!(r#"{{"reference":"{}"}}"#, "x".repeat(2 << 20));
-        let request = p.request("user", Method::POST, "/api/payment/v1/process").await;
+        let request = p
+            .request("user", Method::POST, "/api/payment/v1/process")
+            .await;
         let answer = request.key("large").text(large).send().await;
-        assert_eq!((answer.status, answer.code()), (413, "body_too_large"), "{}", answer.text);
+        assert_eq!(
+            (answer.status, answer.code()),
+            (413, "body_too_large"),
+            "{}",
+            answer.text
+        );
         let body = payment(&payer, &payee, "1.00", "EUR");
-        let request = p.request("user", Method::POST, "/api/payment/v1/process").await;
+        let request = p
+            .request("user", Method::POST, "/api/payment/v1/process")
+            .await;
         let answer = request.json(&body).send().await;
-        assert_eq!((answer.status, answer.code()), (400, "idempotency_key_required"));
-        let request = p.request("user", Method::POST, "/api/payment/v1/process").await;
-        let answer = request.header("content-type", "text/plain").key("k").text(body.to_string()).send().await;
+        assert_eq!(
+            (answer.status, answer.code()),
+            (400, "idempotency_key_required")
+        );
+        let request = p
+            .request("user", Method::POST, "/api/payment/v1/process")
+            .await;
+        let answer = request
+            .header("content-type", "text/plain")
+            .key("k")
+            .text(body.to_string())
+            .send()
+            .await;
         assert!([400, 415].contains(&answer.status), "{}", answer.text);
         assert_eq!(count(), before);
     });
@@ -248,10 +399,22 @@ fn two_hundred_requests_with_twenty_keys_make_twenty_payments() {
         let p = std::sync::Arc::new(p);
         let posts: Vec<_> = (0..200)
             .map(|n| {
-                let (p, body) = (p.clone(), payment(&payer, &payee, &format!("{}.00", n % 20 + 1), "EUR"));
+                let (p, body) = (
+                    p.clone(),
+                    payment(&payer, &payee, &format!("{}.00", n % 20 + 1), "EUR"),
+                );
                 tokio::spawn(async move {
-                    let request = p.request("user", Method::POST, "/api/payment/v1/process").await;
-                    (n % 20, request.key(&format!("twin-{}", n % 20)).json(&body).send().await)
+                    let request = p
+                        .request("user", Method::POST, "/api/payment/v1/process")
+                        .await;
+                    (
+                        n % 20,
+                        request
+                            .key(&format!("twin-{}", n % 20))
+                            .json(&body)
+                            .send()
+                            .await,
+                    )
                 })
             })
             .collect();
@@ -266,16 +429,24 @@ fn two_hundred_requests_with_twenty_keys_make_twenty_payments() {
         assert_eq!((answers.len(), replayed), (20, 180));
         assert_eq!(p.number("payment", "SELECT count(*) FROM payments"), 20);
         for (_, text) in &answers {
-            let id = serde_json::from_str::<serde_json::Value>(text).unwrap()["id"].as_str().unwrap().to_owned();
+            let id = serde_json::from_str::<serde_json::Value>(text).unwrap()["id"]
+                .as_str()
+                .unwrap()
+                .to_owned();
             assert_eq!(p.settled(&id).await["state"], "completed");
         }
         // 1 + 2 + … + 20
         assert_eq!(p.balance(&payer).await, "790.00");
         assert_eq!(p.balance(&payee).await, "210.00");
         let other = payment(&payer, &payee, "2.00", "EUR");
-        let request = p.request("user", Method::POST, "/api/payment/v1/process").await;
+        let request = p
+            .request("user", Method::POST, "/api/payment/v1/process")
+            .await;
         let answer = request.key("twin-0").json(&other).send().await;
-        assert_eq!((answer.status, answer.code()), (422, "idempotency_key_reused"));
+        assert_eq!(
+            (answer.status, answer.code()),
+            (422, "idempotency_key_reused")
+        );
         assert_eq!(answer.json["differing_fields"], json!(["/amount"]));
     });
 }

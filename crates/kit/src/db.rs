@@ -264,8 +264,9 @@ fn rows_json(rows: &[Vec<Value>]) -> String {
 #[cfg(target_family = "wasm")]
 mod session {
     //! Spin's SQLite. Statements go through the interface's synchronous `execute`: one call of the
-    //! host and no stream, about a fifth of the cost. Only BEGIN IMMEDIATE is asynchronous, because
-    //! it waits for other writers, and one of them may be a request of this very instance.
+    //! host and no stream, about a fifth of the cost. What may wait for another writer is asynchronous
+    //! (BEGIN IMMEDIATE, the PRAGMAs of a new connection): that writer may be a request of this very
+    //! instance, which a synchronous wait would keep from ever finishing.
 
     use send_wrapper::SendWrapper;
     use spin_sdk::sqlite::wit::sqlite::{Connection, Error, Value as Sql};
@@ -287,9 +288,22 @@ mod session {
                 "PRAGMA busy_timeout = 5000",
                 "PRAGMA foreign_keys = ON",
             ] {
-                session.query(pragma, Vec::new())?;
+                session.run(pragma).await?;
             }
             Ok(session)
+        }
+
+        /// Runs a statement that may have to wait for another writer. While it waits the other
+        /// requests of the instance go on, and one of them may be that writer.
+        async fn run(&self, statement: &str) -> Result<(), DbError> {
+            let statement = statement.to_owned();
+            SendWrapper::new(async {
+                let (_, rows, done) =
+                    self.0.execute_async(statement, Vec::new()).await.map_err(error)?;
+                drop(rows);
+                done.await.map_err(error)
+            })
+            .await
         }
 
         pub fn query(&self, sql: &str, params: Vec<Value>) -> Result<Vec<Row>, DbError> {
@@ -308,13 +322,7 @@ mod session {
         }
 
         pub async fn begin(&self) -> Result<(), DbError> {
-            SendWrapper::new(async {
-                let (_, rows, done) =
-                    self.0.execute_async("BEGIN IMMEDIATE".into(), Vec::new()).await.map_err(error)?;
-                drop(rows);
-                done.await.map_err(error)
-            })
-            .await
+            self.run("BEGIN IMMEDIATE").await
         }
     }
 
