@@ -372,6 +372,11 @@ impl WorkerState for Worker {
     fn drop(&self, store: Store<Guest>, result: wasmtime::Result<()>) {
         drop(store);
         let Err(error) = result else { return };
+        // When the runtime ends after a stop, it drops idle instances; wasmtime's handler can only
+        // report a dropped one as a panic.
+        if self.shared.is_stopping() {
+            return;
+        }
         let late = Instant::now() >= self.life.latest();
         let counter = if late {
             &self.shared.metrics.runaways
