@@ -91,7 +91,15 @@ async fn answer(
     };
     let caller = admit(&target, visit, settings).await?;
     let body = body(request, &visit.inbound, method, target.route.body_bytes_max).await?;
-    let headers = onward(&target, visit, &caller, path).await?;
+    let mut headers = onward(&target, visit, &caller, path).await?;
+    let length = match &body {
+        Body::None => None,
+        Body::Stream(..) => visit.inbound.content_length,
+        Body::Bytes(bytes) => Some(bytes.len() as u64),
+    };
+    if length.is_some() || !matches!(method, Method::Get | Method::Head) {
+        headers.push(("content-length".into(), length.unwrap_or(0).to_string().into_bytes()));
+    }
     let response = upstream::call(
         &target.service.authority,
         method,
@@ -340,12 +348,13 @@ fn dress(headers: &mut Vec<Header>, visit: &Visit, settings: Option<&Settings>) 
     }
 }
 
-/// The platform's health: every service's readiness, asked at most once a second.
+/// The platform's health: every service's readiness, asked at most once a second. 200 whatever they
+/// say: the gateway lives, and taking it out of rotation would take the services that work along.
 async fn health(now_us: i64) -> Result<Own> {
-    static LAST: Mutex<Option<(i64, u16, String)>> = Mutex::new(None);
+    static LAST: Mutex<Option<(i64, String)>> = Mutex::new(None);
     let last = LAST.lock().ok().and_then(|last| last.clone());
-    if let Some((_, status, body)) = last.filter(|(at, ..)| now_us - at < HEALTH_FRESH_US) {
-        return Ok(own_health(status, body));
+    if let Some((_, body)) = last.filter(|(at, _)| now_us - at < HEALTH_FRESH_US) {
+        return Ok(own_health(body));
     }
     let keyring = call::keyring().await?;
     let (mut services, mut ready) = (serde_json::Map::new(), true);
@@ -365,7 +374,6 @@ async fn health(now_us: i64) -> Result<Own> {
         ready &= state == "ready";
         services.insert(service.name.clone(), state.into());
     }
-    let status = if ready { 200 } else { 503 };
     let body = serde_json::json!({
         "status": if ready { "ok" } else { "degraded" },
         "service": "svc-gateway",
@@ -375,9 +383,9 @@ async fn health(now_us: i64) -> Result<Own> {
     })
     .to_string();
     if let Ok(mut last) = LAST.lock() {
-        *last = Some((now_us, status, body.clone()));
+        *last = Some((now_us, body.clone()));
     }
-    Ok(own_health(status, body))
+    Ok(own_health(body))
 }
 
 /// Whether the gateway itself can work: its variables are there. Its platform asks for this; people
@@ -387,6 +395,6 @@ async fn readiness() -> Result<Own> {
     Ok(Own::json(200, r#"{"status":"ready","service":"svc-gateway"}"#))
 }
 
-fn own_health(status: u16, body: String) -> Own {
-    Own::json(status, body).with("cache-control", "no-store")
+fn own_health(body: String) -> Own {
+    Own::json(200, body).with("cache-control", "no-store")
 }

@@ -200,6 +200,7 @@ impl Table {
         let (inner, upstream) = match version {
             VERSION => (inner, Cow::Borrowed(tail)),
             VERSION_LONG => (inner, Cow::Owned(format!("/{VERSION}{}", &tail[1 + VERSION_LONG.len()..]))),
+            _ if is_version(version) => return Err(Nowhere::NotFound),
             _ => (after, Cow::Owned(format!("/{VERSION}{tail}"))),
         };
         if let Some(at) = COMMON.iter().position(|(path, _)| *path == inner) {
@@ -322,6 +323,14 @@ fn route(public: String, path: &str, entry: &PathEntry, service: usize, defaults
     }
 }
 
+/// Whether a segment names a version: `v2`, `2.0.0`. One that there is not leads nowhere, instead of
+/// being read as a path of the newest one.
+fn is_version(segment: &str) -> bool {
+    let number = segment.strip_prefix('v').unwrap_or(segment);
+    let is_number = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
+    (segment.starts_with('v') || number.contains('.')) && number.split('.').all(is_number)
+}
+
 /// Whether somebody behind the gateway could read the path differently: empty, `.` and `..`
 /// segments, a backslash, and encoded forms of `/`, `\`, `.` and NUL.
 fn is_ambiguous(path: &str) -> bool {
@@ -408,7 +417,8 @@ mod tests {
             "/api/wallet", "/api/wallet//v1/x", "/api//wallet/v1/x",
             "/api/wallet/v1/../../_events", "/api/wallet/v1/./x", "/api/wallet/v1/%2e%2e/x",
             "/api/wallet/v1/a%2Fb", "/api/wallet/v1/a%5cb", "/api/wallet/v1/a\\b", "/api/wallet/v1/%00",
-            "api/wallet/v1/x", "//api/wallet/v1/x",
+            "api/wallet/v1/x", "//api/wallet/v1/x", "/api/wallet/v2/wallets", "/api/wallet/2.0.0/wallets",
+            "/api/wallet/v1.1/wallets",
         ] {
             let got = go("POST", path);
             // `/api/wallet` is the service without a version or a path: it reads as `/v1`.

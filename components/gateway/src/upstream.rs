@@ -37,8 +37,9 @@ pub async fn call(
     let _ = options.set_first_byte_timeout(Some(timeout_ms.saturating_mul(1_000_000)));
     let (contents, trailers) = parts(body);
     let (request, _sent) = Request::new(fields, contents, trailers, Some(options));
-    let set = request
-        .set_method(method)
+    // A new request is a GET already.
+    let named = if matches!(method, Method::Get) { Ok(()) } else { request.set_method(method) };
+    let set = named
         .and_then(|()| request.set_scheme(Some(&Scheme::Http)))
         .and_then(|()| request.set_authority(Some(authority)))
         .and_then(|()| request.set_path_with_query(Some(path)));

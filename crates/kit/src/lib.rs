@@ -25,6 +25,8 @@ pub mod page;
 pub mod service;
 mod sql;
 pub mod strict_json;
+#[cfg(target_family = "wasm")]
+pub mod wire;
 
 pub use answer::Answer;
 pub use batch::{Batch, BatchError, Emit, Expect};

@@ -1,12 +1,15 @@
 //! What every service answers whatever it does: health, readiness, its OpenAPI document and docs
 //! page, deliveries, and the limits and errors of `docs/http.md`.
 
-use std::sync::OnceLock;
+use std::{
+    collections::BTreeMap,
+    sync::{Mutex, OnceLock},
+};
 
 use axum::{Router, body::Body, response::IntoResponse};
 use bytes::Bytes;
-use http::{HeaderName, HeaderValue, Request, Response, header, request::Parts};
-use innover_contract::{Code, limits::BODY_BYTES_MAX, service_token};
+use http::{HeaderName, HeaderValue, Method, Request, Response, header, request::Parts};
+use innover_contract::{Code, ServiceClaims, limits::BODY_BYTES_MAX, service_token};
 use tower::ServiceExt;
 use utoipa::openapi::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
@@ -21,6 +24,13 @@ use crate::{
 /// The route pattern of a request, for the host's metrics; the host takes it off again.
 const ROUTE: HeaderName = HeaderName::from_static("x-route");
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+const FORWARDED_PATH: HeaderName = HeaderName::from_static("x-forwarded-path");
+
+/// A service token that was verified is taken from memory for this long. It lives for a minute and
+/// is accepted for half a minute longer, so this adds nothing a clock's error would not.
+const VERIFIED_US: i64 = 5_000_000;
+/// Verified tokens kept per instance; the gateway uses one for 20 s of a caller's requests.
+const VERIFIED_MAX: usize = 256;
 
 /// A migration the code needs: its number and name, as in `migrations/NNNN_name.sql`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -88,19 +98,41 @@ async fn note_route(
 }
 
 /// Serves one request of `service`.
+#[cfg(target_family = "wasm")]
+pub async fn serve(service: &'static Service, request: spin_sdk::http::Request) -> crate::wire::Served {
+    crate::wire::Served::new(handle(service, request).await).await
+}
+
+/// Serves one request of `service`.
+#[cfg(not(target_family = "wasm"))]
 pub async fn serve<B>(service: &'static Service, request: Request<B>) -> Response<Body>
 where
     B: http_body::Body<Data = Bytes>,
     B::Error: std::fmt::Display,
 {
-    let (parts, body) = request.into_parts();
-    let asked_path = parts.uri.path().to_owned();
+    handle(service, request).await
+}
+
+async fn handle<B>(service: &'static Service, request: Request<B>) -> Response<Body>
+where
+    B: http_body::Body<Data = Bytes>,
+    B::Error: std::fmt::Display,
+{
+    let (mut parts, body) = request.into_parts();
+    // The path the caller knows: the gateway takes its `/api/<service>` off before it asks here.
+    let asked_path = parts
+        .headers
+        .remove(FORWARDED_PATH)
+        .and_then(|path| path.to_str().map(str::to_owned).ok())
+        .unwrap_or_else(|| parts.uri.path().to_owned());
+    let named = parts.headers.get(REQUEST_ID).and_then(|id| id.to_str().ok());
+    let named = named.filter(|id| crate::context::is_request_id(id)).map(str::to_owned);
     let (request_id, mut response) = match enter(service, parts, body).await {
         Ok((cx, request)) => {
             let id = cx.request_id().to_owned();
             (id, answer(service, cx, request).await)
         }
-        Err(failure) => (crate::ids::new_uuid(), failure.into_response()),
+        Err(failure) => (named.unwrap_or_else(crate::ids::new_uuid), failure.into_response()),
     };
     if let Some(failure) = response.extensions_mut().remove::<Failure>() {
         response = explain(failure, &asked_path, &request_id, &response);
@@ -136,25 +168,57 @@ where
         .and_then(|v| v.to_str().ok())
         .and_then(|v| v.strip_prefix("Bearer "));
     let claims = match token {
-        Some(token) => {
-            let ring = call::keyring().await?;
-            let claims = service_token::verify(ring, service.name, token).map_err(|e| {
-                // Why is for the log; a caller learns only that it was refused.
-                println!("{}", serde_json::json!({"level": "warn", "service_name": service.name,
-                    "msg": "service token refused", "error": e.to_string()}));
-                Failure::new(Code::InvalidToken, "the service token was refused")
-            })?;
-            Some(claims)
-        }
+        Some(token) => Some(verified(service, token).await?),
         None => None,
     };
     let cx = Cx::new(service.name, &parts, claims);
     if cx.claims().is_none() && !is_open(parts.uri.path()) {
         cx.identity()?;
     }
-    let bytes = read(body, service.body_bytes_max).await?;
+    let bytes = match has_body(&parts) {
+        true => read(body, service.body_bytes_max).await?,
+        false => Bytes::new(),
+    };
     parts.extensions.insert(cx.clone());
     Ok((cx, Request::from_parts(parts, bytes)))
+}
+
+/// The claims of a service token. Verifying costs more than all else a health check does, and the
+/// gateway uses one token for many requests.
+async fn verified(service: &Service, token: &str) -> Result<ServiceClaims> {
+    static SEEN: Mutex<BTreeMap<String, (i64, ServiceClaims)>> = Mutex::new(BTreeMap::new());
+    let now = crate::ids::now_us();
+    if let Ok(seen) = SEEN.lock()
+        && let Some((until, claims)) = seen.get(token)
+        && *until > now
+    {
+        return Ok(claims.clone());
+    }
+    let claims = service_token::verify(call::keyring().await?, service.name, token).map_err(|e| {
+        // Why is for the log; a caller learns only that it was refused.
+        println!("{}", serde_json::json!({"level": "warn", "service_name": service.name,
+            "msg": "service token refused", "error": e.to_string()}));
+        Failure::new(Code::InvalidToken, "the service token was refused")
+    })?;
+    if let Ok(mut seen) = SEEN.lock() {
+        if seen.len() >= VERIFIED_MAX {
+            seen.clear();
+        }
+        seen.insert(token.to_owned(), (now + VERIFIED_US, claims.clone()));
+    }
+    Ok(claims)
+}
+
+/// Whether there is a body to read: asking the stream of a request without one costs a turn of the
+/// host. A GET that has one says so by its length or its coding.
+fn has_body(parts: &Parts) -> bool {
+    match parts.headers.get(header::CONTENT_LENGTH) {
+        Some(length) => length != "0",
+        None => {
+            !matches!(parts.method, Method::GET | Method::HEAD | Method::DELETE)
+                || parts.headers.contains_key(header::TRANSFER_ENCODING)
+        }
+    }
 }
 
 /// Paths that need no token.
@@ -256,7 +320,7 @@ fn docs(service: &Service) -> Response<Body> {
 }
 
 async fn deliver(service: &Service, cx: &Cx, request: &Request<Bytes>) -> Result<Answer> {
-    if request.method() != http::Method::POST {
+    if request.method() != Method::POST {
         return Err(Failure::new(Code::MethodNotAllowed, "POST a delivery"));
     }
     if !cx.is_delivery() {
