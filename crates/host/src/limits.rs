@@ -136,6 +136,9 @@ pub const ROUTE_LABELS_MAX: usize = 200;
 /// Log lines waiting to be written; beyond it lines are dropped and counted.
 pub const LOG_LINES_MAX: usize = 16_384;
 
+/// Pause of the log's writer between two writes: at most this much later is a line seen.
+pub const LOG_PAUSE: Duration = Duration::from_millis(5);
+
 /// Longest line a guest may write to stdout or stderr; longer ones are cut into several.
 pub const GUEST_LINE_BYTES_MAX: usize = 64 << 10;
 

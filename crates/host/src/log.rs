@@ -120,7 +120,7 @@ fn write_lines(lines: Receiver<Message>, mut sink: impl Write, dropped: &AtomicU
     let mut batch = Vec::with_capacity(64 << 10);
     while let Ok(first) = lines.recv() {
         let mut waiting = Vec::new();
-        for message in std::iter::once(first).chain(lines.try_iter().take(1024)) {
+        for message in std::iter::once(first).chain(lines.try_iter().take(limits::LOG_LINES_MAX)) {
             match message {
                 Message::Line(line) => batch.extend_from_slice(&line),
                 Message::Flush(done) => waiting.push(done),
@@ -134,6 +134,8 @@ fn write_lines(lines: Receiver<Message>, mut sink: impl Write, dropped: &AtomicU
             // Nobody waits any more: nothing to tell.
             let _ = done.send(());
         }
+        // While this thread is not waiting, a request queues its line without waking anybody.
+        std::thread::sleep(limits::LOG_PAUSE);
     }
 }
 
