@@ -29,14 +29,21 @@ impl App {
                 file.display()
             )
         })?;
-        let manifest = Manifest::parse(&text)
-            .with_context(|| format!("{} is not right", file.display()))?;
-        let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty());
+        let manifest =
+            Manifest::parse(&text).with_context(|| format!("{} is not right", file.display()))?;
+        let folder = file
+            .parent()
+            .filter(|folder| !folder.as_os_str().is_empty());
         let base = folder
             .unwrap_or(Path::new("."))
             .canonicalize()
             .context("the manifest's folder is gone")?;
-        Ok(App { manifest, base, text, file: file.to_owned() })
+        Ok(App {
+            manifest,
+            base,
+            text,
+            file: file.to_owned(),
+        })
     }
 
     /// The compiled file of every component that has one.
@@ -45,7 +52,10 @@ impl App {
             .components
             .iter()
             .filter_map(|(id, component)| {
-                Some(Wasm { component: id, path: self.base.join(component.source.path()?) })
+                Some(Wasm {
+                    component: id,
+                    path: self.base.join(component.source.path()?),
+                })
             })
             .collect()
     }
@@ -69,7 +79,10 @@ impl App {
 
     /// A component's name as a service: in tokens, queues and the source of its events.
     pub fn service_name<'a>(&'a self, id: &'a str) -> &'a str {
-        self.manifest.components.get(id).map_or(id, |c| c.innover.service_name(id))
+        self.manifest
+            .components
+            .get(id)
+            .map_or(id, |c| c.innover.service_name(id))
     }
 
     /// The component whose secrets the variable `keyring_<name>` carries.
@@ -84,7 +97,11 @@ impl App {
 
     /// Names that need a secret: every component with a keyring, and the bridge.
     pub fn secret_names(&self) -> Vec<String> {
-        let owners = self.manifest.variables.keys().filter_map(|name| self.keyring_owner(name));
+        let owners = self
+            .manifest
+            .variables
+            .keys()
+            .filter_map(|name| self.keyring_owner(name));
         owners
             .map(|(id, component)| component.innover.service_name(id).to_owned())
             .chain([crate::keys::BRIDGE.to_owned()])
@@ -119,7 +136,12 @@ pub mod tests {
     fn every_keyring_variable_of_the_application_has_an_owner() {
         let app = own();
         let names = app.secret_names();
-        for name in app.manifest.variables.keys().filter(|name| name.starts_with("keyring_")) {
+        for name in app
+            .manifest
+            .variables
+            .keys()
+            .filter(|name| name.starts_with("keyring_"))
+        {
             let (id, _) = app.keyring_owner(name).unwrap();
             assert!(names.iter().any(|known| known == app.service_name(id)));
         }

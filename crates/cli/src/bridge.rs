@@ -24,19 +24,30 @@ pub async fn run(app: App, state: StateDir, gateway: &str, log: &str) -> Result<
     let keyring = keys::bridge_keyring(&app, &secrets);
     let door = HttpDoor::new(gateway, keyring).context("cannot set up the HTTP client")?;
     // Spin's guests cannot tell when they commit: outboxes are polled.
-    let config = BridgeConfig::new(state.bridge(), door::services(&app, |label| state.database(label)));
+    let config = BridgeConfig::new(
+        state.bridge(),
+        door::services(&app, |label| state.database(label)),
+    );
     let bridge = Bridge::start(config, Arc::new(door), Arc::new(NoGate), Commits::default())
         .await
         .context("the bridge does not start")?;
-    print::line(format!("bridge ready: {} to {gateway}", state.root().display()));
+    print::line(format!(
+        "bridge ready: {} to {gateway}",
+        state.root().display()
+    ));
     tokio::select! {
         _ = interrupt.recv() => {}
         _ = terminate.recv() => {}
     }
-    if tokio::time::timeout(GRACE, bridge.shutdown()).await.is_err() {
+    if tokio::time::timeout(GRACE, bridge.shutdown())
+        .await
+        .is_err()
+    {
         print::line("deliveries that did not end are delivered again at the next start");
     }
     // Blocks until what was logged is on disk; nothing else runs any more.
-    tokio::task::spawn_blocking(move || log.flush()).await.context("the log's thread failed")?;
+    tokio::task::spawn_blocking(move || log.flush())
+        .await
+        .context("the log's thread failed")?;
     Ok(())
 }

@@ -30,20 +30,29 @@ pub struct Answer {
 impl Platform {
     pub fn new(base: &str) -> Result<Platform> {
         if !base.starts_with("http://") {
-            bail!("{base}: this client speaks plain HTTP to a platform on this machine; give an http:// URL");
+            bail!(
+                "{base}: this client speaks plain HTTP to a platform on this machine; give an http:// URL"
+            );
         }
         let http = reqwest::Client::builder()
             .connect_timeout(CONNECT_MAX)
             .timeout(ANSWER_MAX)
             .build()
             .context("cannot set up the HTTP client")?;
-        Ok(Platform { base: base.trim_end_matches('/').to_owned(), http, token: None })
+        Ok(Platform {
+            base: base.trim_end_matches('/').to_owned(),
+            http,
+            token: None,
+        })
     }
 
     /// The same platform as a user sees it, by the password grant (dev profile).
     pub async fn login(&self, user: &str, password: &str, scope: Option<&str>) -> Result<Platform> {
         let token = self.token(user, password, scope).await?;
-        Ok(Platform { token: Some(token), ..self.clone() })
+        Ok(Platform {
+            token: Some(token),
+            ..self.clone()
+        })
     }
 
     /// An access token.
@@ -55,7 +64,11 @@ impl Platform {
             ("password", password),
         ];
         form.extend(scope.map(|scope| ("scope", scope)));
-        let body = form.iter().map(|(k, v)| format!("{k}={}", form_encoded(v))).collect::<Vec<_>>().join("&");
+        let body = form
+            .iter()
+            .map(|(k, v)| format!("{k}={}", form_encoded(v)))
+            .collect::<Vec<_>>()
+            .join("&");
         let request = self
             .http
             .post(format!("{}/oauth2/token", self.base))
@@ -73,11 +86,15 @@ impl Platform {
             bail!(
                 "no token for {user}: {} {error}: {}{hint}",
                 answer.status,
-                answer.body["error_description"].as_str().unwrap_or_default()
+                answer.body["error_description"]
+                    .as_str()
+                    .unwrap_or_default()
             );
         }
         let token = answer.body["access_token"].as_str();
-        Ok(token.context("the token answer has no access_token")?.to_owned())
+        Ok(token
+            .context("the token answer has no access_token")?
+            .to_owned())
     }
 
     /// GET that must answer 200.
@@ -86,11 +103,23 @@ impl Platform {
     }
 
     /// POST that must answer 2xx.
-    pub async fn post(&self, path: &str, body: &Value, idempotency_key: Option<&str>) -> Result<Answer> {
-        self.call(Method::POST, path, Some(body), idempotency_key).await
+    pub async fn post(
+        &self,
+        path: &str,
+        body: &Value,
+        idempotency_key: Option<&str>,
+    ) -> Result<Answer> {
+        self.call(Method::POST, path, Some(body), idempotency_key)
+            .await
     }
 
-    async fn call(&self, method: Method, path: &str, body: Option<&Value>, key: Option<&str>) -> Result<Answer> {
+    async fn call(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<&Value>,
+        key: Option<&str>,
+    ) -> Result<Answer> {
         let what = format!("{method} {path}");
         let mut request = self.http.request(method, format!("{}{path}", self.base));
         if let Some(token) = &self.token {
@@ -117,7 +146,10 @@ impl Platform {
             anyhow!(error).context(format!("{what} failed"))
         })?;
         let status = response.status();
-        let bytes = response.bytes().await.with_context(|| format!("{what}: the answer broke off"))?;
+        let bytes = response
+            .bytes()
+            .await
+            .with_context(|| format!("{what}: the answer broke off"))?;
         let body = serde_json::from_slice(&bytes)
             .unwrap_or_else(|_| Value::String(String::from_utf8_lossy(&bytes).into_owned()));
         Ok(Answer { status, body })
@@ -128,10 +160,16 @@ impl Platform {
 fn problem(status: StatusCode, body: &Value) -> String {
     match body["code"].as_str() {
         Some(code) => {
-            let param = body["param"].as_str().map(|p| format!(" at {p}")).unwrap_or_default();
+            let param = body["param"]
+                .as_str()
+                .map(|p| format!(" at {p}"))
+                .unwrap_or_default();
             let request = body["request_id"].as_str().unwrap_or("unknown");
             let detail = body["detail"].as_str().unwrap_or_default();
-            format!("{} {code}{param}: {detail} (request {request})", status.as_u16())
+            format!(
+                "{} {code}{param}: {detail} (request {request})",
+                status.as_u16()
+            )
         }
         None => format!("{status} {}", crate::print::cut(&body.to_string(), 300)),
     }
@@ -141,7 +179,9 @@ fn problem(status: StatusCode, body: &Value) -> String {
 fn form_encoded(text: &str) -> String {
     text.bytes().fold(String::new(), |mut out, byte| {
         match byte {
-            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => out.push(byte.into()),
+            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => {
+                out.push(byte.into())
+            }
             _ => out.push_str(&format!("%{byte:02X}")),
         }
         out

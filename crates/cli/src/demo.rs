@@ -19,16 +19,28 @@ pub async fn run(url: &str) -> Result<()> {
     let platform = Platform::new(url)?;
     let user = platform.login("user", "user", None).await?;
     let finance = platform.login("finance", "finance", None).await?;
-    step("tokens", "user and finance, by the password grant (dev profile)");
+    step(
+        "tokens",
+        "user and finance, by the password grant (dev profile)",
+    );
 
     let payer = wallet(&user, "EUR").await?;
     let payee = wallet(&user, "USD").await?;
     step("wallets", &format!("{payer} (EUR) pays {payee} (USD)"));
 
     let top_up = json!({ "amount": "1000.00", "currency": "EUR" });
-    finance.post(&format!("/api/wallet/v1/wallets/{payer}/top-ups"), &top_up, Some(&key())).await?;
+    finance
+        .post(
+            &format!("/api/wallet/v1/wallets/{payer}/top-ups"),
+            &top_up,
+            Some(&key()),
+        )
+        .await?;
     let funded = balance(&user, &payer).await?;
-    ensure!(funded == "1000.00", "after a top-up of 1000.00 the wallet holds {funded}");
+    ensure!(
+        funded == "1000.00",
+        "after a top-up of 1000.00 the wallet holds {funded}"
+    );
     step("top-up", "EUR 1000.00 by finance");
 
     let payment = json!({
@@ -37,7 +49,9 @@ pub async fn run(url: &str) -> Result<()> {
     });
     let key = key();
     let started = Instant::now();
-    let accepted = user.post("/api/payment/v1/process", &payment, Some(&key)).await?;
+    let accepted = user
+        .post("/api/payment/v1/process", &payment, Some(&key))
+        .await?;
     let answered = started.elapsed();
     let id = text(&accepted.body, "/id")?.to_owned();
     ensure!(
@@ -46,15 +60,33 @@ pub async fn run(url: &str) -> Result<()> {
         accepted.status,
         accepted.body["state"]
     );
-    step("payment", &format!("{id}: EUR {AMOUNT}, accepted in {} ms", answered.as_millis()));
+    step(
+        "payment",
+        &format!(
+            "{id}: EUR {AMOUNT}, accepted in {} ms",
+            answered.as_millis()
+        ),
+    );
 
     let done = completed(&user, &id, started).await?;
-    step("completed", &format!("{} ms after the request", started.elapsed().as_millis()));
+    step(
+        "completed",
+        &format!("{} ms after the request", started.elapsed().as_millis()),
+    );
     check_conversion(&done)?;
 
-    let again = user.post("/api/payment/v1/process", &payment, Some(&key)).await?;
-    ensure!(again.body["id"] == id.as_str(), "the same Idempotency-Key made another payment: {}", again.body["id"]);
-    step("repeated", "the same Idempotency-Key answers the same payment");
+    let again = user
+        .post("/api/payment/v1/process", &payment, Some(&key))
+        .await?;
+    ensure!(
+        again.body["id"] == id.as_str(),
+        "the same Idempotency-Key made another payment: {}",
+        again.body["id"]
+    );
+    step(
+        "repeated",
+        "the same Idempotency-Key answers the same payment",
+    );
 
     let target = text(&done, "/target/amount")?;
     balances(&user, &payer, &payee, target).await?;
@@ -71,17 +103,24 @@ fn step(name: &str, text: &str) {
 }
 
 fn text<'a>(value: &'a Value, pointer: &str) -> Result<&'a str> {
-    value.pointer(pointer).and_then(Value::as_str).with_context(|| format!("the answer has no {pointer}: {value}"))
+    value
+        .pointer(pointer)
+        .and_then(Value::as_str)
+        .with_context(|| format!("the answer has no {pointer}: {value}"))
 }
 
 async fn wallet(user: &Platform, currency: &str) -> Result<String> {
     let body = json!({ "currency": currency });
-    let answer = user.post("/api/wallet/v1/wallets", &body, Some(&key())).await?;
+    let answer = user
+        .post("/api/wallet/v1/wallets", &body, Some(&key()))
+        .await?;
     Ok(text(&answer.body, "/id")?.to_owned())
 }
 
 async fn balance(user: &Platform, wallet: &str) -> Result<String> {
-    let wallet = user.get(&format!("/api/wallet/v1/wallets/{wallet}")).await?;
+    let wallet = user
+        .get(&format!("/api/wallet/v1/wallets/{wallet}"))
+        .await?;
     Ok(text(&wallet, "/balance/posted")?.to_owned())
 }
 
@@ -110,7 +149,10 @@ fn check_conversion(payment: &Value) -> Result<()> {
     let date = text(payment, "/rate_date")?;
     let exact = text(payment, "/exact_product")?;
     let target = text(payment, "/target/amount")?;
-    step("conversion", &format!("EUR {AMOUNT} × {rate} ({date}) = {exact}, the payee gets USD {target}"));
+    step(
+        "conversion",
+        &format!("EUR {AMOUNT} × {rate} ({date}) = {exact}, the payee gets USD {target}"),
+    );
     step("entry", text(payment, "/ledger_entry_id")?);
     let (known_date, known_rate, known_exact, known_target) = KNOWN;
     if date == known_date {
@@ -124,7 +166,10 @@ fn check_conversion(payment: &Value) -> Result<()> {
 
 async fn balances(user: &Platform, payer: &str, payee: &str, target: &str) -> Result<()> {
     let (paid, received) = (balance(user, payer).await?, balance(user, payee).await?);
-    step("balances", &format!("payer EUR {paid}, payee USD {received}"));
+    step(
+        "balances",
+        &format!("payer EUR {paid}, payee USD {received}"),
+    );
     ensure!(paid == "966.67", "the payer should hold EUR 966.67");
     ensure!(received == target, "the payee should hold USD {target}");
     Ok(())
@@ -142,22 +187,39 @@ async fn trial_balance(finance: &Platform) -> Result<()> {
             difference.bytes().all(|b| matches!(b, b'0' | b'.')),
             "the ledger is out of balance in {currency} by {difference}"
         );
-        shown.push(format!("{currency} {} = {}", text(row, "/debits")?, text(row, "/credits")?));
+        shown.push(format!(
+            "{currency} {} = {}",
+            text(row, "/debits")?,
+            text(row, "/credits")?
+        ));
     }
     step("ledger", &format!("debits = credits: {}", shown.join(", ")));
     Ok(())
 }
 
 async fn timeline(user: &Platform, id: &str) -> Result<()> {
-    let answer = user.get(&format!("/api/payment/v1/payments/{id}/timeline")).await?;
-    let steps = answer["data"].as_array().context("the timeline has no data")?;
-    let trace = steps.first().map(|step| text(step, "/trace_id")).transpose()?.unwrap_or_default();
+    let answer = user
+        .get(&format!("/api/payment/v1/payments/{id}/timeline"))
+        .await?;
+    let steps = answer["data"]
+        .as_array()
+        .context("the timeline has no data")?;
+    let trace = steps
+        .first()
+        .map(|step| text(step, "/trace_id"))
+        .transpose()?
+        .unwrap_or_default();
     print::line(format!("\ntimeline, trace {trace}"));
     let rows: Vec<_> = steps
         .iter()
         .map(|step| {
             let cell = |name: &str| step[name].as_str().unwrap_or_default().to_owned();
-            [cell("time"), cell("kind"), cell("name"), print::cut(&cell("detail"), 60)]
+            [
+                cell("time"),
+                cell("kind"),
+                cell("name"),
+                print::cut(&cell("detail"), 60),
+            ]
         })
         .collect();
     print::table(["time", "kind", "name", "detail"], &rows);
@@ -167,7 +229,9 @@ async fn timeline(user: &Platform, id: &str) -> Result<()> {
         "the timeline's steps are not all of one trace"
     );
     ensure!(
-        steps.iter().any(|step| step["name"].as_str().is_some_and(|name| name.contains("completed"))),
+        steps.iter().any(|step| step["name"]
+            .as_str()
+            .is_some_and(|name| name.contains("completed"))),
         "the timeline does not show the completion"
     );
     Ok(())

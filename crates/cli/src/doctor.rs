@@ -52,7 +52,10 @@ pub async fn run(options: Options<'_>) -> Result<bool> {
     say("clock", clock(options.state));
     say("redis", redis(options.redis_url).await);
     let running = running(options.management_listen).await;
-    for (what, address) in [("port", options.listen), ("management", options.management_listen)] {
+    for (what, address) in [
+        ("port", options.listen),
+        ("management", options.management_listen),
+    ] {
         say(what, port(address, running));
     }
     match App::load(options.manifest) {
@@ -71,8 +74,14 @@ pub async fn run(options: Options<'_>) -> Result<bool> {
 /// The first two numbers in a program's version line, e.g. `rustc 1.95.0 (…)`.
 fn version(program: &str, argument: &str) -> Option<(String, (u32, u32))> {
     let output = Command::new(program).arg(argument).output().ok()?;
-    let text = String::from_utf8(output.stdout).ok()?.lines().next()?.to_owned();
-    let number = text.split_whitespace().find(|word| word.starts_with(|c: char| c.is_ascii_digit()))?;
+    let text = String::from_utf8(output.stdout)
+        .ok()?
+        .lines()
+        .next()?
+        .to_owned();
+    let number = text
+        .split_whitespace()
+        .find(|word| word.starts_with(|c: char| c.is_ascii_digit()))?;
     let mut parts = number.split('.').map(|part| part.parse().ok());
     Some((text.clone(), (parts.next()??, parts.next()??)))
 }
@@ -81,22 +90,35 @@ fn rust() -> Finding {
     let (major, minor) = RUST_MIN;
     match version("rustc", "-V") {
         Some((text, found)) if found >= RUST_MIN => Fine(text),
-        Some((text, _)) => Fail(format!("{text} is too old: `rustup update` ({major}.{minor} or newer)")),
-        None => Fail(format!("no rustc on PATH: install Rust {major}.{minor} or newer with rustup")),
+        Some((text, _)) => Fail(format!(
+            "{text} is too old: `rustup update` ({major}.{minor} or newer)"
+        )),
+        None => Fail(format!(
+            "no rustc on PATH: install Rust {major}.{minor} or newer with rustup"
+        )),
     }
 }
 
 /// Looks only; `tools/wasm-env` would install.
 fn wasm_target() -> Finding {
-    let output = Command::new("rustc").args(["--print", "target-libdir", "--target", "wasm32-wasip2"]).output();
-    let folder = output.ok().and_then(|output| String::from_utf8(output.stdout).ok()).unwrap_or_default();
+    let output = Command::new("rustc")
+        .args(["--print", "target-libdir", "--target", "wasm32-wasip2"])
+        .output();
+    let folder = output
+        .ok()
+        .and_then(|output| String::from_utf8(output.stdout).ok())
+        .unwrap_or_default();
     let has_std = std::fs::read_dir(folder.trim()).is_ok_and(|mut entries| {
         entries.any(|e| e.is_ok_and(|e| e.file_name().to_string_lossy().starts_with("libstd-")))
     });
     if has_std {
         return Fine("wasm32-wasip2 from rustup".into());
     }
-    let debian = ["/usr/bin/rustc", "/usr/lib/rustlib/src/rust/library/std", "/usr/lib/wasm32-wasi/crt1-reactor.o"];
+    let debian = [
+        "/usr/bin/rustc",
+        "/usr/lib/rustlib/src/rust/library/std",
+        "/usr/lib/wasm32-wasi/crt1-reactor.o",
+    ];
     if debian.iter().all(|path| Path::new(path).exists()) {
         return Fine("std is built from Debian's sources (tools/wasm-env)".into());
     }
@@ -107,8 +129,12 @@ fn spin() -> Finding {
     let (major, minor) = SPIN_MIN;
     match version("spin", "--version") {
         Some((text, found)) if found >= SPIN_MIN => Fine(text),
-        Some((text, _)) => Warn(format!("{text} is too old for `make spin-up`: {major}.{minor} or newer")),
-        None => Warn(format!("not installed: only `make spin-up` needs it ({major}.{minor} or newer)")),
+        Some((text, _)) => Warn(format!(
+            "{text} is too old for `make spin-up`: {major}.{minor} or newer"
+        )),
+        None => Warn(format!(
+            "not installed: only `make spin-up` needs it ({major}.{minor} or newer)"
+        )),
     }
 }
 
@@ -116,15 +142,27 @@ fn clock(state: &Path) -> Finding {
     let now = SystemTime::now();
     // Tokens end and rates age by this clock; one that runs behind what was written under it makes
     // both wrong.
-    let newest = [state.join("bridge.db-wal"), state.join("bridge.db"), state.join("secrets.toml")]
-        .iter()
-        .filter_map(|path| std::fs::metadata(path).ok()?.modified().ok())
-        .max();
-    let behind = newest.and_then(|newest| newest.duration_since(now).ok()).unwrap_or_default();
+    let newest = [
+        state.join("bridge.db-wal"),
+        state.join("bridge.db"),
+        state.join("secrets.toml"),
+    ]
+    .iter()
+    .filter_map(|path| std::fs::metadata(path).ok()?.modified().ok())
+    .max();
+    let behind = newest
+        .and_then(|newest| newest.duration_since(now).ok())
+        .unwrap_or_default();
     if behind > Duration::from_secs(30) {
-        return Fail(format!("this clock is {} s behind the last write in the state folder: set it right (`timedatectl`)", behind.as_secs()));
+        return Fail(format!(
+            "this clock is {} s behind the last write in the state folder: set it right (`timedatectl`)",
+            behind.as_secs()
+        ));
     }
-    let micros = now.duration_since(UNIX_EPOCH).unwrap_or_default().as_micros();
+    let micros = now
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default()
+        .as_micros();
     Fine(print::time(i64::try_from(micros).unwrap_or(i64::MAX)))
 }
 
@@ -132,14 +170,24 @@ async fn redis(url: &str) -> Finding {
     let shown = redis_probe::shown(url);
     match redis_probe::ping(url).await {
         Ok(()) => Fine(shown),
-        Err(error) => Warn(format!("none at {shown} ({error}): only pushed jobs (PUBLISH) need it; REDIS_URL names another")),
+        Err(error) => Warn(format!(
+            "none at {shown} ({error}): only pushed jobs (PUBLISH) need it; REDIS_URL names another"
+        )),
     }
 }
 
 /// Whether an `innover up` answers on the management address.
 async fn running(management: SocketAddr) -> bool {
-    let Ok(client) = reqwest::Client::builder().timeout(Duration::from_secs(2)).build() else { return false };
-    let answer = client.get(format!("http://{management}/readiness")).send().await;
+    let Ok(client) = reqwest::Client::builder()
+        .timeout(Duration::from_secs(2))
+        .build()
+    else {
+        return false;
+    };
+    let answer = client
+        .get(format!("http://{management}/readiness"))
+        .send()
+        .await;
     answer.is_ok_and(|answer| answer.status().is_success())
 }
 
@@ -161,7 +209,11 @@ fn manifest(app: &App) -> Finding {
     if !app.manifest.warnings.is_empty() {
         return Warn(app.manifest.warnings.join("; "));
     }
-    Fine(format!("{}: {} components", app.file.display(), app.manifest.components.len()))
+    Fine(format!(
+        "{}: {} components",
+        app.file.display(),
+        app.manifest.components.len()
+    ))
 }
 
 fn components(app: &App) -> Finding {
@@ -173,15 +225,27 @@ fn components(app: &App) -> Finding {
 
 fn in_state(app: &App, path: &Path) -> Vec<(&'static str, Finding)> {
     let Ok(state) = StateDir::open(path) else {
-        return vec![("state", Fine(format!("{} is not there yet; `innover up` makes it", path.display())))];
+        return vec![(
+            "state",
+            Fine(format!(
+                "{} is not there yet; `innover up` makes it",
+                path.display()
+            )),
+        )];
     };
     let shown = state.root().display();
     let folder = match state::mode(state.root()) {
         Some(mode) if mode & 0o077 == 0 => Fine(format!("{shown}")),
-        Some(mode) => Fail(format!("others may read {shown} (mode {mode:o}): chmod 700 {shown}")),
+        Some(mode) => Fail(format!(
+            "others may read {shown} (mode {mode:o}): chmod 700 {shown}"
+        )),
         None => Fail(format!("cannot look at {shown}")),
     };
-    vec![("state", folder), ("secrets", secrets(app, &state)), ("migrations", migrations(app, &state))]
+    vec![
+        ("state", folder),
+        ("secrets", secrets(app, &state)),
+        ("migrations", migrations(app, &state)),
+    ]
 }
 
 fn secrets(app: &App, state: &StateDir) -> Finding {
@@ -190,7 +254,9 @@ fn secrets(app: &App, state: &StateDir) -> Finding {
     match state::mode(&path) {
         None => return Warn("not made yet: `innover keys` or `innover up` makes them".into()),
         Some(mode) if mode & 0o077 != 0 => {
-            return Fail(format!("others may read {shown} (mode {mode:o}): chmod 600 {shown}"));
+            return Fail(format!(
+                "others may read {shown} (mode {mode:o}): chmod 600 {shown}"
+            ));
         }
         Some(_) => {}
     }
@@ -198,10 +264,20 @@ fn secrets(app: &App, state: &StateDir) -> Finding {
         Err(error) => Fail(format!("{error:#}")),
         Ok(known) => {
             let names = app.secret_names();
-            let missing: Vec<_> = names.into_iter().filter(|name| !known.services.contains_key(name)).collect();
+            let missing: Vec<_> = names
+                .into_iter()
+                .filter(|name| !known.services.contains_key(name))
+                .collect();
             match missing.is_empty() {
-                true => Fine(format!("{} services, {} signing keys", known.services.len() - 1, known.signing.len())),
-                false => Warn(format!("none for {}: `innover keys` adds them (`up` does it by itself)", missing.join(", "))),
+                true => Fine(format!(
+                    "{} services, {} signing keys",
+                    known.services.len() - 1,
+                    known.signing.len()
+                )),
+                false => Warn(format!(
+                    "none for {}: `innover keys` adds them (`up` does it by itself)",
+                    missing.join(", ")
+                )),
             }
         }
     }
@@ -219,7 +295,10 @@ fn migrations(app: &App, state: &StateDir) -> Finding {
                 .filter(|report| !report.applied.is_empty())
                 .map(|report| format!("{} {}", report.label, report.applied.join(" ")))
                 .collect();
-            Warn(format!("not applied: {}; `innover migrate` applies them (`up` does it by itself)", open.join(", ")))
+            Warn(format!(
+                "not applied: {}; `innover migrate` applies them (`up` does it by itself)",
+                open.join(", ")
+            ))
         }
     }
 }
@@ -238,7 +317,10 @@ mod tests {
             Warn(_) => "warn",
             Fail(_) => "fail",
         };
-        findings.iter().map(|(what, finding)| (*what, word(finding))).collect()
+        findings
+            .iter()
+            .map(|(what, finding)| (*what, word(finding)))
+            .collect()
     }
 
     #[test]
@@ -246,14 +328,25 @@ mod tests {
         let temp = tempfile::tempdir().unwrap();
         let path = temp.path().join("state");
         let app = own();
-        assert_eq!(words(&in_state(&app, &path)), [("state", "ok")], "not there yet");
+        assert_eq!(
+            words(&in_state(&app, &path)),
+            [("state", "ok")],
+            "not there yet"
+        );
         let state = StateDir::create(&path).unwrap();
-        let settings = Settings { profile: "dev".into(), issuer: "http://x".into(), redis_url: "redis://x".into() };
+        let settings = Settings {
+            profile: "dev".into(),
+            issuer: "http://x".into(),
+            redis_url: "redis://x".into(),
+        };
         keys::write(&app, &state, &settings).unwrap();
         assert_eq!(words(&in_state(&app, &path))[1], ("secrets", "ok"));
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
         std::fs::set_permissions(state.secrets(), std::fs::Permissions::from_mode(0o644)).unwrap();
-        assert_eq!(words(&in_state(&app, &path))[..2], [("state", "fail"), ("secrets", "fail")]);
+        assert_eq!(
+            words(&in_state(&app, &path))[..2],
+            [("state", "fail"), ("secrets", "fail")]
+        );
     }
 
     #[test]

@@ -11,7 +11,8 @@ use bytes::Bytes;
 use futures::future::BoxFuture;
 use http::{Request, header};
 use innover_bridge::{
-    CALLER, Database, Delivery, Door, DoorError, QueueSpec, ScheduleSpec, ServiceSpec, TaskSpec, WriteGate,
+    CALLER, Database, Delivery, Door, DoorError, QueueSpec, ScheduleSpec, ServiceSpec, TaskSpec,
+    WriteGate,
 };
 use innover_contract::{
     Identity, Keyring,
@@ -31,7 +32,11 @@ pub struct HostDoor {
 
 impl HostDoor {
     pub fn new(caller: Caller, keyring: Keyring) -> HostDoor {
-        HostDoor { caller, keyring, tokens: Mutex::default() }
+        HostDoor {
+            caller,
+            keyring,
+            tokens: Mutex::default(),
+        }
     }
 
     /// The `Authorization` of deliveries to a service. One is used for half its life, so that what
@@ -43,7 +48,11 @@ impl HostDoor {
         {
             return Ok(value.clone());
         }
-        let identity = Identity { sub: CALLER.into(), scope: SCOPE_DELIVER.into(), ..Default::default() };
+        let identity = Identity {
+            sub: CALLER.into(),
+            scope: SCOPE_DELIVER.into(),
+            ..Default::default()
+        };
         let request_id = uuid::Uuid::now_v7().to_string();
         let token = service_token::mint(&self.keyring, CALLER, service, &identity, &request_id)
             .map_err(|error| DoorError::Unavailable(format!("no deliver token: {error}")))?;
@@ -60,10 +69,13 @@ impl HostDoor {
         if let Some(traceparent) = &delivery.traceparent {
             request = request.header("traceparent", traceparent);
         }
-        let request = request
-            .body(delivery.body)
-            .map_err(|error| DoorError::Failed(format!("the delivery is no HTTP request: {error}")))?;
-        let answer = self.caller.call(delivery.service, request, delivery.deadline).await;
+        let request = request.body(delivery.body).map_err(|error| {
+            DoorError::Failed(format!("the delivery is no HTTP request: {error}"))
+        })?;
+        let answer = self
+            .caller
+            .call(delivery.service, request, delivery.deadline)
+            .await;
         let answer = answer.map_err(|error| match error {
             CallError::NotFound | CallError::Saturated | CallError::Stopping => {
                 DoorError::Unavailable(error.to_string())
@@ -76,7 +88,10 @@ impl HostDoor {
 }
 
 impl Door for HostDoor {
-    fn deliver<'a>(&'a self, delivery: Delivery<'a>) -> BoxFuture<'a, Result<(u16, Bytes), DoorError>> {
+    fn deliver<'a>(
+        &'a self,
+        delivery: Delivery<'a>,
+    ) -> BoxFuture<'a, Result<(u16, Bytes), DoorError>> {
         Box::pin(self.call(delivery))
     }
 }
@@ -87,7 +102,9 @@ pub struct HostGate(pub Weak<Host>);
 impl WriteGate for HostGate {
     fn lock<'a>(&'a self, label: &'a str) -> BoxFuture<'a, Box<dyn Send>> {
         Box::pin(async move {
-            let Some(host) = self.0.upgrade() else { return Box::new(()) as Box<dyn Send> };
+            let Some(host) = self.0.upgrade() else {
+                return Box::new(()) as Box<dyn Send>;
+            };
             match host.lock_database(label).await {
                 Some(Ok(guard)) => Box::new(guard) as Box<dyn Send>,
                 // Without the lock the relay competes through SQLite's own, which is slower and right.
@@ -109,10 +126,10 @@ pub fn services(app: &App, database: impl Fn(&str) -> PathBuf) -> Vec<ServiceSpe
             let tool = &component.innover;
             ServiceSpec {
                 name: tool.service_name(id).to_owned(),
-                database: tool
-                    .database
-                    .as_ref()
-                    .map(|label| Database { label: label.clone(), path: database(label) }),
+                database: tool.database.as_ref().map(|label| Database {
+                    label: label.clone(),
+                    path: database(label),
+                }),
                 subscribes: tool.subscribes.clone(),
                 event_batch: tool.event_batch() as usize,
                 queue: tool.jobs.as_ref().map(queue),
@@ -162,12 +179,24 @@ mod tests {
         let app = crate::app::tests::own();
         let specs = services(&app, |label| PathBuf::from(format!("db/{label}.db")));
         let payment = specs.iter().find(|spec| spec.name == "payment").unwrap();
-        assert_eq!(payment.database.as_ref().unwrap().path, PathBuf::from("db/payment.db"));
+        assert_eq!(
+            payment.database.as_ref().unwrap().path,
+            PathBuf::from("db/payment.db")
+        );
         assert!(payment.subscribes.contains(&"forex.converted".to_owned()));
         let queue = payment.queue.as_ref().unwrap();
-        assert_eq!((queue.name.as_str(), queue.tasks["payment.confirm"].batch), ("payment-tasks", 50));
+        assert_eq!(
+            (queue.name.as_str(), queue.tasks["payment.confirm"].batch),
+            ("payment-tasks", 50)
+        );
         assert_eq!(payment.schedules[0].task, "payment.sweep");
-        assert!(specs.iter().any(|spec| spec.name == "tasks"), "pushed jobs wait in its outbox");
-        assert!(!specs.iter().any(|spec| spec.name == "gateway"), "nothing to relay or deliver");
+        assert!(
+            specs.iter().any(|spec| spec.name == "tasks"),
+            "pushed jobs wait in its outbox"
+        );
+        assert!(
+            !specs.iter().any(|spec| spec.name == "gateway"),
+            "nothing to relay or deliver"
+        );
     }
 }

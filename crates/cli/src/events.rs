@@ -25,12 +25,20 @@ pub struct Tail {
 pub async fn tail(store: &Path, options: Tail) -> Result<()> {
     exists(store)?;
     let head = inspect::head(store)?;
-    let start = if options.from_start { 0 } else { (head - 20).max(0) };
+    let start = if options.from_start {
+        0
+    } else {
+        (head - 20).max(0)
+    };
     let mut tail = inspect::tail(store, start, options.filter)?;
     loop {
         let rows = tail.read(PAGE)?;
         for row in &rows {
-            let shown = if options.json { row.envelope.clone() } else { short(row) };
+            let shown = if options.json {
+                row.envelope.clone()
+            } else {
+                short(row)
+            };
             if !print::line(shown) {
                 return Ok(());
             }
@@ -63,7 +71,8 @@ fn short(row: &EventRow) -> String {
 /// Events per type and where each subscriber is.
 pub fn list(store: &Path) -> Result<()> {
     exists(store)?;
-    let mut topics: std::collections::BTreeMap<String, (i64, i64)> = std::collections::BTreeMap::new();
+    let mut topics: std::collections::BTreeMap<String, (i64, i64)> =
+        std::collections::BTreeMap::new();
     let mut after = 0;
     loop {
         let rows = inspect::events(store, after, PAGE, &EventFilter::default())?;
@@ -75,13 +84,22 @@ pub fn list(store: &Path) -> Result<()> {
             *newest = row.appended_at;
         }
     }
-    let rows: Vec<_> =
-        topics.into_iter().map(|(topic, (count, newest))| [topic, count.to_string(), time(newest)]).collect();
+    let rows: Vec<_> = topics
+        .into_iter()
+        .map(|(topic, (count, newest))| [topic, count.to_string(), time(newest)])
+        .collect();
     print::table(["type", "events", "newest"], &rows);
     print::line("");
     let rows: Vec<_> = inspect::subscribers(store)?
         .into_iter()
-        .map(|s| [s.subscriber, s.cursor.to_string(), (s.head - s.cursor).to_string(), s.retrying.to_string()])
+        .map(|s| {
+            [
+                s.subscriber,
+                s.cursor.to_string(),
+                (s.head - s.cursor).to_string(),
+                s.retrying.to_string(),
+            ]
+        })
         .collect();
     print::table(["subscriber", "cursor", "behind", "retrying"], &rows);
     Ok(())
@@ -92,7 +110,16 @@ pub fn dead_letters(store: &Path, kind: &str, target: Option<&str>, limit: usize
     exists(store)?;
     let rows: Vec<_> = inspect::dead_letters(store, Some(kind), target, limit)?
         .into_iter()
-        .map(|d| [time(d.dead_at), d.target, d.name, d.id, d.attempts.to_string(), cut(&d.error, 100)])
+        .map(|d| {
+            [
+                time(d.dead_at),
+                d.target,
+                d.name,
+                d.id,
+                d.attempts.to_string(),
+                cut(&d.error, 100),
+            ]
+        })
         .collect();
     if rows.is_empty() {
         print::line(format!("no dead {kind}s"));
@@ -104,6 +131,9 @@ pub fn dead_letters(store: &Path, kind: &str, target: Option<&str>, limit: usize
 
 pub(crate) fn exists(store: &Path) -> Result<()> {
     std::fs::metadata(store).map(drop).with_context(|| {
-        format!("there is no {}: `innover up` makes it; --state-dir names another folder", store.display())
+        format!(
+            "there is no {}: `innover up` makes it; --state-dir names another folder",
+            store.display()
+        )
     })
 }

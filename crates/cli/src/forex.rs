@@ -28,12 +28,14 @@ pub struct Load<'a> {
 
 pub async fn load(options: Load<'_>) -> Result<()> {
     let text = read(options.file)?;
-    let mut days =
-        ecb::parse(&text).with_context(|| format!("{} is no file of the ECB's", options.file.display()))?;
+    let mut days = ecb::parse(&text)
+        .with_context(|| format!("{} is no file of the ECB's", options.file.display()))?;
     // Oldest first: if it breaks off, what is there has no gap.
     days.reverse();
     let password = options.password.unwrap_or(options.user);
-    let platform = Platform::new(options.url)?.login(options.user, password, None).await?;
+    let platform = Platform::new(options.url)?
+        .login(options.user, password, None)
+        .await?;
     let (mut added, mut replaced, mut unchanged) = (0, 0, 0);
     let mut done = 0;
     for chunk in days.chunks(SETS_PER_REQUEST) {
@@ -65,8 +67,11 @@ pub async fn load(options: Load<'_>) -> Result<()> {
 
 fn request(days: &[DailyRates], replace: bool) -> Value {
     let set = |day: &DailyRates| {
-        let rates: Map<_, _> =
-            day.rates.iter().map(|(currency, rate)| (currency.code().to_owned(), rate.clone().into())).collect();
+        let rates: Map<_, _> = day
+            .rates
+            .iter()
+            .map(|(currency, rate)| (currency.code().to_owned(), rate.clone().into()))
+            .collect();
         json!({ "date": day.date, "rates": rates })
     };
     json!({ "source": "ECB", "sets": days.iter().map(set).collect::<Vec<_>>(), "replace": replace })
@@ -76,13 +81,20 @@ fn request(days: &[DailyRates], replace: bool) -> Value {
 fn read(path: &Path) -> Result<String> {
     let open = || format!("cannot read {}", path.display());
     let file = std::fs::File::open(path).with_context(open)?;
-    let zipped = path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("zip"));
+    let zipped = path
+        .extension()
+        .is_some_and(|extension| extension.eq_ignore_ascii_case("zip"));
     if !zipped {
         return bounded(file).with_context(open);
     }
-    let mut archive = zip::ZipArchive::new(file).with_context(|| format!("{} is no zip file", path.display()))?;
+    let mut archive =
+        zip::ZipArchive::new(file).with_context(|| format!("{} is no zip file", path.display()))?;
     if archive.len() != 1 {
-        bail!("{} holds {} files; the ECB's has one", path.display(), archive.len());
+        bail!(
+            "{} holds {} files; the ECB's has one",
+            path.display(),
+            archive.len()
+        );
     }
     bounded(archive.by_index(0).with_context(open)?).with_context(open)
 }
@@ -90,7 +102,9 @@ fn read(path: &Path) -> Result<String> {
 /// Reads no more than the parser takes, whatever a zip file claims.
 fn bounded(source: impl Read) -> Result<String> {
     let mut text = String::new();
-    source.take(RATES_BYTES_MAX as u64 + 1).read_to_string(&mut text)?;
+    source
+        .take(RATES_BYTES_MAX as u64 + 1)
+        .read_to_string(&mut text)?;
     Ok(text)
 }
 
@@ -116,7 +130,12 @@ mod tests {
         let temp = tempfile::tempdir().unwrap();
         let path = temp.path().join("eurofxref-hist.zip");
         let mut writer = zip::ZipWriter::new(std::fs::File::create(&path).unwrap());
-        writer.start_file("eurofxref-hist.csv", zip::write::SimpleFileOptions::default()).unwrap();
+        writer
+            .start_file(
+                "eurofxref-hist.csv",
+                zip::write::SimpleFileOptions::default(),
+            )
+            .unwrap();
         writer.write_all(CSV.as_bytes()).unwrap();
         writer.finish().unwrap();
         assert_eq!(read(&path).unwrap(), CSV);

@@ -21,14 +21,35 @@ pub fn list(store: &Path, filter: &JobFilter, limit: usize) -> Result<()> {
                 _ => String::new(),
             };
             let last = j.error.or(j.result).unwrap_or_default();
-            [time(j.enqueued_at), j.queue, j.task, j.id, j.state, j.attempts.to_string(), took, cut(&last, 60)]
+            [
+                time(j.enqueued_at),
+                j.queue,
+                j.task,
+                j.id,
+                j.state,
+                j.attempts.to_string(),
+                took,
+                cut(&last, 60),
+            ]
         })
         .collect();
     if rows.is_empty() {
         print::line("no such jobs");
         return Ok(());
     }
-    print::table(["enqueued", "queue", "task", "id", "state", "tries", "took", "result or error"], &rows);
+    print::table(
+        [
+            "enqueued",
+            "queue",
+            "task",
+            "id",
+            "state",
+            "tries",
+            "took",
+            "result or error",
+        ],
+        &rows,
+    );
     Ok(())
 }
 
@@ -37,7 +58,9 @@ pub fn show(store: &Path, id: &str) -> Result<()> {
     let job = inspect::job(store, id)?
         .with_context(|| format!("there is no job {id}; `innover jobs list` shows the newest"))?;
     let parsed = |text: &Option<String>| -> Value {
-        text.as_ref().map_or(Value::Null, |t| serde_json::from_str(t).unwrap_or_else(|_| t.clone().into()))
+        text.as_ref().map_or(Value::Null, |t| {
+            serde_json::from_str(t).unwrap_or_else(|_| t.clone().into())
+        })
     };
     let shown = json!({
         "id": job.id,
@@ -63,12 +86,25 @@ pub fn queues(store: &Path) -> Result<()> {
     let rows: Vec<_> = inspect::queues(store)?
         .into_iter()
         .map(|q| {
-            let counts = [q.queued, q.delayed, q.leased, q.done, q.failed, q.dead].map(|n| n.to_string());
+            let counts =
+                [q.queued, q.delayed, q.leased, q.done, q.failed, q.dead].map(|n| n.to_string());
             let [queued, delayed, leased, done, failed, dead] = counts;
             let oldest = q.oldest_queued_at.map(time).unwrap_or_default();
             [q.queue, queued, delayed, leased, done, failed, dead, oldest]
         })
         .collect();
-    print::table(["queue", "queued", "delayed", "running", "done", "failed", "dead", "oldest queued"], &rows);
+    print::table(
+        [
+            "queue",
+            "queued",
+            "delayed",
+            "running",
+            "done",
+            "failed",
+            "dead",
+            "oldest queued",
+        ],
+        &rows,
+    );
     Ok(())
 }

@@ -47,7 +47,12 @@ pub fn write(app: &App, state: &StateDir, settings: &Settings) -> Result<Keys> {
     state::replace(&state.runtime_config(), &runtime_config(app, state))?;
     state::replace(&state.spin_env(), &spin_env(&variables))?;
     let bridge = bridge_keyring(app, &secrets);
-    Ok(Keys { variables, bridge, added, services: names.len() - 1 })
+    Ok(Keys {
+        variables,
+        bridge,
+        added,
+        services: names.len() - 1,
+    })
 }
 
 /// The bridge may call every service that has a secret: it delivers to those, or, beside stock
@@ -63,7 +68,11 @@ pub fn bridge_keyring(app: &App, secrets: &Secrets) -> Keyring {
     Keyring::build(BRIDGE, &delivered, &secrets.services)
 }
 
-fn variables(app: &App, secrets: &Secrets, settings: &Settings) -> Result<BTreeMap<String, String>> {
+fn variables(
+    app: &App,
+    secrets: &Secrets,
+    settings: &Settings,
+) -> Result<BTreeMap<String, String>> {
     let mut variables = BTreeMap::new();
     for name in app.manifest.variables.keys() {
         let value = match name.as_str() {
@@ -73,8 +82,12 @@ fn variables(app: &App, secrets: &Secrets, settings: &Settings) -> Result<BTreeM
             "redis_url" => settings.redis_url.clone(),
             _ => match app.keyring_owner(name) {
                 Some((id, component)) => {
-                    let calls: Vec<_> =
-                        component.innover.calls.iter().map(|c| app.service_name(c).to_owned()).collect();
+                    let calls: Vec<_> = component
+                        .innover
+                        .calls
+                        .iter()
+                        .map(|c| app.service_name(c).to_owned())
+                        .collect();
                     let service = component.innover.service_name(id);
                     Keyring::build(service, &calls, &secrets.services).encode()
                 }
@@ -106,23 +119,34 @@ fn runtime_config(app: &App, state: &StateDir) -> String {
         "# Written by `innover` at every start: `spin up --runtime-config-file` with this file works on\n\
          # the state of `innover up`. Changes are lost.\n",
     );
-    let quoted = |path: std::path::PathBuf| toml::Value::String(path.display().to_string()).to_string();
+    let quoted =
+        |path: std::path::PathBuf| toml::Value::String(path.display().to_string()).to_string();
     for label in app.database_labels() {
         let path = quoted(state.database(label));
-        text.push_str(&format!("\n[sqlite_database.{label}]\ntype = \"spin\"\npath = {path}\n"));
+        text.push_str(&format!(
+            "\n[sqlite_database.{label}]\ntype = \"spin\"\npath = {path}\n"
+        ));
     }
-    let used = app.manifest.components.values().flat_map(|c| c.key_value_stores.iter().map(String::as_str));
+    let used = app
+        .manifest
+        .components
+        .values()
+        .flat_map(|c| c.key_value_stores.iter().map(String::as_str));
     let stores: BTreeSet<&str> = used.chain(["default"]).collect();
     for label in stores {
         let path = quoted(state.key_value());
-        text.push_str(&format!("\n[key_value_store.{label}]\ntype = \"spin\"\npath = {path}\n"));
+        text.push_str(&format!(
+            "\n[key_value_store.{label}]\ntype = \"spin\"\npath = {path}\n"
+        ));
     }
     text
 }
 
 /// `spin.env`, for `set -a; . .innover/spin.env`.
 fn spin_env(variables: &BTreeMap<String, String>) -> String {
-    let mut text = String::from("# Written by `innover` at every start from secrets.toml. Secret. Changes are lost.\n");
+    let mut text = String::from(
+        "# Written by `innover` at every start from secrets.toml. Secret. Changes are lost.\n",
+    );
     for (name, value) in variables {
         let quoted = value.replace('\'', r"'\''");
         text.push_str(&format!("{}='{quoted}'\n", environment_name(name)));
@@ -133,8 +157,14 @@ fn spin_env(variables: &BTreeMap<String, String>) -> String {
 /// The command.
 pub fn run(app: &App, state: &StateDir, settings: &Settings) -> Result<()> {
     let keys = write(app, state, settings).context("cannot write the keys")?;
-    let Added { services, signing_keys } = keys.added;
-    println!("{}  {services} service secrets and {signing_keys} signing keys added", state.secrets().display());
+    let Added {
+        services,
+        signing_keys,
+    } = keys.added;
+    println!(
+        "{}  {services} service secrets and {signing_keys} signing keys added",
+        state.secrets().display()
+    );
     println!("{}", state.runtime_config().display());
     println!("{}", state.spin_env().display());
     println!(
@@ -177,7 +207,11 @@ mod tests {
     #[test]
     fn services_may_call_whom_the_manifest_names_and_nobody_else() {
         let (_temp, _state, _app, keys) = written();
-        let (payment, wallet, ledger) = (ring(&keys, "payment"), ring(&keys, "wallet"), ring(&keys, "ledger"));
+        let (payment, wallet, ledger) = (
+            ring(&keys, "payment"),
+            ring(&keys, "wallet"),
+            ring(&keys, "ledger"),
+        );
         let who = Identity::default();
         let token = service_token::mint(&payment, "payment", "wallet", &who, "r").unwrap();
         assert!(service_token::verify(&wallet, "wallet", &token).is_ok());
@@ -191,10 +225,16 @@ mod tests {
     fn the_bridge_may_deliver_to_every_subscriber_and_queue_and_through_the_gateway() {
         let (_temp, _state, app, keys) = written();
         for (id, component) in &app.manifest.components {
-            let delivered = !component.innover.subscribes.is_empty() || component.innover.jobs.is_some();
+            let delivered =
+                !component.innover.subscribes.is_empty() || component.innover.jobs.is_some();
             if delivered || id == "gateway" {
-                let token = service_token::mint(&keys.bridge, BRIDGE, id, &Identity::default(), "r").unwrap();
-                assert!(service_token::verify(&ring(&keys, id), id, &token).is_ok(), "{id}");
+                let token =
+                    service_token::mint(&keys.bridge, BRIDGE, id, &Identity::default(), "r")
+                        .unwrap();
+                assert!(
+                    service_token::verify(&ring(&keys, id), id, &token).is_ok(),
+                    "{id}"
+                );
             }
         }
     }
@@ -202,9 +242,13 @@ mod tests {
     #[test]
     fn every_required_variable_is_given() {
         let (_temp, _state, app, keys) = written();
-        assert_eq!(missing_variables(&app, &keys.variables), Vec::<String>::new());
+        assert_eq!(
+            missing_variables(&app, &keys.variables),
+            Vec::<String>::new()
+        );
         assert_eq!(keys.variables["profile"], "dev");
-        let signing: serde_json::Value = serde_json::from_str(&keys.variables["signing_keys"]).unwrap();
+        let signing: serde_json::Value =
+            serde_json::from_str(&keys.variables["signing_keys"]).unwrap();
         assert_eq!(signing["keys"][0]["alg"], "EdDSA");
     }
 
@@ -226,12 +270,21 @@ mod tests {
         let (_temp, state, _app, keys) = written();
         assert_eq!(state::mode(&state.spin_env()), Some(0o600));
         let output = std::process::Command::new("sh")
-            .args(["-c", r#"set -a; . "$1"; printf %s "$SPIN_VARIABLE_SIGNING_KEYS""#, "sh"])
+            .args([
+                "-c",
+                r#"set -a; . "$1"; printf %s "$SPIN_VARIABLE_SIGNING_KEYS""#,
+                "sh",
+            ])
             .arg(state.spin_env())
             .output()
             .unwrap();
-        assert_eq!(String::from_utf8(output.stdout).unwrap(), keys.variables["signing_keys"]);
-        assert!(spin_env(&[("a".into(), "it's".into())].into()).contains(r"SPIN_VARIABLE_A='it'\''s'"));
+        assert_eq!(
+            String::from_utf8(output.stdout).unwrap(),
+            keys.variables["signing_keys"]
+        );
+        assert!(
+            spin_env(&[("a".into(), "it's".into())].into()).contains(r"SPIN_VARIABLE_A='it'\''s'")
+        );
     }
 
     #[test]
@@ -241,6 +294,9 @@ mod tests {
         let before = files.clone().map(|file| std::fs::read(file).unwrap());
         let again = write(&app, &state, &settings()).unwrap();
         assert_eq!(files.map(|file| std::fs::read(file).unwrap()), before);
-        assert_eq!((again.added, again.variables), (Added::default(), keys.variables));
+        assert_eq!(
+            (again.added, again.variables),
+            (Added::default(), keys.variables)
+        );
     }
 }

@@ -9,7 +9,9 @@ use std::{
 
 use anyhow::{Context, Result};
 use innover_host::log::Log;
-use tracing_subscriber::{EnvFilter, fmt::MakeWriter, layer::SubscriberExt, util::SubscriberInitExt};
+use tracing_subscriber::{
+    EnvFilter, fmt::MakeWriter, layer::SubscriberExt, util::SubscriberInitExt,
+};
 
 /// One file and the one before it are kept: a laptop keeps about the last 200,000 requests.
 const FILE_BYTES_MAX: u64 = 64 << 20;
@@ -26,10 +28,17 @@ pub fn open(target: &str) -> Result<Log> {
 
 /// Sends what native code says through `tracing` to the same log.
 pub fn subscribe(log: &Log) {
-    let filter = EnvFilter::try_from_env("INNOVER_LOG_LEVEL").unwrap_or_else(|_| EnvFilter::new("info"));
-    let layer = tracing_subscriber::fmt::layer().json().flatten_event(true).with_writer(Lines(log.clone()));
+    let filter =
+        EnvFilter::try_from_env("INNOVER_LOG_LEVEL").unwrap_or_else(|_| EnvFilter::new("info"));
+    let layer = tracing_subscriber::fmt::layer()
+        .json()
+        .flatten_event(true)
+        .with_writer(Lines(log.clone()));
     // A second call in one process (tests) keeps the first subscriber.
-    let _ = tracing_subscriber::registry().with(filter).with(layer).try_init();
+    let _ = tracing_subscriber::registry()
+        .with(filter)
+        .with(layer)
+        .try_init();
 }
 
 struct Lines(Log);
@@ -52,15 +61,26 @@ struct Rotating {
 impl Rotating {
     fn open(path: &Path) -> Result<Rotating> {
         let (file, bytes) = append(path).with_context(|| {
-            format!("cannot write the log {}; INNOVER_LOG takes a file, stderr, stdout or off", path.display())
+            format!(
+                "cannot write the log {}; INNOVER_LOG takes a file, stderr, stdout or off",
+                path.display()
+            )
         })?;
-        Ok(Rotating { path: path.to_owned(), file, bytes })
+        Ok(Rotating {
+            path: path.to_owned(),
+            file,
+            bytes,
+        })
     }
 }
 
 /// Log lines name people and amounts, so the file is its owner's.
 fn append(path: &Path) -> io::Result<(File, u64)> {
-    let file = OpenOptions::new().append(true).create(true).mode(0o600).open(path)?;
+    let file = OpenOptions::new()
+        .append(true)
+        .create(true)
+        .mode(0o600)
+        .open(path)?;
     let bytes = file.metadata()?.len();
     Ok((file, bytes))
 }
@@ -97,9 +117,15 @@ mod tests {
         log.bytes = FILE_BYTES_MAX;
         log.write_all(b"two\n").unwrap();
         assert_eq!(std::fs::read_to_string(&path).unwrap(), "two\n");
-        assert_eq!(std::fs::read_to_string(temp.path().join("innover.log.1")).unwrap(), "one\n");
+        assert_eq!(
+            std::fs::read_to_string(temp.path().join("innover.log.1")).unwrap(),
+            "one\n"
+        );
         drop(log);
-        Rotating::open(&path).unwrap().write_all(b"three\n").unwrap();
+        Rotating::open(&path)
+            .unwrap()
+            .write_all(b"three\n")
+            .unwrap();
         assert_eq!(std::fs::read_to_string(&path).unwrap(), "two\nthree\n");
     }
 }

@@ -54,9 +54,16 @@ pub fn pending(app: &App, state: &StateDir) -> Result<Vec<Report>> {
         .map(|(label, folder)| {
             let migrations = read(&folder)?;
             let path = state.database(&label);
-            let found = if path.exists() { applied(&open_to_read(&path)?)? } else { BTreeMap::new() };
+            let found = if path.exists() {
+                applied(&open_to_read(&path)?)?
+            } else {
+                BTreeMap::new()
+            };
             let open = check(&migrations, &found).with_context(|| format!("database {label}"))?;
-            Ok(Report { label, applied: open.iter().map(|migration| migration.title()).collect() })
+            Ok(Report {
+                label,
+                applied: open.iter().map(|migration| migration.title()).collect(),
+            })
         })
         .collect()
 }
@@ -65,9 +72,13 @@ pub fn pending(app: &App, state: &StateDir) -> Result<Vec<Report>> {
 fn each(app: &App) -> Result<Vec<(String, PathBuf)>> {
     let mut found: BTreeMap<String, PathBuf> = BTreeMap::new();
     for (id, component) in &app.manifest.components {
-        let Some(folder) = &component.innover.migrations else { continue };
+        let Some(folder) = &component.innover.migrations else {
+            continue;
+        };
         let Some(label) = &component.innover.database else {
-            bail!("component {id} has `migrations` but no `database` in its [component.{id}.tool.innover]");
+            bail!(
+                "component {id} has `migrations` but no `database` in its [component.{id}.tool.innover]"
+            );
         };
         let folder = app.base.join(folder);
         if let Some(other) = found.insert(label.clone(), folder.clone())
@@ -86,11 +97,13 @@ impl Migration {
 
     fn checksum(&self) -> String {
         use std::fmt::Write;
-        Sha256::digest(self.sql.as_bytes()).iter().fold(String::new(), |mut text, byte| {
-            // Writing to a String cannot fail.
-            let _ = write!(text, "{byte:02x}");
-            text
-        })
+        Sha256::digest(self.sql.as_bytes())
+            .iter()
+            .fold(String::new(), |mut text, byte| {
+                // Writing to a String cannot fail.
+                let _ = write!(text, "{byte:02x}");
+                text
+            })
     }
 }
 
@@ -101,16 +114,29 @@ pub fn read(folder: &Path) -> Result<Vec<Migration>> {
     let mut migrations: Vec<Migration> = Vec::new();
     for entry in entries {
         let file = entry.context("cannot read the migrations folder")?.path();
-        let name = file.file_name().and_then(|name| name.to_str()).unwrap_or_default().to_owned();
+        let name = file
+            .file_name()
+            .and_then(|name| name.to_str())
+            .unwrap_or_default()
+            .to_owned();
         // Editors and systems leave their own files about.
         if name.starts_with('.') || name.ends_with('~') {
             continue;
         }
         let (version, title) = parse_name(&name).with_context(|| {
-            format!("{}: a migration is called NNNN_name.sql, from 0001, name in a-z, 0-9 and _", file.display())
+            format!(
+                "{}: a migration is called NNNN_name.sql, from 0001, name in a-z, 0-9 and _",
+                file.display()
+            )
         })?;
-        let sql = fs::read_to_string(&file).with_context(|| format!("cannot read {}", file.display()))?;
-        migrations.push(Migration { version, name: title.to_owned(), sql, file });
+        let sql =
+            fs::read_to_string(&file).with_context(|| format!("cannot read {}", file.display()))?;
+        migrations.push(Migration {
+            version,
+            name: title.to_owned(),
+            sql,
+            file,
+        });
     }
     migrations.sort_by_key(|migration| migration.version);
     for (index, migration) in migrations.iter().enumerate() {
@@ -128,7 +154,9 @@ fn parse_name(file: &str) -> Option<(i64, &str)> {
     let (number, name) = file.strip_suffix(".sql")?.split_once('_')?;
     let digits = number.len() == 4 && number.bytes().all(|b| b.is_ascii_digit());
     let plain = !name.is_empty()
-        && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_');
+        && name
+            .bytes()
+            .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_');
     (digits && plain).then_some((number.parse().ok()?, name))
 }
 
@@ -138,8 +166,10 @@ pub fn apply(database: &Path, migrations: &[Migration]) -> Result<Vec<String>> {
         .with_context(|| format!("cannot open {}", database.display()))?;
     db.busy_timeout(BUSY)?;
     // Readers beside one writer; kept in the file, so this is work only once.
-    db.execute_batch("PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON;")
-        .with_context(|| format!("cannot switch {} to WAL", database.display()))?;
+    db.execute_batch(
+        "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON;",
+    )
+    .with_context(|| format!("cannot switch {} to WAL", database.display()))?;
     let found = applied(&db)?;
     let open = check(migrations, &found)?;
     if open.is_empty() && !found.is_empty() {
@@ -152,7 +182,10 @@ pub fn apply(database: &Path, migrations: &[Migration]) -> Result<Vec<String>> {
     let mut titles = Vec::new();
     for migration in open {
         run(&mut db, migration).with_context(|| {
-            format!("{} was not applied, and nothing of it stays; correct it and start again", migration.file.display())
+            format!(
+                "{} was not applied, and nothing of it stays; correct it and start again",
+                migration.file.display()
+            )
         })?;
         titles.push(migration.title());
     }
@@ -170,7 +203,10 @@ fn run(db: &mut Connection, migration: &Migration) -> Result<()> {
         !transaction.is_autocommit(),
         "it ends the transaction it runs in; leave BEGIN, COMMIT and ROLLBACK out of migrations"
     );
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_micros();
+    let now = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default()
+        .as_micros();
     transaction.execute(
         "INSERT INTO schema_migrations (version, name, checksum, applied_at) VALUES (?1, ?2, ?3, ?4)",
         params![migration.version, migration.name, migration.checksum(), i64::try_from(now).unwrap_or(i64::MAX)],
@@ -194,7 +230,10 @@ fn applied(db: &Connection) -> Result<Applied> {
 /// The migrations that are not applied yet; an error when the applied ones are not these.
 fn check<'a>(migrations: &'a [Migration], found: &Applied) -> Result<Vec<&'a Migration>> {
     for (version, (name, checksum)) in found {
-        let Some(migration) = migrations.iter().find(|migration| migration.version == *version) else {
+        let Some(migration) = migrations
+            .iter()
+            .find(|migration| migration.version == *version)
+        else {
             bail!(
                 "migration {version:04}_{name} is applied but its file is not there: this state is from a newer version; run that one, or start on an empty folder with INNOVER_STATE_DIR"
             );
@@ -206,11 +245,15 @@ fn check<'a>(migrations: &'a [Migration], found: &Applied) -> Result<Vec<&'a Mig
             );
         }
     }
-    Ok(migrations.iter().filter(|migration| !found.contains_key(&migration.version)).collect())
+    Ok(migrations
+        .iter()
+        .filter(|migration| !found.contains_key(&migration.version))
+        .collect())
 }
 
 fn open_to_read(path: &Path) -> Result<Connection> {
-    let flags = rusqlite::OpenFlags::SQLITE_OPEN_READ_ONLY | rusqlite::OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let flags =
+        rusqlite::OpenFlags::SQLITE_OPEN_READ_ONLY | rusqlite::OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let db = Connection::open_with_flags(path, flags)
         .with_context(|| format!("cannot open {}", path.display()))?;
     db.busy_timeout(BUSY)?;
@@ -226,7 +269,11 @@ pub fn summary(reports: &[Report]) -> String {
         .collect();
     match applied.len() {
         0 => format!("{} databases up to date", reports.len()),
-        _ => format!("{} databases; applied: {}", reports.len(), applied.join(", ")),
+        _ => format!(
+            "{} databases; applied: {}",
+            reports.len(),
+            applied.join(", ")
+        ),
     }
 }
 
@@ -252,7 +299,9 @@ mod tests {
 
     impl Fixture {
         fn new(files: &[(&str, &str)]) -> Fixture {
-            let fixture = Fixture { temp: tempfile::tempdir().unwrap() };
+            let fixture = Fixture {
+                temp: tempfile::tempdir().unwrap(),
+            };
             fs::create_dir(fixture.folder()).unwrap();
             files.iter().for_each(|(name, sql)| fixture.put(name, sql));
             fixture
@@ -280,8 +329,14 @@ mod tests {
     #[test]
     fn migrations_run_in_order_and_once() {
         let fixture = Fixture::new(&[
-            ("0002_more.sql", "ALTER TABLE a ADD COLUMN y TEXT; INSERT INTO a VALUES (1, 'x');"),
-            ("0001_init.sql", "CREATE TABLE a (x BIGINT); CREATE TABLE b (x BIGINT);"),
+            (
+                "0002_more.sql",
+                "ALTER TABLE a ADD COLUMN y TEXT; INSERT INTO a VALUES (1, 'x');",
+            ),
+            (
+                "0001_init.sql",
+                "CREATE TABLE a (x BIGINT); CREATE TABLE b (x BIGINT);",
+            ),
             (".0003_swap.sql.swp", "nonsense"),
         ]);
         assert_eq!(fixture.migrate().unwrap(), ["0001_init", "0002_more"]);
@@ -290,7 +345,9 @@ mod tests {
         assert_eq!(fixture.migrate().unwrap(), ["0003_third"]);
         assert_eq!(fixture.tables(), "a,b,c,schema_migrations");
         let db = Connection::open(fixture.temp.path().join("x.db")).unwrap();
-        let mode: String = db.query_row("PRAGMA journal_mode", [], |row| row.get(0)).unwrap();
+        let mode: String = db
+            .query_row("PRAGMA journal_mode", [], |row| row.get(0))
+            .unwrap();
         assert_eq!(mode, "wal");
     }
 
@@ -301,7 +358,10 @@ mod tests {
         fixture.put("0001_init.sql", "CREATE TABLE a (x BIGINT, y TEXT)");
         fixture.put("0002_more.sql", "CREATE TABLE b (x BIGINT)");
         let error = format!("{:#}", fixture.migrate().unwrap_err());
-        assert!(error.contains("0001_init.sql was changed") && error.contains("as a new migration"), "{error}");
+        assert!(
+            error.contains("0001_init.sql was changed") && error.contains("as a new migration"),
+            "{error}"
+        );
         assert_eq!(fixture.tables(), "a,schema_migrations");
 
         fs::remove_file(fixture.folder().join("0001_init.sql")).unwrap();
@@ -314,11 +374,21 @@ mod tests {
     fn a_migration_that_fails_half_way_leaves_nothing_and_runs_again_when_it_is_right() {
         let fixture = Fixture::new(&[
             ("0001_init.sql", "CREATE TABLE a (x BIGINT)"),
-            ("0002_more.sql", "CREATE TABLE b (x BIGINT); INSERT INTO nowhere VALUES (1);"),
+            (
+                "0002_more.sql",
+                "CREATE TABLE b (x BIGINT); INSERT INTO nowhere VALUES (1);",
+            ),
         ]);
         let error = format!("{:#}", fixture.migrate().unwrap_err());
-        assert!(error.contains("0002_more.sql") && error.contains("nowhere"), "{error}");
-        assert_eq!(fixture.tables(), "a,schema_migrations", "0001 stays, nothing of 0002");
+        assert!(
+            error.contains("0002_more.sql") && error.contains("nowhere"),
+            "{error}"
+        );
+        assert_eq!(
+            fixture.tables(),
+            "a,schema_migrations",
+            "0001 stays, nothing of 0002"
+        );
         fixture.put("0002_more.sql", "CREATE TABLE b (x BIGINT)");
         assert_eq!(fixture.migrate().unwrap(), ["0002_more"]);
     }
@@ -332,11 +402,24 @@ mod tests {
 
     #[test]
     fn names_that_are_no_migrations_are_refused() {
-        for name in ["1_init.sql", "0001-init.sql", "0001_.sql", "0001_Init.sql", "init.sql", "0001_init.txt"] {
+        for name in [
+            "1_init.sql",
+            "0001-init.sql",
+            "0001_.sql",
+            "0001_Init.sql",
+            "init.sql",
+            "0001_init.txt",
+        ] {
             let fixture = Fixture::new(&[(name, "")]);
-            assert!(format!("{:#}", fixture.migrate().unwrap_err()).contains("NNNN_name.sql"), "{name}");
+            assert!(
+                format!("{:#}", fixture.migrate().unwrap_err()).contains("NNNN_name.sql"),
+                "{name}"
+            );
         }
-        for (files, wrong) in [(["0001_a.sql", "0003_b.sql"], "0003_b.sql"), (["0001_a.sql", "0001_b.sql"], "0001_")] {
+        for (files, wrong) in [
+            (["0001_a.sql", "0003_b.sql"], "0003_b.sql"),
+            (["0001_a.sql", "0001_b.sql"], "0001_"),
+        ] {
             let fixture = Fixture::new(&files.map(|name| (name, "")));
             let error = format!("{:#}", fixture.migrate().unwrap_err());
             assert!(error.contains(wrong) && error.contains("0002"), "{error}");

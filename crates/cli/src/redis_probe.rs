@@ -7,7 +7,8 @@ const ANSWER_MAX: Duration = Duration::from_millis(500);
 
 /// `Ok` when the server at `url` takes a PING. The error never shows the URL's password.
 pub async fn ping(url: &str) -> Result<(), String> {
-    let client = redis::Client::open(url).map_err(|error| format!("REDIS_URL is no Redis URL: {error}"))?;
+    let client =
+        redis::Client::open(url).map_err(|error| format!("REDIS_URL is no Redis URL: {error}"))?;
     let asked = async {
         let mut connection = client.get_multiplexed_async_connection().await?;
         redis::cmd("PING").query_async::<()>(&mut connection).await

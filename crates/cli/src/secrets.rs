@@ -73,7 +73,11 @@ fn parse(text: &str) -> Result<Secrets> {
     // toml's error shows the line, and the line is the secret: only the place is passed on.
     let file: File = toml::from_str(text).map_err(|error: toml::de::Error| {
         let end = error.span().map_or(0, |span| span.start).min(text.len());
-        let line = text.as_bytes()[..end].iter().filter(|b| **b == b'\n').count() + 1;
+        let line = text.as_bytes()[..end]
+            .iter()
+            .filter(|b| **b == b'\n')
+            .count()
+            + 1;
         anyhow!("line {line} is not what `innover` wrote")
     })?;
     let mut services = BTreeMap::new();
@@ -100,29 +104,48 @@ fn parse(text: &str) -> Result<Secrets> {
 pub fn ensure(path: &Path, names: &[String]) -> Result<(Secrets, Added)> {
     let (mut text, known) = if path.exists() {
         let known = read(path)?;
-        (fs::read_to_string(path).context("cannot read the secrets")?, known)
+        (
+            fs::read_to_string(path).context("cannot read the secrets")?,
+            known,
+        )
     } else {
-        (HEAD.to_owned(), Secrets { services: BTreeMap::new(), signing: vec![] })
+        (
+            HEAD.to_owned(),
+            Secrets {
+                services: BTreeMap::new(),
+                signing: vec![],
+            },
+        )
     };
     let mut added = Added::default();
     if !text.ends_with('\n') {
         text.push('\n');
     }
-    for name in names.iter().filter(|name| !known.services.contains_key(*name)) {
+    for name in names
+        .iter()
+        .filter(|name| !known.services.contains_key(*name))
+    {
         let secret = URL_SAFE_NO_PAD.encode(HS256Key::generate().to_bytes());
-        text.push_str(&format!("\n[[service]]\nname = \"{name}\"\nsecret = \"{secret}\"\n"));
+        text.push_str(&format!(
+            "\n[[service]]\nname = \"{name}\"\nsecret = \"{secret}\"\n"
+        ));
         added.services += 1;
     }
     if known.signing.is_empty() {
         for (alg, jwk) in [("EdDSA", new_ed25519()?), ("RS256", new_rsa()?)] {
             // A JWK is base64url and ASCII names: nothing in it ends a literal string of TOML.
-            text.push_str(&format!("\n[[signing_key]]\nalg = \"{alg}\"\njwk = '{jwk}'\n"));
+            text.push_str(&format!(
+                "\n[[signing_key]]\nalg = \"{alg}\"\njwk = '{jwk}'\n"
+            ));
             added.signing_keys += 1;
         }
     }
     // Also tightens the permissions of a file that others may read.
     state::replace(path, &text)?;
-    Ok((parse(&text).context("what was just written does not read back")?, added))
+    Ok((
+        parse(&text).context("what was just written does not read back")?,
+        added,
+    ))
 }
 
 fn new_ed25519() -> Result<String> {
@@ -132,14 +155,16 @@ fn new_ed25519() -> Result<String> {
 }
 
 fn new_rsa() -> Result<String> {
-    let pair = RS256KeyPair::generate(RSA_BITS).map_err(|e| anyhow!("cannot make an RSA key: {e}"))?;
+    let pair =
+        RS256KeyPair::generate(RSA_BITS).map_err(|e| anyhow!("cannot make an RSA key: {e}"))?;
     let id = pair.jwk_thumbprint();
     with_alg(&pair.with_key_id(&id).to_jwk(), "RS256")
 }
 
 /// Names the algorithm whatever the library leaves out: a verifier binds it to the key.
 fn with_alg(jwk: &str, alg: &str) -> Result<String> {
-    let mut jwk: serde_json::Map<_, _> = serde_json::from_str(jwk).context("a new key is no JSON")?;
+    let mut jwk: serde_json::Map<_, _> =
+        serde_json::from_str(jwk).context("a new key is no JSON")?;
     jwk.insert("alg".into(), alg.into());
     jwk.insert("use".into(), "sig".into());
     // RFC 7517 §4.3: `use` and `key_ops` should not be used together.
@@ -161,18 +186,36 @@ mod tests {
         let temp = tempfile::tempdir().unwrap();
         let path = temp.path().join("secrets.toml");
         let (first, added) = ensure(&path, &names(&["bridge", "wallet"])).unwrap();
-        assert_eq!(added, Added { services: 2, signing_keys: 2 });
+        assert_eq!(
+            added,
+            Added {
+                services: 2,
+                signing_keys: 2
+            }
+        );
         assert_eq!(state::mode(&path), Some(0o600));
         let text = fs::read_to_string(&path).unwrap();
 
         let (again, added) = ensure(&path, &names(&["bridge", "wallet"])).unwrap();
         assert_eq!(added, Added::default());
         assert_eq!(fs::read_to_string(&path).unwrap(), text);
-        assert_eq!((&again.services, &again.signing), (&first.services, &first.signing));
+        assert_eq!(
+            (&again.services, &again.signing),
+            (&first.services, &first.signing)
+        );
 
         let (more, added) = ensure(&path, &names(&["bridge", "wallet", "ledger"])).unwrap();
-        assert_eq!(added, Added { services: 1, signing_keys: 0 });
-        assert!(fs::read_to_string(&path).unwrap().starts_with(&text), "the old bytes stay");
+        assert_eq!(
+            added,
+            Added {
+                services: 1,
+                signing_keys: 0
+            }
+        );
+        assert!(
+            fs::read_to_string(&path).unwrap().starts_with(&text),
+            "the old bytes stay"
+        );
         assert_eq!(more.services["wallet"], first.services["wallet"]);
         assert_ne!(more.services["ledger"], more.services["wallet"]);
     }
@@ -181,12 +224,20 @@ mod tests {
     fn the_signing_keys_are_private_jwks_that_sign() {
         let temp = tempfile::tempdir().unwrap();
         let (secrets, _) = ensure(&temp.path().join("s.toml"), &[]).unwrap();
-        let [ed, rsa] = &secrets.signing[..] else { panic!("two keys") };
-        assert_eq!((&ed["kty"], &ed["crv"], &ed["alg"]), (&"OKP".into(), &"Ed25519".into(), &"EdDSA".into()));
+        let [ed, rsa] = &secrets.signing[..] else {
+            panic!("two keys")
+        };
+        assert_eq!(
+            (&ed["kty"], &ed["crv"], &ed["alg"]),
+            (&"OKP".into(), &"Ed25519".into(), &"EdDSA".into())
+        );
         assert_eq!((&rsa["kty"], &rsa["alg"]), (&"RSA".into(), &"RS256".into()));
         assert!(Ed25519KeyPair::from_jwk(&ed.to_string()).is_ok());
         assert!(RS256KeyPair::from_jwk(&rsa.to_string()).is_ok());
-        assert!(ed["kid"].as_str().is_some_and(|kid| kid.len() == 43), "the RFC 7638 thumbprint");
+        assert!(
+            ed["kid"].as_str().is_some_and(|kid| kid.len() == 43),
+            "the RFC 7638 thumbprint"
+        );
     }
 
     #[test]
@@ -195,12 +246,21 @@ mod tests {
         let path = temp.path().join("secrets.toml");
         for (text, place) in [
             ("[[service]]\nname = \"a\"\nsecret = \"topsecret", "line 3"),
-            ("[[service]]\nname = \"a\"\nsecret = \"topsecret\"\n", "secret of a"),
-            ("[[service]]\nname = \"a\"\nsecret = \"topsecret\"\nmore = 1\n", "line"),
+            (
+                "[[service]]\nname = \"a\"\nsecret = \"topsecret\"\n",
+                "secret of a",
+            ),
+            (
+                "[[service]]\nname = \"a\"\nsecret = \"topsecret\"\nmore = 1\n",
+                "line",
+            ),
         ] {
             fs::write(&path, text).unwrap();
             let error = format!("{:#}", ensure(&path, &names(&["b"])).err().unwrap());
-            assert!(error.contains(place) && !error.contains("topsecret"), "{error}");
+            assert!(
+                error.contains(place) && !error.contains("topsecret"),
+                "{error}"
+            );
             assert_eq!(fs::read_to_string(&path).unwrap(), text);
         }
     }

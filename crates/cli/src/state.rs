@@ -89,7 +89,8 @@ impl StateDir {
     pub fn writing(&self) -> Result<File> {
         let path = self.root.join("keys.lock");
         let file = private(&path)?;
-        file.lock().with_context(|| format!("cannot lock {}", path.display()))?;
+        file.lock()
+            .with_context(|| format!("cannot lock {}", path.display()))?;
         Ok(file)
     }
 
@@ -121,7 +122,10 @@ impl StateDir {
         file.rewind().context("cannot write the lock file")?;
         write!(file, "{pid}").context("cannot write the lock file")?;
         fs::write(self.pid(), format!("{pid}\n")).context("cannot write the pid file")?;
-        Ok(RunLock { _file: file, pid: self.pid() })
+        Ok(RunLock {
+            _file: file,
+            pid: self.pid(),
+        })
     }
 }
 
@@ -158,7 +162,11 @@ pub fn replace(path: &Path, text: &str) -> Result<bool> {
     }
     let new = path.with_extension(format!("new{}", std::process::id()));
     let written = (|| {
-        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&new)?;
+        let mut file = OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(&new)?;
         file.write_all(text.as_bytes())?;
         file.sync_all()?;
         fs::rename(&new, path)?;
@@ -191,7 +199,10 @@ mod tests {
         let state = StateDir::create(&temp.path().join("state")).unwrap();
         let first = state.run().unwrap();
         let refused = state.run().unwrap_err().to_string();
-        assert!(refused.contains(&std::process::id().to_string()), "{refused}");
+        assert!(
+            refused.contains(&std::process::id().to_string()),
+            "{refused}"
+        );
         assert!(refused.contains("INNOVER_STATE_DIR"), "{refused}");
         drop(first);
         assert!(!state.pid().exists(), "a clean stop leaves no pid file");
@@ -206,11 +217,18 @@ mod tests {
         let file = state.spin_env();
         fs::write(&file, "old").unwrap();
         fs::set_permissions(&file, fs::Permissions::from_mode(0o644)).unwrap();
-        assert!(replace(&file, "old").unwrap(), "equal, but others may read it");
+        assert!(
+            replace(&file, "old").unwrap(),
+            "equal, but others may read it"
+        );
         assert_eq!(mode(&file), Some(0o600));
         assert!(!replace(&file, "old").unwrap());
         assert!(replace(&file, "new").unwrap());
         assert_eq!(fs::read_to_string(&file).unwrap(), "new");
-        assert_eq!(fs::read_dir(state.root()).unwrap().count(), 3, "no temporary file stays");
+        assert_eq!(
+            fs::read_dir(state.root()).unwrap().count(),
+            3,
+            "no temporary file stays"
+        );
     }
 }

@@ -6,7 +6,9 @@ use crate::{client::Platform, print};
 
 pub async fn run(url: &str, user: &str, password: Option<&str>, scope: Option<&str>) -> Result<()> {
     // Dev users have their name as password.
-    let token = Platform::new(url)?.token(user, password.unwrap_or(user), scope).await?;
+    let token = Platform::new(url)?
+        .token(user, password.unwrap_or(user), scope)
+        .await?;
     print::line(token);
     Ok(())
 }

@@ -95,7 +95,10 @@ async fn start(app: App, state: &StateDir, options: &Options) -> Result<Running>
     for warning in &app.manifest.warnings {
         step("warning", warning);
     }
-    step("state", format!("{} (profile {})", state.root().display(), options.profile));
+    step(
+        "state",
+        format!("{} (profile {})", state.root().display(), options.profile),
+    );
 
     let settings = Settings {
         profile: options.profile.clone(),
@@ -104,45 +107,73 @@ async fn start(app: App, state: &StateDir, options: &Options) -> Result<Running>
     };
     // Making an RSA key takes up to seconds; nothing else runs yet.
     let keys = keys::write(&app, state, &settings)?;
-    step("keys", match (keys.added.services, keys.added.signing_keys) {
-        (0, 0) => format!("{} services", keys.services),
-        (services, signing) => format!("{} services; added {services} secrets, {signing} signing keys", keys.services),
-    });
+    step(
+        "keys",
+        match (keys.added.services, keys.added.signing_keys) {
+            (0, 0) => format!("{} services", keys.services),
+            (services, signing) => format!(
+                "{} services; added {services} secrets, {signing} signing keys",
+                keys.services
+            ),
+        },
+    );
     let missing = keys::missing_variables(&app, &keys.variables);
     if !missing.is_empty() {
-        bail!("spin.toml requires variables that nobody gives; set {}", missing.join(", "));
+        bail!(
+            "spin.toml requires variables that nobody gives; set {}",
+            missing.join(", ")
+        );
     }
 
     step("migrations", migrate::summary(&migrate::all(&app, state)?));
     app.check_built()?;
 
     let redis = redis_probe::ping(&options.redis_url).await;
-    step("redis", match &redis {
-        Ok(()) => redis_probe::shown(&options.redis_url),
-        Err(_) if app.manifest.redis_triggers.is_empty() => "not used by this application".to_owned(),
-        Err(error) => format!(
-            "none at {} ({error}): jobs pushed with PUBLISH <service>-tasks are off until one answers; everything else runs",
-            redis_probe::shown(&options.redis_url)
-        ),
-    });
+    step(
+        "redis",
+        match &redis {
+            Ok(()) => redis_probe::shown(&options.redis_url),
+            Err(_) if app.manifest.redis_triggers.is_empty() => {
+                "not used by this application".to_owned()
+            }
+            Err(error) => format!(
+                "none at {} ({error}): jobs pushed with PUBLISH <service>-tasks are off until one answers; everything else runs",
+                redis_probe::shown(&options.redis_url)
+            ),
+        },
+    );
 
-    let target = options.log.clone().unwrap_or_else(|| state.log().display().to_string());
+    let target = options
+        .log
+        .clone()
+        .unwrap_or_else(|| state.log().display().to_string());
     let log = log_file::open(&target)?;
     log_file::subscribe(&log);
     step("log", &target);
 
     let loading = Instant::now();
-    let mut config = HostConfig::new(app.manifest.clone(), app.base.clone(), state.root().to_owned());
+    let mut config = HostConfig::new(
+        app.manifest.clone(),
+        app.base.clone(),
+        state.root().to_owned(),
+    );
     config.module_cache = state.modules();
-    config.sqlite =
-        app.database_labels().iter().map(|label| (label.to_string(), state.database(label))).collect();
+    config.sqlite = app
+        .database_labels()
+        .iter()
+        .map(|label| (label.to_string(), state.database(label)))
+        .collect();
     config.key_value = [("default".to_owned(), KeyValueStore::File(state.key_value()))].into();
     config.variables = keys.variables;
     config.listen = listen;
     config.management_listen = Some(options.management_listen);
     config.redis_url = Some(options.redis_url.clone());
     config.log = log;
-    let host = Arc::new(patiently(Host::start(config)).await.map_err(explain_address)?);
+    let host = Arc::new(
+        patiently(Host::start(config))
+            .await
+            .map_err(explain_address)?,
+    );
 
     let specs = door::services(&app, |label| state.database(label));
     let bells = Commits::new(&specs);
@@ -166,13 +197,31 @@ async fn start(app: App, state: &StateDir, options: &Options) -> Result<Running>
     host.add_readiness("bridge", move || {
         let bridge = state_of.upgrade().ok_or("stopping")?;
         let readiness = bridge.readiness();
-        if readiness.ready { Ok(()) } else { Err(readiness.problems.join("; ")) }
+        if readiness.ready {
+            Ok(())
+        } else {
+            Err(readiness.problems.join("; "))
+        }
     });
 
     let ready = services_ready(&host, &app).await?;
-    step("components", format!("{ready} loaded and ready in {} ms", loading.elapsed().as_millis()));
-    let watch = options.watch.then(|| tokio::spawn(watch::run(app, Arc::downgrade(&host))));
-    Ok(Running { host, bridge, commits, watch, dev: options.profile == "dev" })
+    step(
+        "components",
+        format!(
+            "{ready} loaded and ready in {} ms",
+            loading.elapsed().as_millis()
+        ),
+    );
+    let watch = options
+        .watch
+        .then(|| tokio::spawn(watch::run(app, Arc::downgrade(&host))));
+    Ok(Running {
+        host,
+        bridge,
+        commits,
+        watch,
+        dev: options.profile == "dev",
+    })
 }
 
 /// Says why it takes long when it does: only a changed component is compiled.
@@ -182,7 +231,10 @@ async fn patiently<T>(starting: impl Future<Output = T>) -> T {
         started = &mut starting => return started,
         () = tokio::time::sleep(LOADING_QUICK) => {}
     }
-    step("components", "compiling them for this machine, once per version: some 10 s on two cores");
+    step(
+        "components",
+        "compiling them for this machine, once per version: some 10 s on two cores",
+    );
     starting.await
 }
 
@@ -205,19 +257,27 @@ async fn services_ready(host: &Host, app: &App) -> Result<usize> {
         };
         Some(ready(host, trigger.component.as_deref()?, path))
     });
-    join_all(asked).await.into_iter().collect::<Result<Vec<()>>>()?;
+    join_all(asked)
+        .await
+        .into_iter()
+        .collect::<Result<Vec<()>>>()?;
     Ok(app.wasm_files().len())
 }
 
 async fn ready(host: &Host, id: &str, path: &str) -> Result<()> {
-    let request = Request::get(path).body(Bytes::new()).context("no request")?;
+    let request = Request::get(path)
+        .body(Bytes::new())
+        .context("no request")?;
     let answer = host
         .call(id, request, READY_MAX)
         .await
         .map_err(|error| anyhow!("component {id} does not answer {path}: {error}"))?;
     if !answer.status().is_success() {
         let body = String::from_utf8_lossy(answer.body()).into_owned();
-        bail!("component {id} is not ready: {path} is {} {body}", answer.status());
+        bail!(
+            "component {id} is not ready: {path} is {} {body}",
+            answer.status()
+        );
     }
     Ok(())
 }
@@ -227,16 +287,27 @@ impl Running {
         let base = url(self.host.addr());
         let management = self.host.management_addr().map(url).unwrap_or_default();
         print::line(format!("ready {base}"));
-        print::line(format!("management  {management}/health, /readiness, /metrics"));
+        print::line(format!(
+            "management  {management}/health, /readiness, /metrics"
+        ));
         print::line(format!("started in  {} ms", started.elapsed().as_millis()));
         if self.dev {
-            print::line("dev users   admin, ops_user, finance, auditor, user, analyst, viewer (password = user name)");
+            print::line(
+                "dev users   admin, ops_user, finance, auditor, user, analyst, viewer (password = user name)",
+            );
         }
-        let at = if options.listen.port() == 3000 { String::new() } else { format!(" --url {base}") };
-        print::line(format!("try         innover demo{at}"));
-        print::line(format!("            innover token --user finance{at}"));
+        let at = if options.listen.port() == 3000 {
+            String::new()
+        } else {
+            format!(" --url {base}")
+        };
+        // As it was typed: the folder of the build is on nobody's PATH.
+        let innover = std::env::args()
+            .next()
+            .unwrap_or_else(|| "innover".to_owned());
+        print::line(format!("try         {innover} demo{at}"));
+        print::line(format!("            {innover} token --user finance{at}"));
         print::line(format!("            curl {base}/api/forex/v1/docs"));
-        print::line("            (innover is target/release/innover)");
     }
 
     /// Finishes what was accepted. The bridge goes first: while it finishes its deliveries the
@@ -249,9 +320,13 @@ impl Running {
         }
         let bridge = finish(self.bridge, "bridge").await;
         if let Some(bridge) = bridge
-            && tokio::time::timeout(GRACE, bridge.shutdown()).await.is_err()
+            && tokio::time::timeout(GRACE, bridge.shutdown())
+                .await
+                .is_err()
         {
-            print::line("stopping  deliveries that did not end are delivered again at the next start");
+            print::line(
+                "stopping  deliveries that did not end are delivered again at the next start",
+            );
         }
         if let Some(host) = finish(self.host, "host").await {
             host.shutdown(GRACE).await;
@@ -269,7 +344,10 @@ async fn finish<T>(mut shared: Arc<T>, what: &str) -> Option<T> {
         }
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
-    tracing::warn!(what, "still in use at shutdown; it is ended without finishing");
+    tracing::warn!(
+        what,
+        "still in use at shutdown; it is ended without finishing"
+    );
     None
 }
 
@@ -284,7 +362,11 @@ fn concrete(address: SocketAddr) -> Result<SocketAddr> {
 
 /// `http://` and the address; one that listens everywhere is reached locally by loopback.
 pub fn url(address: SocketAddr) -> String {
-    let ip = if address.ip().is_unspecified() { "127.0.0.1".to_owned() } else { address.ip().to_string() };
+    let ip = if address.ip().is_unspecified() {
+        "127.0.0.1".to_owned()
+    } else {
+        address.ip().to_string()
+    };
     if address.is_ipv6() && !address.ip().is_unspecified() {
         return format!("http://[{ip}]:{}", address.port());
     }
@@ -325,6 +407,9 @@ mod tests {
     #[test]
     fn port_zero_becomes_a_real_one() {
         assert_ne!(concrete("127.0.0.1:0".parse().unwrap()).unwrap().port(), 0);
-        assert_eq!(concrete("127.0.0.1:81".parse().unwrap()).unwrap().port(), 81);
+        assert_eq!(
+            concrete("127.0.0.1:81".parse().unwrap()).unwrap().port(),
+            81
+        );
     }
 }

@@ -34,17 +34,27 @@ type Seen = BTreeMap<String, BTreeMap<PathBuf, SystemTime>>;
 /// Watches until the host is gone.
 pub async fn run(app: App, host: Weak<Host>) {
     let watched = watched(&app);
-    print::line(format!("watching    {} components; a saved source file is built and swapped in", watched.len()));
+    print::line(format!(
+        "watching    {} components; a saved source file is built and swapped in",
+        watched.len()
+    ));
     let mut sources = look(&watched).await;
-    let mut loaded: BTreeMap<String, Option<SystemTime>> =
-        watched.iter().map(|w| (w.id.clone(), modified(&w.wasm))).collect();
+    let mut loaded: BTreeMap<String, Option<SystemTime>> = watched
+        .iter()
+        .map(|w| (w.id.clone(), modified(&w.wasm)))
+        .collect();
     loop {
         tokio::time::sleep(POLL).await;
         let now = look(&watched).await;
-        let changed: BTreeSet<&String> =
-            now.iter().filter(|(pattern, files)| sources.get(*pattern) != Some(files)).map(|(p, _)| p).collect();
-        let to_build: Vec<_> =
-            watched.iter().filter(|w| w.patterns.iter().any(|pattern| changed.contains(pattern))).collect();
+        let changed: BTreeSet<&String> = now
+            .iter()
+            .filter(|(pattern, files)| sources.get(*pattern) != Some(files))
+            .map(|(p, _)| p)
+            .collect();
+        let to_build: Vec<_> = watched
+            .iter()
+            .filter(|w| w.patterns.iter().any(|pattern| changed.contains(pattern)))
+            .collect();
         for component in to_build {
             build(&app.base, component).await;
         }
@@ -91,14 +101,30 @@ fn watched(app: &App) -> Vec<Watched> {
 
 /// Reads the state of every pattern once, however many components share it.
 async fn look(watched: &[Watched]) -> Seen {
-    let patterns: BTreeSet<String> = watched.iter().flat_map(|w| w.patterns.iter().cloned()).collect();
-    let read = move || patterns.into_iter().map(|p| { let files = files(&p); (p, files) }).collect();
+    let patterns: BTreeSet<String> = watched
+        .iter()
+        .flat_map(|w| w.patterns.iter().cloned())
+        .collect();
+    let read = move || {
+        patterns
+            .into_iter()
+            .map(|p| {
+                let files = files(&p);
+                (p, files)
+            })
+            .collect()
+    };
     tokio::task::spawn_blocking(read).await.unwrap_or_default()
 }
 
 fn files(pattern: &str) -> BTreeMap<PathBuf, SystemTime> {
     let paths = glob::glob(pattern).into_iter().flatten().flatten();
-    paths.filter_map(|path| { let time = modified(&path)?; path.is_file().then_some((path, time)) }).collect()
+    paths
+        .filter_map(|path| {
+            let time = modified(&path)?;
+            path.is_file().then_some((path, time))
+        })
+        .collect()
 }
 
 fn modified(path: &Path) -> Option<SystemTime> {
@@ -107,7 +133,8 @@ fn modified(path: &Path) -> Option<SystemTime> {
 
 /// A linker writes for a moment; a file younger than one poll may be half of itself.
 fn settled(time: Option<SystemTime>) -> bool {
-    time.and_then(|time| time.elapsed().ok()).is_some_and(|age| age >= POLL)
+    time.and_then(|time| time.elapsed().ok())
+        .is_some_and(|age| age >= POLL)
 }
 
 async fn build(base: &Path, component: &Watched) {
@@ -118,7 +145,10 @@ async fn build(base: &Path, component: &Watched) {
         // the environment in which this machine builds for the target.
         let script = base.join("tools/wasm-env");
         let line = if script.is_file() {
-            format!("eval \"$('{}')\" && {command}", script.display().to_string().replace('\'', r"'\''"))
+            format!(
+                "eval \"$('{}')\" && {command}",
+                script.display().to_string().replace('\'', r"'\''")
+            )
         } else {
             command.clone()
         };
@@ -134,16 +164,27 @@ async fn build(base: &Path, component: &Watched) {
             Ok(output) => {
                 let text = String::from_utf8_lossy(&output.stderr);
                 let lines: Vec<_> = text.lines().take(ERROR_LINES_MAX).collect();
-                print::line(format!("{}\nfailed      {}: the version before keeps serving", lines.join("\n"), component.id));
+                print::line(format!(
+                    "{}\nfailed      {}: the version before keeps serving",
+                    lines.join("\n"),
+                    component.id
+                ));
                 return;
             }
             Err(error) => {
-                print::line(format!("failed      {}: cannot run bash: {error}", component.id));
+                print::line(format!(
+                    "failed      {}: cannot run bash: {error}",
+                    component.id
+                ));
                 return;
             }
         }
     }
-    print::line(format!("built       {} in {:.1} s", component.id, started.elapsed().as_secs_f64()));
+    print::line(format!(
+        "built       {} in {:.1} s",
+        component.id,
+        started.elapsed().as_secs_f64()
+    ));
 }
 
 async fn reload(host: &Host, id: &str) {
@@ -186,7 +227,11 @@ mod tests {
         for component in watched(&app) {
             assert!(!component.command.is_empty(), "{}", component.id);
             for pattern in &component.patterns {
-                assert!(!files(pattern).is_empty(), "{}: {pattern} matches nothing", component.id);
+                assert!(
+                    !files(pattern).is_empty(),
+                    "{}: {pattern} matches nothing",
+                    component.id
+                );
             }
         }
     }

@@ -43,7 +43,9 @@ impl Report {
     pub fn percentile_ms(&self, percent: f64) -> f64 {
         let last = self.latencies_us.len().saturating_sub(1);
         let at = (last as f64 * percent / 100.0).round() as usize;
-        self.latencies_us.get(at).map_or(f64::NAN, |us| f64::from(*us) / 1e3)
+        self.latencies_us
+            .get(at)
+            .map_or(f64::NAN, |us| f64::from(*us) / 1e3)
     }
 }
 
@@ -51,10 +53,15 @@ impl Load {
     /// The same GET again and again.
     pub fn get(url: &str, path: &str, token: Option<&str>) -> Result<Load> {
         let address = address(url)?;
-        let authorization =
-            token.map(|t| format!("authorization: Bearer {t}\r\n")).unwrap_or_default();
+        let authorization = token
+            .map(|t| format!("authorization: Bearer {t}\r\n"))
+            .unwrap_or_default();
         let request = format!("GET {path} HTTP/1.1\r\nhost: {address}\r\n{authorization}\r\n");
-        Ok(Load { address, requests: Arc::new(vec![request.into_bytes()]), repeat: true })
+        Ok(Load {
+            address,
+            requests: Arc::new(vec![request.into_bytes()]),
+            repeat: true,
+        })
     }
 
     /// Each body once, with its Idempotency-Key.
@@ -71,7 +78,11 @@ impl Load {
                 .into_bytes()
             })
             .collect();
-        Ok(Load { address, requests: Arc::new(requests), repeat: false })
+        Ok(Load {
+            address,
+            requests: Arc::new(requests),
+            repeat: false,
+        })
     }
 
     /// Runs until all requests are answered, or for `length`.
@@ -79,7 +90,9 @@ impl Load {
         let load = self.clone();
         // A thread of its own, with a runtime of its own.
         tokio::task::spawn_blocking(move || {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()?;
             runtime.block_on(load.round(connections, length))
         })
         .await
@@ -93,7 +106,11 @@ impl Load {
         let tasks: Vec<_> = (0..connections)
             .map(|_| tokio::spawn(self.clone().connection(next.clone(), until)))
             .collect();
-        let mut report = Report { latencies_us: Vec::new(), took: length, not_2xx: 0 };
+        let mut report = Report {
+            latencies_us: Vec::new(),
+            took: length,
+            not_2xx: 0,
+        };
         for task in tasks {
             let (latencies, not_2xx) = task.await.context("a connection broke off")??;
             report.latencies_us.extend(latencies);
@@ -105,13 +122,17 @@ impl Load {
     }
 
     async fn connection(self, next: Arc<AtomicUsize>, until: Instant) -> Result<(Vec<u32>, usize)> {
-        let mut stream = TcpStream::connect(&self.address).await.context("cannot connect")?;
+        let mut stream = TcpStream::connect(&self.address)
+            .await
+            .context("cannot connect")?;
         stream.set_nodelay(true)?;
         let mut buffer = Vec::with_capacity(64 * 1024);
         let (mut latencies, mut not_2xx) = (Vec::new(), 0);
         while Instant::now() < until {
             let n = next.fetch_add(1, Ordering::Relaxed);
-            let Some(request) = self.requests.get(if self.repeat { 0 } else { n }) else { break };
+            let Some(request) = self.requests.get(if self.repeat { 0 } else { n }) else {
+                break;
+            };
             let sent = Instant::now();
             stream.write_all(request).await?;
             let status = read_answer(&mut stream, &mut buffer).await?;
@@ -133,9 +154,17 @@ async fn read_answer(stream: &mut TcpStream, buffer: &mut Vec<u8>) -> Result<u16
             bail!("the connection was closed before the answer");
         }
     };
-    let text = std::str::from_utf8(&buffer[..head]).context("the head is not UTF-8")?.to_ascii_lowercase();
-    let status = text.get(9..12).and_then(|s| s.parse().ok()).context("no status")?;
-    let header = |name: &str| text.lines().find_map(|line| line.strip_prefix(name).map(str::trim));
+    let text = std::str::from_utf8(&buffer[..head])
+        .context("the head is not UTF-8")?
+        .to_ascii_lowercase();
+    let status = text
+        .get(9..12)
+        .and_then(|s| s.parse().ok())
+        .context("no status")?;
+    let header = |name: &str| {
+        text.lines()
+            .find_map(|line| line.strip_prefix(name).map(str::trim))
+    };
     if let Some(length) = header("content-length:") {
         let end = head + length.parse::<usize>().context("a bad content-length")?;
         while buffer.len() < end {
@@ -158,5 +187,9 @@ fn find(haystack: &[u8], needle: &[u8]) -> Option<usize> {
 }
 
 fn address(url: &str) -> Result<String> {
-    Ok(url.strip_prefix("http://").context("an http:// URL")?.trim_end_matches('/').to_owned())
+    Ok(url
+        .strip_prefix("http://")
+        .context("an http:// URL")?
+        .trim_end_matches('/')
+        .to_owned())
 }

@@ -11,12 +11,19 @@ use anyhow::Result;
 pub fn describe() -> String {
     let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
     let field = |text: &str, name: &str| {
-        let line = text.lines().find(|l| l.starts_with(name)).unwrap_or_default();
+        let line = text
+            .lines()
+            .find(|l| l.starts_with(name))
+            .unwrap_or_default();
         line.split(':').nth(1).unwrap_or_default().trim().to_owned()
     };
     let cores = std::thread::available_parallelism().map_or(0, usize::from);
     let memory = field(&read("/proc/meminfo"), "MemTotal");
-    format!("{} × {}, memory {memory}", cores, field(&read("/proc/cpuinfo"), "model name"))
+    format!(
+        "{} × {}, memory {memory}",
+        cores,
+        field(&read("/proc/cpuinfo"), "model name")
+    )
 }
 
 /// How often 8 kB can be written and synced, one after the other.
@@ -37,7 +44,12 @@ pub fn fsyncs_per_second() -> Result<f64> {
 /// A file without a name beside the bench's states: removed at once, gone when closed.
 fn tempfile_in_target() -> Result<std::fs::File> {
     let path = std::path::Path::new("target").join(format!("fsync-{}", std::process::id()));
-    let file = std::fs::OpenOptions::new().create(true).truncate(true).read(true).write(true).open(&path)?;
+    let file = std::fs::OpenOptions::new()
+        .create(true)
+        .truncate(true)
+        .read(true)
+        .write(true)
+        .open(&path)?;
     std::fs::remove_file(path)?;
     Ok(file)
 }

@@ -35,24 +35,44 @@ pub async fn run(app: &App, payments: Option<usize>) -> Result<()> {
     app.check_built()?;
     print::line(machine::describe());
     let fsync = machine::fsyncs_per_second().context("cannot measure fsync")?;
-    print::line(format!("fdatasync of 8 kB: {fsync:.0}/s on the disk that holds the state (bounds one-commit-at-a-time)"));
+    print::line(format!(
+        "fdatasync of 8 kB: {fsync:.0}/s on the disk that holds the state (bounds one-commit-at-a-time)"
+    ));
     print::line("");
 
     let mut rows: Vec<[String; 5]> = Vec::new();
     starts(app, &mut rows).await?;
     let running = Running::start(app, None).await?;
     tokio::time::sleep(Duration::from_secs(3)).await;
-    rows.push(row("memory at rest", format!("{:.0} MB", running.resident_mb()?), "", "", "≤ 200 MB"));
+    rows.push(row(
+        "memory at rest",
+        format!("{:.0} MB", running.resident_mb()?),
+        "",
+        "",
+        "≤ 200 MB",
+    ));
     requests(&running, &mut rows).await?;
     payment_rounds(&running, payments.unwrap_or(PAYMENTS), &mut rows).await?;
-    rows.push(row("memory after the load", format!("{:.0} MB", running.resident_mb()?), "", "", ""));
+    rows.push(row(
+        "memory after the load",
+        format!("{:.0} MB", running.resident_mb()?),
+        "",
+        "",
+        "",
+    ));
     running.stop().await?;
     print::table(["what", "median", "p50", "p99", "goal"], &rows);
     Ok(())
 }
 
 fn row(what: &str, median: impl Into<String>, p50: &str, p99: &str, goal: &str) -> [String; 5] {
-    [what.into(), median.into(), p50.into(), p99.into(), goal.into()]
+    [
+        what.into(),
+        median.into(),
+        p50.into(),
+        p99.into(),
+        goal.into(),
+    ]
 }
 
 /// Cold: no compiled modules and no keys. Warm: the same state again.
@@ -67,17 +87,41 @@ async fn starts(app: &App, rows: &mut Vec<[String; 5]>) -> Result<()> {
         warm.push(again.started_in.as_secs_f64() * 1e3);
         folder = Some(again.stop().await?);
     }
-    rows.push(row("cold start to ready (compiles, makes keys)", format!("{} ms", cold.as_millis()), "", "", ""));
-    rows.push(row("warm start to ready", format!("{:.0} ms", median(&mut warm)), "", "", "≤ 1,000 ms"));
+    rows.push(row(
+        "cold start to ready (compiles, makes keys)",
+        format!("{} ms", cold.as_millis()),
+        "",
+        "",
+        "",
+    ));
+    rows.push(row(
+        "warm start to ready",
+        format!("{:.0} ms", median(&mut warm)),
+        "",
+        "",
+        "≤ 1,000 ms",
+    ));
     Ok(())
 }
 
 async fn requests(running: &Running, rows: &mut Vec<[String; 5]>) -> Result<()> {
-    let token = Platform::new(&running.url)?.token("user", "user", None).await?;
+    let token = Platform::new(&running.url)?
+        .token("user", "user", None)
+        .await?;
     for (what, path, token, goal) in [
-        ("the host alone: GET /.well-known/spin/health", "/.well-known/spin/health", None, ""),
+        (
+            "the host alone: GET /.well-known/spin/health",
+            "/.well-known/spin/health",
+            None,
+            "",
+        ),
         ("one component: GET /health", "/health", None, ""),
-        ("gateway → forex: GET /api/forex/v1/health", "/api/forex/v1/health", Some(&token), "≥ 12,000/s, p99 < 5 ms"),
+        (
+            "gateway → forex: GET /api/forex/v1/health",
+            "/api/forex/v1/health",
+            Some(&token),
+            "≥ 12,000/s, p99 < 5 ms",
+        ),
     ] {
         let load = Load::get(&running.url, path, token.map(String::as_str))?;
         load.run(CONNECTIONS, Duration::from_secs(1)).await?;
@@ -109,17 +153,36 @@ fn report_row(what: &str, reports: Vec<Report>, unit: &str, goal: &str) -> Resul
 
 /// Payments posted as fast as 16 connections can, half of them across currencies; the time to
 /// completed is what the payments' own rows say.
-async fn payment_rounds(running: &Running, count: usize, rows: &mut Vec<[String; 5]>) -> Result<()> {
+async fn payment_rounds(
+    running: &Running,
+    count: usize,
+    rows: &mut Vec<[String; 5]>,
+) -> Result<()> {
     let platform = Platform::new(&running.url)?;
     let user = platform.login("user", "user", None).await?;
     let finance = platform.login("finance", "finance", None).await?;
     let mut wallets = Vec::new();
     for n in 0..WALLETS {
         let currency = if n % 2 == 0 { "EUR" } else { "USD" };
-        let opened = user.post("/api/wallet/v1/wallets", &json!({"currency": currency}), Some(&key())).await?;
-        let id = opened.body["id"].as_str().context("the wallet has no id")?.to_owned();
+        let opened = user
+            .post(
+                "/api/wallet/v1/wallets",
+                &json!({"currency": currency}),
+                Some(&key()),
+            )
+            .await?;
+        let id = opened.body["id"]
+            .as_str()
+            .context("the wallet has no id")?
+            .to_owned();
         let top_up = json!({"amount": "1000000.00", "currency": currency});
-        finance.post(&format!("/api/wallet/v1/wallets/{id}/top-ups"), &top_up, Some(&key())).await?;
+        finance
+            .post(
+                &format!("/api/wallet/v1/wallets/{id}/top-ups"),
+                &top_up,
+                Some(&key()),
+            )
+            .await?;
         wallets.push((id, currency));
     }
     let token = platform.token("user", "user", None).await?;
@@ -141,12 +204,20 @@ async fn payment_rounds(running: &Running, count: usize, rows: &mut Vec<[String;
             bail!("{} of {count} payments were not accepted", posted.not_2xx);
         }
         accepted.push(posted.per_second());
-        let settled = running.settled(&before, count, Instant::now() + SETTLED_MAX).await?;
+        let settled = running
+            .settled(&before, count, Instant::now() + SETTLED_MAX)
+            .await?;
         completed.push(settled.per_second);
         p50.push(settled.p50_ms);
         p99.push(settled.p99_ms);
     }
-    rows.push(row("payments accepted (POST answered 202)", format!("{:.0}/s", median(&mut accepted)), "", "", ""));
+    rows.push(row(
+        "payments accepted (POST answered 202)",
+        format!("{:.0}/s", median(&mut accepted)),
+        "",
+        "",
+        "",
+    ));
     rows.push(row(
         "payments completed, under that load",
         format!("{:.0}/s", median(&mut completed)),
@@ -170,10 +241,15 @@ async fn idle_latency(
         let (payer, currency) = &wallets[n % WALLETS];
         let body = json!({"payer_wallet": payer, "payee_wallet": &wallets[(n + 1) % WALLETS].0,
                           "amount": "1.00", "currency": currency, "reference": "bench"});
-        user.post("/api/payment/v1/process", &body, Some(&key())).await?;
-        running.settled(&before, n + 1, Instant::now() + SETTLED_MAX).await?;
+        user.post("/api/payment/v1/process", &body, Some(&key()))
+            .await?;
+        running
+            .settled(&before, n + 1, Instant::now() + SETTLED_MAX)
+            .await?;
     }
-    let settled = running.settled(&before, rounds, Instant::now() + SETTLED_MAX).await?;
+    let settled = running
+        .settled(&before, rounds, Instant::now() + SETTLED_MAX)
+        .await?;
     rows.push(row(
         "one payment at a time, to completed",
         "",
@@ -191,5 +267,8 @@ fn key() -> String {
 /// The middle one; of an even number the lower middle.
 fn median(values: &mut [f64]) -> f64 {
     values.sort_by(f64::total_cmp);
-    values.get(values.len().saturating_sub(1) / 2).copied().unwrap_or(f64::NAN)
+    values
+        .get(values.len().saturating_sub(1) / 2)
+        .copied()
+        .unwrap_or(f64::NAN)
 }

@@ -58,7 +58,10 @@ impl Running {
             .arg("up")
             .current_dir(&app.base)
             .env("INNOVER_LISTEN", format!("127.0.0.1:{listen}"))
-            .env("INNOVER_MANAGEMENT_LISTEN", format!("127.0.0.1:{management}"))
+            .env(
+                "INNOVER_MANAGEMENT_LISTEN",
+                format!("127.0.0.1:{management}"),
+            )
             .env("INNOVER_STATE_DIR", &folder.0)
             .stdout(Stdio::piped())
             .stderr(Stdio::inherit())
@@ -76,17 +79,28 @@ impl Running {
             match tokio::time::timeout(READY_MAX, heard.recv()).await {
                 Ok(Some(line)) if line.starts_with("ready") => break,
                 Ok(Some(line)) => seen.push(line),
-                _ => bail!("the platform did not get ready; it said:\n{}", seen.join("\n")),
+                _ => bail!(
+                    "the platform did not get ready; it said:\n{}",
+                    seen.join("\n")
+                ),
             }
         }
         let started_in = started.elapsed();
-        Ok(Running { child, folder, url: format!("http://127.0.0.1:{listen}"), started_in })
+        Ok(Running {
+            child,
+            folder,
+            url: format!("http://127.0.0.1:{listen}"),
+            started_in,
+        })
     }
 
     /// Stops it as a user would; returns its state.
     pub async fn stop(mut self) -> Result<Folder> {
         let pid = self.child.id().to_string();
-        Command::new("kill").args(["-TERM", &pid]).status().context("cannot send SIGTERM")?;
+        Command::new("kill")
+            .args(["-TERM", &pid])
+            .status()
+            .context("cannot send SIGTERM")?;
         let status = tokio::task::spawn_blocking(move || self.child.wait()).await??;
         if !status.success() {
             bail!("the platform ended with {status}");
@@ -108,12 +122,19 @@ impl Running {
 
     fn payments(&self) -> Result<Connection> {
         let file = self.folder.0.join("db/payment.db");
-        Ok(Connection::open_with_flags(file, OpenFlags::SQLITE_OPEN_READ_ONLY)?)
+        Ok(Connection::open_with_flags(
+            file,
+            OpenFlags::SQLITE_OPEN_READ_ONLY,
+        )?)
     }
 
     /// The newest payment's id; what comes later is greater.
     pub fn newest_payment(&self) -> Result<String> {
-        Ok(self.payments()?.query_row("SELECT COALESCE(MAX(id), '') FROM payments", [], |r| r.get(0))?)
+        Ok(self
+            .payments()?
+            .query_row("SELECT COALESCE(MAX(id), '') FROM payments", [], |r| {
+                r.get(0)
+            })?)
     }
 
     /// Waits until `count` payments after `before` are completed, and says how they fared.
@@ -139,13 +160,25 @@ impl Running {
             let wait = if count > 100 { 50 } else { 2 };
             tokio::time::sleep(Duration::from_millis(wait)).await;
         }
-        let mut statement = payments
-            .prepare("SELECT created_at, updated_at FROM payments WHERE id > ?1 ORDER BY updated_at")?;
-        let rows: Vec<(i64, i64)> =
-            statement.query_map([before], |r| Ok((r.get(0)?, r.get(1)?)))?.collect::<Result<_, _>>()?;
-        let first = rows.iter().map(|(created, _)| *created).min().context("no payments")?;
-        let last = rows.last().map(|(_, updated)| *updated).context("no payments")?;
-        let mut took: Vec<i64> = rows.iter().map(|(created, updated)| updated - created).collect();
+        let mut statement = payments.prepare(
+            "SELECT created_at, updated_at FROM payments WHERE id > ?1 ORDER BY updated_at",
+        )?;
+        let rows: Vec<(i64, i64)> = statement
+            .query_map([before], |r| Ok((r.get(0)?, r.get(1)?)))?
+            .collect::<Result<_, _>>()?;
+        let first = rows
+            .iter()
+            .map(|(created, _)| *created)
+            .min()
+            .context("no payments")?;
+        let last = rows
+            .last()
+            .map(|(_, updated)| *updated)
+            .context("no payments")?;
+        let mut took: Vec<i64> = rows
+            .iter()
+            .map(|(created, updated)| updated - created)
+            .collect();
         took.sort_unstable();
         let at = |percent: usize| took[(took.len() - 1) * percent / 100] as f64 / 1e3;
         Ok(Settled {
@@ -157,5 +190,7 @@ impl Running {
 }
 
 fn free_port() -> Result<u16> {
-    Ok(std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
+    Ok(std::net::TcpListener::bind("127.0.0.1:0")?
+        .local_addr()?
+        .port())
 }

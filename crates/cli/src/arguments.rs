@@ -1,0 +1,314 @@
+//! The command line: what may be typed, and the help that says so.
+
+use std::{net::SocketAddr, path::PathBuf};
+
+use anyhow::{Context, Result};
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::up;
+
+/// An event-driven payments platform of WebAssembly components.
+#[derive(Parser)]
+#[command(name = "innover", version, max_term_width = 100)]
+pub struct Cli {
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Subcommand)]
+pub enum Command {
+    /// Run the platform in this process, on embedded storage, until Ctrl-C
+    Up(Up),
+    /// Run relay, delivery and job queue beside stock Spin, over the same state folder
+    Bridge {
+        /// Where Spin serves the gateway; http:// and INNOVER_LISTEN (127.0.0.1:3000) when absent
+        #[arg(long, env = "INNOVER_URL")]
+        gateway: Option<String>,
+        /// Where log lines go: stderr, stdout, off, or a file
+        #[arg(long, default_value = "stderr", env = "INNOVER_LOG")]
+        log: String,
+        #[command(flatten)]
+        place: Place,
+    },
+    /// Bring the services' databases up to date
+    Migrate {
+        #[command(flatten)]
+        place: Place,
+    },
+    /// Write secrets, runtime-config.toml and spin.env; what is there is kept
+    Keys {
+        #[command(flatten)]
+        place: Place,
+        #[command(flatten)]
+        settings: Settings,
+        /// The address the platform will listen on; the issuer's URL unless --issuer is given
+        #[arg(long, default_value = "127.0.0.1:3000", env = "INNOVER_LISTEN")]
+        listen: SocketAddr,
+    },
+    /// Print an access token of a dev user (password grant, dev profile only)
+    Token {
+        /// The user
+        #[arg(long, default_value = "user")]
+        user: String,
+        /// The password; the user's name when absent
+        #[arg(long)]
+        password: Option<String>,
+        /// Scopes, separated by spaces; all that the roles grant when absent
+        #[arg(long)]
+        scope: Option<String>,
+        #[command(flatten)]
+        target: Target,
+    },
+    /// Exchange rates
+    #[command(subcommand)]
+    Forex(ForexCommand),
+    /// Print the application's manifest, changed for where it will run
+    Manifest {
+        /// The application
+        #[arg(long, default_value = "spin.toml")]
+        manifest: PathBuf,
+        /// Where the services keep their data
+        #[arg(long, value_enum, default_value_t = Storage::Sqlite)]
+        storage: Storage,
+        /// Leave out the Redis triggers: stock Spin ends when no Redis answers
+        #[arg(long)]
+        without_redis: bool,
+    },
+    /// What the bus carries, read from the state folder
+    #[command(subcommand)]
+    Events(EventsCommand),
+    /// The job queues, read from the state folder
+    #[command(subcommand)]
+    Jobs(JobsCommand),
+    /// Make a payment on a running platform, check every step and print its timeline
+    Demo {
+        #[command(flatten)]
+        target: Target,
+    },
+    /// Measure throughput, latency, start-up and memory on platforms of its own, as a table
+    Bench {
+        /// The application
+        #[arg(long, default_value = "spin.toml")]
+        manifest: PathBuf,
+        /// Payments per round
+        #[arg(long)]
+        payments: Option<usize>,
+    },
+    /// Check what this machine and folder need; exit code 1 when something is missing
+    Doctor {
+        #[command(flatten)]
+        place: Place,
+        #[arg(long, default_value = "127.0.0.1:3000", env = "INNOVER_LISTEN")]
+        listen: SocketAddr,
+        #[arg(
+            long,
+            default_value = "127.0.0.1:3001",
+            env = "INNOVER_MANAGEMENT_LISTEN"
+        )]
+        management_listen: SocketAddr,
+        #[arg(
+            long,
+            default_value = "redis://127.0.0.1:6379",
+            env = "REDIS_URL",
+            hide_env_values = true
+        )]
+        redis_url: String,
+    },
+}
+
+#[derive(Args)]
+pub struct Place {
+    /// The application; its paths are relative to its folder
+    #[arg(long, default_value = "spin.toml")]
+    pub manifest: PathBuf,
+    /// Databases, keys, compiled modules
+    #[arg(long, default_value = ".innover", env = "INNOVER_STATE_DIR")]
+    pub state_dir: PathBuf,
+}
+
+#[derive(Args)]
+pub struct Settings {
+    /// dev has the password grant and the dev users, prod has neither
+    #[arg(long, value_enum, default_value_t = Profile::Dev, env = "INNOVER_PROFILE")]
+    pub profile: Profile,
+    /// The issuer of access tokens, as clients reach it; http:// and the listen address when absent
+    #[arg(long, env = "INNOVER_ISSUER")]
+    pub issuer: Option<String>,
+    /// Redis for pushed jobs
+    #[arg(
+        long,
+        default_value = "redis://127.0.0.1:6379",
+        env = "REDIS_URL",
+        hide_env_values = true
+    )]
+    pub redis_url: String,
+}
+
+#[derive(Args)]
+pub struct Up {
+    #[command(flatten)]
+    pub place: Place,
+    #[command(flatten)]
+    pub settings: Settings,
+    /// Where the gateway listens; port 0 takes a free one
+    #[arg(long, default_value = "127.0.0.1:3000", env = "INNOVER_LISTEN")]
+    pub listen: SocketAddr,
+    /// Where /health, /readiness and /metrics are
+    #[arg(
+        long,
+        default_value = "127.0.0.1:3001",
+        env = "INNOVER_MANAGEMENT_LISTEN"
+    )]
+    pub management_listen: SocketAddr,
+    /// Where JSON log lines go: stderr, stdout, off, or a file; innover.log in the state folder when absent
+    #[arg(long, env = "INNOVER_LOG")]
+    pub log: Option<String>,
+    /// Build and swap a component when its source changes, without dropping requests
+    #[arg(long)]
+    pub watch: bool,
+}
+
+#[derive(Args)]
+pub struct Target {
+    /// The running platform; http:// and INNOVER_LISTEN (127.0.0.1:3000) when absent
+    #[arg(long, env = "INNOVER_URL")]
+    pub url: Option<String>,
+}
+
+impl Target {
+    /// Whoever started the platform on another address has it in the environment of the other
+    /// commands too.
+    pub fn url(&self) -> Result<String> {
+        if let Some(url) = &self.url {
+            return Ok(url.clone());
+        }
+        let listen = std::env::var("INNOVER_LISTEN").unwrap_or_else(|_| "127.0.0.1:3000".into());
+        let address = listen
+            .parse()
+            .with_context(|| format!("INNOVER_LISTEN is no address: {listen}"))?;
+        Ok(up::url(address))
+    }
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+pub enum Profile {
+    Dev,
+    Prod,
+}
+
+impl Profile {
+    pub fn name(self) -> &'static str {
+        match self {
+            Profile::Dev => "dev",
+            Profile::Prod => "prod",
+        }
+    }
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+pub enum Storage {
+    Sqlite,
+}
+
+#[derive(Subcommand)]
+pub enum ForexCommand {
+    /// Load the ECB's reference rates: the history or daily file, as .zip, .csv or .xml
+    Load {
+        file: PathBuf,
+        /// Who loads them; needs forex:write
+        #[arg(long, default_value = "admin")]
+        user: String,
+        /// The password; the user's name when absent
+        #[arg(long)]
+        password: Option<String>,
+        /// Give days that are there with other rates a new revision
+        #[arg(long)]
+        replace: bool,
+        #[command(flatten)]
+        target: Target,
+    },
+}
+
+#[derive(Args)]
+pub struct StateOnly {
+    /// The platform's state folder
+    #[arg(long, default_value = ".innover", env = "INNOVER_STATE_DIR")]
+    pub state_dir: PathBuf,
+}
+
+#[derive(Subcommand)]
+pub enum EventsCommand {
+    /// Print the newest events
+    Tail {
+        /// Begin with the oldest event that is kept
+        #[arg(long)]
+        from_start: bool,
+        /// Only this type, e.g. payment.completed
+        #[arg(long = "type")]
+        topic: Option<String>,
+        /// Only this key, e.g. a payment's id
+        #[arg(long)]
+        key: Option<String>,
+        /// Go on with new events until Ctrl-C
+        #[arg(long, short)]
+        follow: bool,
+        /// Print whole CloudEvents
+        #[arg(long)]
+        json: bool,
+        #[command(flatten)]
+        state: StateOnly,
+    },
+    /// Count events by type and show how far each subscriber is
+    List {
+        #[command(flatten)]
+        state: StateOnly,
+    },
+    /// Events that could not be delivered
+    DeadLetters {
+        /// Only those for this service
+        #[arg(long)]
+        subscriber: Option<String>,
+        #[arg(long, default_value_t = 50)]
+        limit: usize,
+        #[command(flatten)]
+        state: StateOnly,
+    },
+}
+
+#[derive(Subcommand)]
+pub enum JobsCommand {
+    /// The newest jobs
+    List {
+        #[arg(long)]
+        queue: Option<String>,
+        #[arg(long)]
+        task: Option<String>,
+        /// queued, delayed, leased, done, failed or dead
+        #[arg(long = "state")]
+        job_state: Option<String>,
+        #[arg(long, default_value_t = 50)]
+        limit: usize,
+        #[command(flatten)]
+        state: StateOnly,
+    },
+    /// One job with its arguments, result and error
+    Show {
+        id: String,
+        #[command(flatten)]
+        state: StateOnly,
+    },
+    /// How many jobs of each queue are in each state
+    Queues {
+        #[command(flatten)]
+        state: StateOnly,
+    },
+    /// Jobs that were given up
+    DeadLetters {
+        #[arg(long)]
+        queue: Option<String>,
+        #[arg(long, default_value_t = 50)]
+        limit: usize,
+        #[command(flatten)]
+        state: StateOnly,
+    },
+}
