@@ -176,16 +176,14 @@ fn bury(c: &Connection, id: &str, queue: &str, error: &str, now: i64) -> Result<
     .map(drop)
 }
 
-/// Takes back leases that ran out, and all leases of earlier lives of this store's bridge
-/// (`<instance>/…`, not `owner`): they died with it. Returns how many.
+/// Takes back leases that ran out and, at start (`all_earlier`), those of every owner but `owner`:
+/// the claim on the file proves that they are dead. Returns how many.
 pub(crate) fn take_back(c: &Connection, owner: &str, all_earlier: bool, now: i64) -> Result<usize> {
-    let gone = if all_earlier {
-        "state = 'leased' AND (lease_until < ?1 OR lease_owner <> ?2)"
-    } else {
-        "state = 'leased' AND lease_until < ?1 AND ?2 = ?2"
-    };
-    let sql = format!("UPDATE jobs SET state = 'queued', lease_owner = '', error = 'the worker died' WHERE {gone}");
-    c.prepare_cached(&sql)?.execute(params![now, owner])
+    c.prepare_cached(
+        "UPDATE jobs SET state = 'queued', lease_owner = '', error = 'the worker died'
+         WHERE state = 'leased' AND (lease_until < ?1 OR (?3 AND lease_owner <> ?2))",
+    )?
+    .execute(params![now, owner, all_earlier])
 }
 
 /// Deletes up to `limit` finished jobs that are older than `before` or beyond the newest `keep`.

@@ -81,9 +81,12 @@ pub(crate) enum Durability {
 /// Called with the commit's outcome.
 type Reply = Box<dyn FnOnce(Result<(), StoreError>) + Send>;
 
+/// Makes the change, or learns why it cannot be made.
+type Work = Box<dyn FnOnce(Result<&Connection, StoreError>) -> Reply + Send>;
+
 struct Command {
     durability: Durability,
-    work: Box<dyn FnOnce(Result<&Connection, StoreError>) -> Reply + Send>,
+    work: Work,
 }
 
 /// A handle to the writer and the readers.
