@@ -1,4 +1,5 @@
 //! `payment.initiated` in, `forex.converted` or `forex.rejected` out, on the shipped rates.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 mod support;
 

@@ -1,4 +1,5 @@
 //! Pricing and staleness as pure rules, over random amounts and every pair of the shipped days.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 use forex::model::{self, RateTable, Refusal, Triangulation, equivalent, price};
 use innover_money::{Currency, Money, ecb};

@@ -1,4 +1,5 @@
 //! The service as its callers see it: own profiles, decisions of operations, who may see what.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 mod support;
 

@@ -6,12 +6,12 @@
 //! is left to fail at evaluation is an overflow or a division by zero, and that fails the whole
 //! evaluation. There are no loops, so a checked expression ends within its number of nodes.
 
-use cel::parser::Parser;
+use cel::parser::{ParseErrors, Parser};
 use serde::{Deserialize, Serialize};
 
 use crate::{
     facts::{FactId, Facts, Kind},
-    limits::{WHEN_BYTES_MAX, WHEN_DEPTH_MAX, WHEN_OPERATORS_MAX},
+    limits::{MESSAGE_CHARS_MAX, WHEN_BYTES_MAX, WHEN_DEPTH_MAX, WHEN_OPERATORS_MAX},
 };
 
 mod check;
@@ -115,13 +115,7 @@ impl Condition {
         let parsed = Parser::new()
             .max_recursion_depth(WHEN_DEPTH_MAX)
             .parse(source)
-            .map_err(|e| {
-                let first = e
-                    .errors
-                    .first()
-                    .map(|e| format!("at {}:{}: {}", e.pos.0, e.pos.1, e.msg));
-                ExprError(first.unwrap_or_else(|| "the expression cannot be read".into()))
-            })?;
+            .map_err(|e| unreadable(&e))?;
         let mut checker = Checker::default();
         let checked = checker.check(&parsed, Present::default())?;
         if checked.kind != Kind::Bool {
@@ -155,6 +149,23 @@ impl Condition {
     /// [`EvalError`]; nothing absorbs it.
     pub fn holds(&self, facts: &Facts) -> Result<bool, EvalError> {
         eval::truth(&self.root, facts)
+    }
+}
+
+/// The parser's first complaint, in words for the rule's author.
+fn unreadable(errors: &ParseErrors) -> ExprError {
+    let Some(first) = errors.errors.first() else {
+        return ExprError("the expression cannot be read".into());
+    };
+    if first.msg.contains("Recursion limit") {
+        return ExprError(format!(
+            "the expression is nested deeper than {WHEN_DEPTH_MAX}"
+        ));
+    }
+    let said: String = first.msg.chars().take(MESSAGE_CHARS_MAX).collect();
+    match first.pos {
+        (line, column) if line > 0 => ExprError(format!("at {line}:{column}: {said}")),
+        _ => ExprError(said),
     }
 }
 

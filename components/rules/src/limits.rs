@@ -34,3 +34,6 @@ pub const DESCRIPTION_BYTES_MAX: usize = 500;
 
 /// Largest weight; the weights of a full set still fit an `i64`.
 pub const WEIGHT_MAX: i64 = 1_000;
+
+/// Characters of the parser's complaint that are passed on; some quote the whole expression.
+pub const MESSAGE_CHARS_MAX: usize = 200;
