@@ -16,3 +16,9 @@ pub const TEXT_CHARS_MAX: usize = 140;
 pub const METADATA_BYTES_MAX: usize = 4_096;
 /// Accounts the trial balance names when they differ from their postings; one is enough to stop.
 pub const DIFFERING_ACCOUNTS_MAX: i64 = 20;
+/// How long an entry is tried again while others move its accounts: a calling service waits 3 s.
+pub const CONTENTION_WAIT_US_MAX: i64 = 2_000_000;
+/// The first pause is at most this long: a commit takes about a millisecond.
+pub const CONTENTION_PAUSE_MS_MIN: u64 = 4;
+/// No pause is longer: some twenty commits pass meanwhile.
+pub const CONTENTION_PAUSE_MS_MAX: u64 = 40;

@@ -4,7 +4,7 @@ use axum::extract::Path;
 use innover_kit::{
     Answer, Batch, Body, Cause, Code, Cx, Db, Failure, Problem, Result,
     amount::{self, Amount},
-    batch::with_retries,
+    call,
     idempotency::{self, CommitError, IdempotencyKey},
     ids,
 };
@@ -15,7 +15,9 @@ use utoipa::ToSchema;
 use super::{READ, invalid, line, metadata, name, trusted, views::EntryView, writer};
 use crate::{
     events,
-    limits::POSTING_MINOR_MAX,
+    limits::{
+        CONTENTION_PAUSE_MS_MAX, CONTENTION_PAUSE_MS_MIN, CONTENTION_WAIT_US_MAX, POSTING_MINOR_MAX,
+    },
     model::{AccountId, Checked, Entry, Posting, Refusal, Side},
     store::{self, EntryRow, Outcome},
 };
@@ -151,7 +153,29 @@ pub async fn create(cx: Cx, body: Body<EntryRequest>) -> Result<Answer> {
     let key = idempotency_key(&cx, &body)?;
     let entry = body.value.entry()?;
     let row = body.value.row(trusted(&cx).is_some(), created_by)?;
-    with_retries(|| post(&cx, &key, &entry, &row)).await
+    while_contended(|| post(&cx, &key, &entry, &row)).await
+}
+
+/// Tries again while others move the same accounts. Every top-up of a currency moves the house's
+/// cash, so writers that only try again at once would lose to each other in turn; a random pause
+/// lets them pass one by one.
+async fn while_contended<F>(mut attempt: impl FnMut() -> F) -> Result<Answer>
+where
+    F: Future<Output = Result<Answer>>,
+{
+    let until_us = ids::now_us() + CONTENTION_WAIT_US_MAX;
+    let mut bound_ms = CONTENTION_PAUSE_MS_MIN;
+    loop {
+        match attempt().await {
+            Err(failure) if failure.code() == Code::Conflict && ids::now_us() < until_us => {
+                // The clock's microseconds differ between writers, which is all that is needed here.
+                let random = ids::now_us().unsigned_abs();
+                call::sleep_ms(1 + random % bound_ms).await;
+                bound_ms = (bound_ms * 2).min(CONTENTION_PAUSE_MS_MAX);
+            }
+            done => return done,
+        }
+    }
 }
 
 async fn post(

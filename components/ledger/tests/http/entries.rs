@@ -335,3 +335,35 @@ async fn twins_posted_at_once_are_one_entry() {
     let (_, account, _) = ask(&finance(), "GET", "/v1/accounts/acc_w1", None, Value::Null).await;
     assert_eq!(account["balance"]["posted"], "7.00");
 }
+
+#[tokio::test]
+async fn many_who_move_the_same_account_at_once_all_get_through() {
+    open("acc_hot", "EUR").await;
+    let statuses: Vec<u16> = std::thread::scope(|threads| {
+        let writers: Vec<_> = (0..24)
+            .map(|writer| {
+                threads.spawn(move || {
+                    let runtime = tokio::runtime::Builder::new_current_thread()
+                        .build()
+                        .expect("a runtime");
+                    runtime.block_on(async {
+                        let mut statuses = Vec::new();
+                        for n in 0..4 {
+                            let key = format!("k-hot-{writer}-{n}");
+                            let fund = transfer("acc_house_cash_EUR", "acc_hot", "1.00");
+                            let path = "/v1/entries";
+                            statuses.push(ask(&finance(), "POST", path, Some(&key), fund).await.0);
+                        }
+                        statuses
+                    })
+                })
+            })
+            .collect();
+        let done = writers.into_iter().map(|w| w.join().expect("answered"));
+        done.flatten().collect()
+    });
+    assert_eq!(statuses, [201; 96]);
+    let path = "/v1/accounts/acc_hot";
+    let (_, account, _) = ask(&finance(), "GET", path, None, Value::Null).await;
+    assert_eq!(account["balance"]["posted"], "96.00");
+}
