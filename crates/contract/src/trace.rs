@@ -28,7 +28,7 @@ impl TraceParent {
 
     /// Starts a trace from 24 random bytes. The bytes are the caller's, since this crate is pure.
     pub fn start(random: [u8; 24]) -> TraceParent {
-        let mut hex: String = random.iter().map(|b| format!("{b:02x}")).collect();
+        let mut hex = hex(&random);
         // All-zero ids are invalid; setting one digit costs nothing and rules them out.
         hex.replace_range(0..1, "1");
         hex.replace_range(32..33, "1");
@@ -37,7 +37,7 @@ impl TraceParent {
 
     /// The same trace with a new parent id, for an onward call.
     pub fn child(&self, random: [u8; 8]) -> TraceParent {
-        let mut span: String = random.iter().map(|b| format!("{b:02x}")).collect();
+        let mut span = hex(&random);
         span.replace_range(0..1, "1");
         TraceParent { span_id: span, ..self.clone() }
     }
@@ -50,8 +50,18 @@ impl TraceParent {
 
 impl fmt::Display for TraceParent {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "00-{}-{}-{:02x}", self.trace_id, self.span_id, u8::from(self.sampled))
+        f.write_str("00-")?;
+        f.write_str(&self.trace_id)?;
+        f.write_str("-")?;
+        f.write_str(&self.span_id)?;
+        f.write_str(if self.sampled { "-01" } else { "-00" })
     }
+}
+
+/// Every request of every service needs a span id, so no formatter runs here.
+fn hex(bytes: &[u8]) -> String {
+    let digit = |n: u8| char::from(if n < 10 { b'0' + n } else { b'a' + n - 10 });
+    bytes.iter().flat_map(|b| [digit(b >> 4), digit(b & 15)]).collect()
 }
 
 fn is_hex(text: &str) -> bool {
@@ -81,6 +91,12 @@ mod tests {
         ] {
             assert_eq!(TraceParent::parse(bad), None, "{bad}");
         }
+    }
+
+    #[test]
+    fn bytes_become_lower_case_hex() {
+        let trace = TraceParent::start([0xa5; 24]).child([0x0f; 8]);
+        assert_eq!(trace.to_string(), "00-15a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5-1f0f0f0f0f0f0f0f-01");
     }
 
     #[test]
