@@ -57,7 +57,7 @@ pub struct ServiceClaims {
     pub request_id: String,
 }
 
-#[derive(Serialize, Deserialize)]
+#[derive(Clone, Serialize, Deserialize)]
 struct Custom {
     #[serde(default)]
     preferred_username: String,

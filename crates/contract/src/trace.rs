@@ -18,7 +18,8 @@ impl TraceParent {
         let (version, trace, span, flags) =
             (parts.next()?, parts.next()?, parts.next()?, parts.next()?);
         let known = version == "00" && parts.next().is_none();
-        let later = version.len() == 2 && version != "ff" && is_hex(version);
+        // A later version may have more parts after the ones that are known (§4.3.5).
+        let later = version.len() == 2 && !matches!(version, "00" | "ff") && is_hex(version);
         if !(known || later) || !id(trace, 32) || !id(span, 16) || flags.len() != 2 || !is_hex(flags) {
             return None;
         }
