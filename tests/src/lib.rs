@@ -59,7 +59,8 @@ impl Platform {
     /// The platform the tests of one file share: started by the first, stopped by the last. (A
     /// static value would never be dropped, and its process would outlive the tests.)
     pub async fn shared() -> Arc<Platform> {
-        static SHARED: tokio::sync::Mutex<Weak<Platform>> = tokio::sync::Mutex::const_new(Weak::new());
+        static SHARED: tokio::sync::Mutex<Weak<Platform>> =
+            tokio::sync::Mutex::const_new(Weak::new());
         let mut shared = SHARED.lock().await;
         if let Some(platform) = shared.upgrade() {
             return platform;

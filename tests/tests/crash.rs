@@ -175,7 +175,10 @@ async fn check(platform: &Platform, wallets: &[(String, &'static str)], ids: &[S
     let deadline = Instant::now() + Duration::from_secs(10);
     for database in ["payment", "forex", "ledger", "wallet"] {
         while count(database, "SELECT count(*) FROM outbox") > 0 {
-            assert!(Instant::now() < deadline, "{database}: events are left in the outbox");
+            assert!(
+                Instant::now() < deadline,
+                "{database}: events are left in the outbox"
+            );
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     }

@@ -10,7 +10,10 @@ pub fn render(table: &Table) -> Value {
         .services
         .iter()
         .map(|service| {
-            let others = table.paths.iter().filter(|route| table.service_of(route) == service.name);
+            let others = table
+                .paths
+                .iter()
+                .filter(|route| table.service_of(route) == service.name);
             let routes = service.common().iter().chain(&service.routes).chain(others);
             json!({
                 "name": service.name,
@@ -64,6 +67,9 @@ mod tests {
         ] {
             assert!(text.contains(part), "{part} in {text}");
         }
-        assert!(!text.contains("_deliver"), "inner doors are nobody's business");
+        assert!(
+            !text.contains("_deliver"),
+            "inner doors are nobody's business"
+        );
     }
 }

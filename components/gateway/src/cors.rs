@@ -18,18 +18,22 @@ pub struct Allowed<'a> {
 }
 
 /// Headers a page may send.
-pub const ALLOW_HEADERS: &str =
-    "authorization, content-type, idempotency-key, if-match, if-none-match, traceparent, x-request-id";
+pub const ALLOW_HEADERS: &str = "authorization, content-type, idempotency-key, if-match, if-none-match, traceparent, x-request-id";
 /// Headers a page may read.
-pub const EXPOSE_HEADERS: &str =
-    "x-request-id, idempotency-replayed, etag, retry-after, ratelimit, ratelimit-policy, deprecation, sunset";
+pub const EXPOSE_HEADERS: &str = "x-request-id, idempotency-replayed, etag, retry-after, ratelimit, ratelimit-policy, deprecation, sunset";
 
 impl Origins {
     /// Reads the variable.
     pub fn parse(text: &str) -> Origins {
-        let listed: Vec<String> =
-            text.split(',').map(|o| o.trim().trim_end_matches('/').to_owned()).filter(|o| !o.is_empty()).collect();
-        Origins { any: listed.iter().any(|o| o == "*"), listed }
+        let listed: Vec<String> = text
+            .split(',')
+            .map(|o| o.trim().trim_end_matches('/').to_owned())
+            .filter(|o| !o.is_empty())
+            .collect();
+        Origins {
+            any: listed.iter().any(|o| o == "*"),
+            listed,
+        }
     }
 
     /// Whether no page may.
@@ -40,9 +44,15 @@ impl Origins {
     /// What a page of this origin is told; `None` when it may not.
     pub fn allow<'a>(&self, origin: &'a str) -> Option<Allowed<'a>> {
         if self.listed.iter().any(|o| o == origin && o != "*") {
-            return Some(Allowed { origin, credentials: true });
+            return Some(Allowed {
+                origin,
+                credentials: true,
+            });
         }
-        self.any.then_some(Allowed { origin: "*", credentials: false })
+        self.any.then_some(Allowed {
+            origin: "*",
+            credentials: false,
+        })
     }
 }
 
@@ -53,12 +63,30 @@ mod tests {
     #[test]
     fn only_listed_pages_get_credentials_and_a_star_never_gives_them() {
         let listed = Origins::parse("https://a.example, https://b.example/");
-        assert_eq!(listed.allow("https://b.example"), Some(Allowed { origin: "https://b.example", credentials: true }));
+        assert_eq!(
+            listed.allow("https://b.example"),
+            Some(Allowed {
+                origin: "https://b.example",
+                credentials: true
+            })
+        );
         assert_eq!(listed.allow("https://a.example.evil"), None);
         assert_eq!(listed.allow("*"), None);
         let any = Origins::parse("*");
-        assert_eq!(any.allow("https://x.example"), Some(Allowed { origin: "*", credentials: false }));
-        assert_eq!(any.allow("*"), Some(Allowed { origin: "*", credentials: false }));
+        assert_eq!(
+            any.allow("https://x.example"),
+            Some(Allowed {
+                origin: "*",
+                credentials: false
+            })
+        );
+        assert_eq!(
+            any.allow("*"),
+            Some(Allowed {
+                origin: "*",
+                credentials: false
+            })
+        );
         assert_eq!(Origins::parse(" ").allow("https://a.example"), None);
     }
 }

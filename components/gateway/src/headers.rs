@@ -30,8 +30,9 @@ pub enum Fate {
 /// lower case.
 pub fn fate(name: &str) -> Fate {
     match name {
-        "accept" | "accept-encoding" | "accept-language" | "content-type" | "user-agent" | "if-match"
-        | "if-none-match" | "range" | "tracestate" | "baggage" | "prefer" | "cache-control" => Fate::Pass,
+        "accept" | "accept-encoding" | "accept-language" | "content-type" | "user-agent"
+        | "if-match" | "if-none-match" | "range" | "tracestate" | "baggage" | "prefer"
+        | "cache-control" => Fate::Pass,
         "authorization" => Fate::Authorization,
         "content-length" => Fate::ContentLength,
         "transfer-encoding" => Fate::TransferEncoding,
@@ -42,7 +43,14 @@ pub fn fate(name: &str) -> Fate {
         "traceparent" => Fate::TraceParent,
         "connection" => Fate::Connection,
         // Of one connection only (RFC 9110 §7.6.1), or a browser's affair.
-        "host" | "keep-alive" | "proxy-connection" | "te" | "trailer" | "upgrade" | "expect" | "cookie"
+        "host"
+        | "keep-alive"
+        | "proxy-connection"
+        | "te"
+        | "trailer"
+        | "upgrade"
+        | "expect"
+        | "cookie"
         | "access-control-request-headers" => Fate::Drop,
         _ if is_identity(name) => Fate::Drop,
         _ => Fate::Pass,
@@ -53,19 +61,59 @@ pub fn fate(name: &str) -> Fate {
 /// Compared with case, `-`, `_` and `.` folded: CGI-like environments read `X_Sub` and `X.Sub` as
 /// `X-Sub`.
 const IDENTITY: &[&str] = &[
-    "authorization", "proxyauthorization", "proxyauthenticate", "remoteuser", "remoteemail",
-    "remotegroups", "httpxsub", "xsub", "xsubject", "xusername", "xroles", "xrole", "xgroups", "xgroup",
-    "xscope", "xscopes", "xemail", "xclientid", "xclientauthorization", "xjwtassertion", "xrealip",
-    "xaccesstoken", "xidtoken", "xservicetoken", "xcaller", "xroute", "xrequestid", "traceparent",
-    "idempotencykey", "contentlength", "transferencoding", "host",
+    "authorization",
+    "proxyauthorization",
+    "proxyauthenticate",
+    "remoteuser",
+    "remoteemail",
+    "remotegroups",
+    "httpxsub",
+    "xsub",
+    "xsubject",
+    "xusername",
+    "xroles",
+    "xrole",
+    "xgroups",
+    "xgroup",
+    "xscope",
+    "xscopes",
+    "xemail",
+    "xclientid",
+    "xclientauthorization",
+    "xjwtassertion",
+    "xrealip",
+    "xaccesstoken",
+    "xidtoken",
+    "xservicetoken",
+    "xcaller",
+    "xroute",
+    "xrequestid",
+    "traceparent",
+    "idempotencykey",
+    "contentlength",
+    "transferencoding",
+    "host",
 ];
 /// The same for whole families of names.
-const IDENTITY_PREFIXES: &[&str] =
-    &["xuser", "xauth", "xforwarded", "xremote", "xwebauth", "xjwt", "xinnover", "spin", "forwarded", "proxy"];
+const IDENTITY_PREFIXES: &[&str] = &[
+    "xuser",
+    "xauth",
+    "xforwarded",
+    "xremote",
+    "xwebauth",
+    "xjwt",
+    "xinnover",
+    "spin",
+    "forwarded",
+    "proxy",
+];
 
 fn is_identity(name: &str) -> bool {
-    let folded: String =
-        name.chars().filter(|c| !matches!(c, '-' | '_' | '.')).map(|c| c.to_ascii_lowercase()).collect();
+    let folded: String = name
+        .chars()
+        .filter(|c| !matches!(c, '-' | '_' | '.'))
+        .map(|c| c.to_ascii_lowercase())
+        .collect();
     IDENTITY.contains(&folded.as_str()) || IDENTITY_PREFIXES.iter().any(|p| folded.starts_with(p))
 }
 
@@ -102,7 +150,10 @@ fn text(value: Vec<u8>) -> Option<String> {
 impl Inbound {
     /// Sorts them out.
     pub fn read(all: Vec<Header>) -> Inbound {
-        let mut inbound = Inbound { pass: Vec::with_capacity(all.len() + 8), ..Inbound::default() };
+        let mut inbound = Inbound {
+            pass: Vec::with_capacity(all.len() + 8),
+            ..Inbound::default()
+        };
         let mut bytes = 0;
         let mut keys = 0;
         let mut named_by_connection: Vec<String> = Vec::new();
@@ -120,20 +171,30 @@ impl Inbound {
                     keys += 1;
                     inbound.pass.push((name, value));
                 }
-                Fate::ContentLength => inbound.content_length = text(value).and_then(|v| v.parse().ok()),
+                Fate::ContentLength => {
+                    inbound.content_length = text(value).and_then(|v| v.parse().ok())
+                }
                 Fate::TransferEncoding => inbound.chunked = true,
                 Fate::Origin => inbound.origin = text(value),
                 Fate::PreflightMethod => inbound.preflight = true,
                 Fate::RequestId => inbound.request_id = text(value).filter(|id| is_request_id(id)),
                 Fate::TraceParent => inbound.traceparent = text(value),
                 Fate::Connection => named_by_connection.extend(
-                    text(value).unwrap_or_default().split(',').map(|n| n.trim().to_ascii_lowercase()),
+                    text(value)
+                        .unwrap_or_default()
+                        .split(',')
+                        .map(|n| n.trim().to_ascii_lowercase()),
                 ),
             }
         }
         // What `Connection` names is of this connection only as well.
-        if named_by_connection.iter().any(|n| !matches!(n.as_str(), "keep-alive" | "close")) {
-            inbound.pass.retain(|(name, _)| !named_by_connection.contains(name));
+        if named_by_connection
+            .iter()
+            .any(|n| !matches!(n.as_str(), "keep-alive" | "close"))
+        {
+            inbound
+                .pass
+                .retain(|(name, _)| !named_by_connection.contains(name));
         }
         if keys > 1 {
             inbound.fault = Some(Fault::TwoKeys);
@@ -155,12 +216,14 @@ impl Inbound {
                 Code::HeadersTooLarge,
                 format!("the headers are larger than {HEADER_BYTES_MAX} bytes"),
             )),
-            Some(Fault::TwoTokens) => {
-                Err(Failure::new(Code::InvalidToken, "send one Authorization header"))
-            }
-            Some(Fault::TwoKeys) => {
-                Err(Failure::new(Code::InvalidIdempotencyKey, "send one Idempotency-Key header"))
-            }
+            Some(Fault::TwoTokens) => Err(Failure::new(
+                Code::InvalidToken,
+                "send one Authorization header",
+            )),
+            Some(Fault::TwoKeys) => Err(Failure::new(
+                Code::InvalidIdempotencyKey,
+                "send one Idempotency-Key header",
+            )),
         }
     }
 
@@ -169,7 +232,10 @@ impl Inbound {
     /// # Errors
     /// 401 when there is none.
     pub fn bearer(&self) -> Result<&str> {
-        let value = self.authorization.as_deref().and_then(|v| std::str::from_utf8(v).ok());
+        let value = self
+            .authorization
+            .as_deref()
+            .and_then(|v| std::str::from_utf8(v).ok());
         // RFC 9110 §11.1: the scheme's name has no case.
         let token = value
             .and_then(|v| v.split_once(' '))
@@ -195,8 +261,16 @@ impl Inbound {
 pub fn goes_out(name: &str) -> bool {
     !matches!(
         name,
-        "connection" | "keep-alive" | "proxy-connection" | "te" | "trailer" | "transfer-encoding" | "upgrade"
-            | "x-route" | "x-request-id" | "server"
+        "connection"
+            | "keep-alive"
+            | "proxy-connection"
+            | "te"
+            | "trailer"
+            | "transfer-encoding"
+            | "upgrade"
+            | "x-route"
+            | "x-request-id"
+            | "server"
     )
 }
 
@@ -207,15 +281,55 @@ mod tests {
     #[test]
     fn no_spelling_of_an_identity_header_gets_through() {
         for name in [
-            "x-sub", "x_sub", "x.sub", "X-Sub", "x-username", "x_username", "x-user-name", "x-user-id",
-            "x-user", "x-userid", "x.user.id", "x-jwt-assertion", "x_jwt_assertion", "x-auth-user",
-            "x_auth_user", "x.auth.user", "x-auth-request-email", "x-forwarded-user", "x-forwarded-path",
-            "x-forwarded-for", "x-forwarded-access-token", "forwarded", "remote-user", "remote_user",
-            "x-remote-user", "x-roles", "x-groups", "x-email", "x-scope", "x-client-authorization",
-            "x-client_authorization", "proxy-authorization", "proxy_authorization", "authorization_",
-            "auth-orization", "x-request_id", "trace_parent", "idempotency_key", "spin-path-info",
-            "spin_full_url", "spin-client-addr", "host", "keep-alive", "te", "trailer", "upgrade", "cookie",
-            "content_length", "transfer_encoding",
+            "x-sub",
+            "x_sub",
+            "x.sub",
+            "X-Sub",
+            "x-username",
+            "x_username",
+            "x-user-name",
+            "x-user-id",
+            "x-user",
+            "x-userid",
+            "x.user.id",
+            "x-jwt-assertion",
+            "x_jwt_assertion",
+            "x-auth-user",
+            "x_auth_user",
+            "x.auth.user",
+            "x-auth-request-email",
+            "x-forwarded-user",
+            "x-forwarded-path",
+            "x-forwarded-for",
+            "x-forwarded-access-token",
+            "forwarded",
+            "remote-user",
+            "remote_user",
+            "x-remote-user",
+            "x-roles",
+            "x-groups",
+            "x-email",
+            "x-scope",
+            "x-client-authorization",
+            "x-client_authorization",
+            "proxy-authorization",
+            "proxy_authorization",
+            "authorization_",
+            "auth-orization",
+            "x-request_id",
+            "trace_parent",
+            "idempotency_key",
+            "spin-path-info",
+            "spin_full_url",
+            "spin-client-addr",
+            "host",
+            "keep-alive",
+            "te",
+            "trailer",
+            "upgrade",
+            "cookie",
+            "content_length",
+            "transfer_encoding",
         ] {
             assert_eq!(fate(name), Fate::Drop, "{name}");
         }
@@ -223,13 +337,26 @@ mod tests {
 
     #[test]
     fn ordinary_headers_get_through() {
-        for name in ["accept", "content-type", "if-none-match", "user-agent", "x-correlation-id", "grpc-timeout", "x-b3-traceid"] {
+        for name in [
+            "accept",
+            "content-type",
+            "if-none-match",
+            "user-agent",
+            "x-correlation-id",
+            "grpc-timeout",
+            "x-b3-traceid",
+        ] {
             assert_eq!(fate(name), Fate::Pass, "{name}");
         }
     }
 
     fn read(headers: &[(&str, &str)]) -> Inbound {
-        Inbound::read(headers.iter().map(|(n, v)| ((*n).to_owned(), v.as_bytes().to_vec())).collect())
+        Inbound::read(
+            headers
+                .iter()
+                .map(|(n, v)| ((*n).to_owned(), v.as_bytes().to_vec()))
+                .collect(),
+        )
     }
 
     #[test]
@@ -247,18 +374,30 @@ mod tests {
             assert_eq!(inbound.bearer().ok(), want, "{headers:?}");
             assert!(inbound.check().is_ok());
         }
-        let two = read(&[("authorization", "Bearer a.b.c"), ("authorization", "Bearer a.b.c")]);
+        let two = read(&[
+            ("authorization", "Bearer a.b.c"),
+            ("authorization", "Bearer a.b.c"),
+        ]);
         assert_eq!(two.check().map_err(|f| f.code()), Err(Code::InvalidToken));
-        assert_eq!(read(&[("authorization", "Basic YTpi")]).basic(), Some(&b"Basic YTpi"[..]));
+        assert_eq!(
+            read(&[("authorization", "Basic YTpi")]).basic(),
+            Some(&b"Basic YTpi"[..])
+        );
     }
 
     #[test]
     fn headers_that_are_too_large_or_ambiguous_are_refused() {
         let long = "x".repeat(HEADER_BYTES_MAX);
         let large = read(&[("accept", &long)]);
-        assert_eq!(large.check().map_err(|f| f.code()), Err(Code::HeadersTooLarge));
+        assert_eq!(
+            large.check().map_err(|f| f.code()),
+            Err(Code::HeadersTooLarge)
+        );
         let keys = read(&[("idempotency-key", "a"), ("idempotency-key", "b")]);
-        assert_eq!(keys.check().map_err(|f| f.code()), Err(Code::InvalidIdempotencyKey));
+        assert_eq!(
+            keys.check().map_err(|f| f.code()),
+            Err(Code::InvalidIdempotencyKey)
+        );
     }
 
     #[test]
@@ -269,8 +408,18 @@ mod tests {
 
     #[test]
     fn a_request_id_is_kept_only_when_it_is_harmless() {
-        for (id, kept) in [("abc-1.2_3", true), ("", false), ("a b", false), ("a\n", false), ("é", false)] {
-            assert_eq!(read(&[("x-request-id", id)]).request_id.is_some(), kept, "{id}");
+        for (id, kept) in [
+            ("abc-1.2_3", true),
+            ("", false),
+            ("a b", false),
+            ("a\n", false),
+            ("é", false),
+        ] {
+            assert_eq!(
+                read(&[("x-request-id", id)]).request_id.is_some(),
+                kept,
+                "{id}"
+            );
         }
         let (longest, longer) = ("x".repeat(128), "x".repeat(129));
         assert!(read(&[("x-request-id", &longest)]).request_id.is_some());
@@ -282,7 +431,13 @@ mod tests {
         for name in ["x-route", "transfer-encoding", "connection", "x-request-id"] {
             assert!(!goes_out(name), "{name}");
         }
-        for name in ["content-type", "idempotency-replayed", "retry-after", "www-authenticate", "etag"] {
+        for name in [
+            "content-type",
+            "idempotency-replayed",
+            "retry-after",
+            "www-authenticate",
+            "etag",
+        ] {
             assert!(goes_out(name), "{name}");
         }
     }

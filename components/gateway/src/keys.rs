@@ -23,7 +23,11 @@ struct Known {
     tried_us: i64,
 }
 
-static KNOWN: Mutex<Known> = Mutex::new(Known { keys: None, fetched_us: 0, tried_us: 0 });
+static KNOWN: Mutex<Known> = Mutex::new(Known {
+    keys: None,
+    fetched_us: 0,
+    tried_us: 0,
+});
 
 fn known() -> Known {
     KNOWN.lock().map(|known| known.clone()).unwrap_or_default()
@@ -42,7 +46,10 @@ pub async fn check(token: &str, issuer: &Issuer, anonymous: &Caller) -> Result<G
         known = fetch(anonymous, now).await;
     }
     let keys = known.keys.ok_or_else(|| {
-        Failure::new(Code::Unavailable, "the keys that tokens are checked with cannot be fetched now")
+        Failure::new(
+            Code::Unavailable,
+            "the keys that tokens are checked with cannot be fetched now",
+        )
     })?;
     let mut checked = token::check(token, issuer, &keys);
     if checked == Err(Refusal::UnknownKey)
@@ -55,7 +62,10 @@ pub async fn check(token: &str, issuer: &Issuer, anonymous: &Caller) -> Result<G
         let line = serde_json::json!({"level": "warn", "service_name": "gateway",
             "msg": "access token refused", "reason": format!("{refusal:?}")});
         println!("{line}");
-        Failure::new(Code::InvalidToken, "the access token was refused: expired, or not one for this platform")
+        Failure::new(
+            Code::InvalidToken,
+            "the access token was refused: expired, or not one for this platform",
+        )
     })
 }
 
@@ -65,7 +75,11 @@ async fn fetch(anonymous: &Caller, now: i64) -> Known {
     store(&known);
     match fetched(anonymous, now).await {
         Ok(keys) => {
-            known = Known { keys: Some(Arc::new(keys)), fetched_us: now, tried_us: now };
+            known = Known {
+                keys: Some(Arc::new(keys)),
+                fetched_us: now,
+                tried_us: now,
+            };
             store(&known);
         }
         Err(failure) => {
@@ -86,13 +100,23 @@ fn store(known: &Known) {
 async fn fetched(anonymous: &Caller, now: i64) -> Result<KeySet> {
     let unavailable = || Failure::new(Code::UpstreamError, "identity has no usable key set");
     let table = Table::get();
-    let index = table.services.iter().position(|s| s.name == IDENTITY).ok_or_else(unavailable)?;
+    let index = table
+        .services
+        .iter()
+        .position(|s| s.name == IDENTITY)
+        .ok_or_else(unavailable)?;
     let identity = &table.services[index];
     let bearer = anonymous
         .bearer(call::keyring().await?, &identity.name, index, now)
         .map_err(|e| Failure::new(Code::NotReady, e.to_string()))?;
-    let (status, body) =
-        upstream::get(&identity.authority, "/oauth2/jwks", &bearer, KEYS_TIMEOUT_MS, JWKS_BYTES_MAX).await?;
+    let (status, body) = upstream::get(
+        &identity.authority,
+        "/oauth2/jwks",
+        &bearer,
+        KEYS_TIMEOUT_MS,
+        JWKS_BYTES_MAX,
+    )
+    .await?;
     let keys = KeySet::parse(&body).filter(|keys| status == 200 && !keys.is_empty());
     keys.ok_or_else(unavailable)
 }

@@ -1,6 +1,9 @@
 //! The gateway's own answers.
 
-use innover_kit::{Failure, contract::{Problem, problem::PROBLEM_JSON}};
+use innover_kit::{
+    Failure,
+    contract::{Problem, problem::PROBLEM_JSON},
+};
 
 /// A whole answer: what the gateway says by itself.
 #[derive(Debug, PartialEq, Eq)]
@@ -13,7 +16,11 @@ pub struct Own {
 impl Own {
     /// JSON.
     pub fn json(status: u16, body: impl Into<Vec<u8>>) -> Own {
-        Own { status, headers: vec![("content-type", "application/json".into())], body: body.into() }
+        Own {
+            status,
+            headers: vec![("content-type", "application/json".into())],
+            body: body.into(),
+        }
     }
 
     /// Adds a header.
@@ -31,7 +38,9 @@ impl Own {
         let Problem { status, scope, .. } = &problem;
         let mut headers = vec![("content-type", PROBLEM_JSON.to_owned())];
         match (status, scope) {
-            (401, _) => headers.push(("www-authenticate", r#"Bearer error="invalid_token""#.into())),
+            (401, _) => {
+                headers.push(("www-authenticate", r#"Bearer error="invalid_token""#.into()))
+            }
             (403, Some(scope)) => headers.push((
                 "www-authenticate",
                 format!(r#"Bearer error="insufficient_scope", scope="{scope}""#),
@@ -39,6 +48,10 @@ impl Own {
             (429 | 503, _) => headers.push(("retry-after", "1".into())),
             _ => {}
         }
-        Own { status: *status, headers, body: serde_json::to_vec(&problem).unwrap_or_default() }
+        Own {
+            status: *status,
+            headers,
+            body: serde_json::to_vec(&problem).unwrap_or_default(),
+        }
     }
 }

@@ -25,10 +25,16 @@ impl Settings {
         if let Some(settings) = SETTINGS.get() {
             return Ok(settings);
         }
-        let issuer = config::get("issuer").await?.trim_end_matches('/').to_owned();
+        let issuer = config::get("issuer")
+            .await?
+            .trim_end_matches('/')
+            .to_owned();
         let settings = Settings {
             https: issuer.starts_with("https://"),
-            issuer: Issuer { issuer, audience: config::get("audience").await? },
+            issuer: Issuer {
+                issuer,
+                audience: config::get("audience").await?,
+            },
             origins: Origins::parse(&config::get("cors_origins").await?),
         };
         Ok(SETTINGS.get_or_init(|| settings))

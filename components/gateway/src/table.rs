@@ -134,8 +134,12 @@ pub enum Nowhere {
 const VERSION: &str = "v1";
 /// `/api/<service>/1.0.0/…` is how the gateways that came before wrote the version.
 const VERSION_LONG: &str = "1.0.0";
-const COMMON: [(&str, &str); 4] =
-    [("health", "token"), ("readiness", "token"), ("openapi.json", "public"), ("docs", "public")];
+const COMMON: [(&str, &str); 4] = [
+    ("health", "token"),
+    ("readiness", "token"),
+    ("openapi.json", "public"),
+    ("docs", "public"),
+];
 
 impl Table {
     /// The table of `routes.json`.
@@ -150,12 +154,24 @@ impl Table {
     fn parse(text: &str) -> serde_json::Result<Table> {
         let file: File = serde_json::from_str(text)?;
         let defaults = file.defaults;
-        let index_of =
-            |name: &str| file.services.iter().position(|s| s.name == name).unwrap_or(usize::MAX);
+        let index_of = |name: &str| {
+            file.services
+                .iter()
+                .position(|s| s.name == name)
+                .unwrap_or(usize::MAX)
+        };
         let paths = file
             .paths
             .iter()
-            .map(|entry| route(entry.path.clone(), &entry.path, entry, index_of(&entry.service), defaults))
+            .map(|entry| {
+                route(
+                    entry.path.clone(),
+                    &entry.path,
+                    entry,
+                    index_of(&entry.service),
+                    defaults,
+                )
+            })
             .collect();
         let services = file
             .services
@@ -171,7 +187,11 @@ impl Table {
     ///
     /// # Errors
     /// [`Nowhere`].
-    pub fn find<'p>(&self, method: &str, path_and_query: &'p str) -> Result<Target<'_, 'p>, Nowhere> {
+    pub fn find<'p>(
+        &self,
+        method: &str,
+        path_and_query: &'p str,
+    ) -> Result<Target<'_, 'p>, Nowhere> {
         let path = path_and_query.split('?').next().unwrap_or_default();
         if is_ambiguous(path) {
             return Err(Nowhere::NotFound);
@@ -182,15 +202,32 @@ impl Table {
         if let Some(rest) = path.strip_prefix("/_deliver/") {
             return self.find_delivery(method, rest);
         }
-        let route = self.paths.iter().find(|r| r.matches(path)).ok_or(Nowhere::NotFound)?;
+        let route = self
+            .paths
+            .iter()
+            .find(|r| r.matches(path))
+            .ok_or(Nowhere::NotFound)?;
         let service = self.services.get(route.service).ok_or(Nowhere::NotFound)?;
         let access = route.access(method)?;
         let upstream = Cow::Borrowed(path_and_query);
-        Ok(Target { service, index: route.service, route, access, upstream, refined: false, delivery: false })
+        Ok(Target {
+            service,
+            index: route.service,
+            route,
+            access,
+            upstream,
+            refined: false,
+            delivery: false,
+        })
     }
 
     /// `rest` is what follows `/api/` in the path.
-    fn find_api<'p>(&self, method: &str, whole: &'p str, rest: &str) -> Result<Target<'_, 'p>, Nowhere> {
+    fn find_api<'p>(
+        &self,
+        method: &str,
+        whole: &'p str,
+        rest: &str,
+    ) -> Result<Target<'_, 'p>, Nowhere> {
         let (name, after) = rest.split_once('/').unwrap_or((rest, ""));
         let index = self.service(name).ok_or(Nowhere::NotFound)?;
         let service = &self.services[index];
@@ -199,7 +236,10 @@ impl Table {
         let (version, inner) = after.split_once('/').unwrap_or((after, ""));
         let (inner, upstream) = match version {
             VERSION => (inner, Cow::Borrowed(tail)),
-            VERSION_LONG => (inner, Cow::Owned(format!("/{VERSION}{}", &tail[1 + VERSION_LONG.len()..]))),
+            VERSION_LONG => (
+                inner,
+                Cow::Owned(format!("/{VERSION}{}", &tail[1 + VERSION_LONG.len()..])),
+            ),
             _ if is_version(version) => return Err(Nowhere::NotFound),
             _ => (after, Cow::Owned(format!("/{VERSION}{tail}"))),
         };
@@ -210,18 +250,42 @@ impl Table {
                 Cow::Owned(text) => Cow::Owned(text[1 + VERSION.len()..].to_owned()),
             };
             let access = route.access(method)?;
-            return Ok(Target { service, index, route, access, upstream, refined: false, delivery: false });
+            return Ok(Target {
+                service,
+                index,
+                route,
+                access,
+                upstream,
+                refined: false,
+                delivery: false,
+            });
         }
         let path = upstream.split('?').next().unwrap_or_default();
-        let route = service.routes.iter().find(|r| r.matches(path)).ok_or(Nowhere::NotFound)?;
+        let route = service
+            .routes
+            .iter()
+            .find(|r| r.matches(path))
+            .ok_or(Nowhere::NotFound)?;
         let access = route.access(method)?;
-        Ok(Target { service, index, route, access, upstream, refined: true, delivery: false })
+        Ok(Target {
+            service,
+            index,
+            route,
+            access,
+            upstream,
+            refined: true,
+            delivery: false,
+        })
     }
 
     /// `rest` is what follows `/_deliver/` in the path.
     fn find_delivery<'p>(&self, method: &str, rest: &str) -> Result<Target<'_, 'p>, Nowhere> {
         let (name, what) = rest.split_once('/').ok_or(Nowhere::NotFound)?;
-        let index = self.services.iter().position(|s| s.name == name).ok_or(Nowhere::NotFound)?;
+        let index = self
+            .services
+            .iter()
+            .position(|s| s.name == name)
+            .ok_or(Nowhere::NotFound)?;
         let service = &self.services[index];
         let (route, upstream) = match what {
             "events" => (&service.events, "/_events"),
@@ -230,16 +294,28 @@ impl Table {
         };
         let access = route.access(method)?;
         let upstream = Cow::Borrowed(upstream);
-        Ok(Target { service, index, route, access, upstream, refined: false, delivery: true })
+        Ok(Target {
+            service,
+            index,
+            route,
+            access,
+            upstream,
+            refined: false,
+            delivery: true,
+        })
     }
 
     /// The name of the service a route leads to.
     pub fn service_of(&self, route: &Route) -> &str {
-        self.services.get(route.service).map_or("", |service| &service.name)
+        self.services
+            .get(route.service)
+            .map_or("", |service| &service.name)
     }
 
     fn service(&self, name: &str) -> Option<usize> {
-        self.services.iter().position(|s| s.name == name || s.aliases.iter().any(|a| a == name))
+        self.services
+            .iter()
+            .position(|s| s.name == name || s.aliases.iter().any(|a| a == name))
     }
 }
 
@@ -270,39 +346,74 @@ impl Route {
     fn access(&self, method: &str) -> Result<&Access, Nowhere> {
         let wanted = if method == "HEAD" { "GET" } else { method };
         let found = self.methods.iter().find(|(name, _)| name == wanted);
-        found.map(|(_, access)| access).ok_or_else(|| Nowhere::Method(self.allow()))
+        found
+            .map(|(_, access)| access)
+            .ok_or_else(|| Nowhere::Method(self.allow()))
     }
 
     fn allow(&self) -> String {
-        self.methods.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>().join(", ")
+        self.methods
+            .iter()
+            .map(|(name, _)| name.as_str())
+            .collect::<Vec<_>>()
+            .join(", ")
     }
 }
 
-fn service(index: usize, entry: &ServiceEntry, deliveries: &Deliveries, defaults: Bounds) -> Service {
+fn service(
+    index: usize,
+    entry: &ServiceEntry,
+    deliveries: &Deliveries,
+    defaults: Bounds,
+) -> Service {
     let name = &entry.name;
     let own = |path: &str, methods: &[(&str, &str)], timeout_ms, body_bytes_max| PathEntry {
         path: path.into(),
         service: name.clone(),
-        methods: methods.iter().map(|(m, a)| ((*m).to_owned(), (*a).to_owned())).collect(),
+        methods: methods
+            .iter()
+            .map(|(m, a)| ((*m).to_owned(), (*a).to_owned()))
+            .collect(),
         timeout_ms,
         body_bytes_max,
     };
     let delivery = |what: &str, timeout_ms| {
         let path = format!("/_{what}");
-        let entry = own(&path, &[("POST", "public")], Some(timeout_ms), Some(deliveries.body_bytes_max));
-        route(format!("/_deliver/{name}/{what}"), &path, &entry, index, defaults)
+        let entry = own(
+            &path,
+            &[("POST", "public")],
+            Some(timeout_ms),
+            Some(deliveries.body_bytes_max),
+        );
+        route(
+            format!("/_deliver/{name}/{what}"),
+            &path,
+            &entry,
+            index,
+            defaults,
+        )
     };
     let public = |path: &str| format!("/api/{name}{path}");
     Service {
         name: name.clone(),
         aliases: entry.aliases.clone(),
         title: entry.title.clone(),
-        routes: entry.routes.iter().map(|r| route(public(&r.path), &r.path, r, index, defaults)).collect(),
+        routes: entry
+            .routes
+            .iter()
+            .map(|r| route(public(&r.path), &r.path, r, index, defaults))
+            .collect(),
         common: COMMON
             .iter()
             .map(|(path, access)| {
                 let entry = own(&format!("/{path}"), &[("GET", access)], None, None);
-                route(public(&format!("/{VERSION}/{path}")), &entry.path, &entry, index, defaults)
+                route(
+                    public(&format!("/{VERSION}/{path}")),
+                    &entry.path,
+                    &entry,
+                    index,
+                    defaults,
+                )
             })
             .collect(),
         authority: format!("{name}.spin.internal"),
@@ -315,10 +426,18 @@ fn service(index: usize, entry: &ServiceEntry, deliveries: &Deliveries, defaults
 fn route(public: String, path: &str, entry: &PathEntry, service: usize, defaults: Bounds) -> Route {
     Route {
         public,
-        methods: entry.methods.iter().map(|(m, a)| (m.clone(), a.clone().into())).collect(),
+        methods: entry
+            .methods
+            .iter()
+            .map(|(m, a)| (m.clone(), a.clone().into()))
+            .collect(),
         timeout_ms: entry.timeout_ms.unwrap_or(defaults.timeout_ms),
         body_bytes_max: entry.body_bytes_max.unwrap_or(defaults.body_bytes_max),
-        segments: path.trim_start_matches('/').split('/').map(str::to_owned).collect(),
+        segments: path
+            .trim_start_matches('/')
+            .split('/')
+            .map(str::to_owned)
+            .collect(),
         service,
     }
 }
@@ -343,7 +462,10 @@ fn is_ambiguous(path: &str) -> bool {
     let mut rest = path;
     while let Some(at) = rest.find('%') {
         let code = rest.get(at + 1..at + 3).unwrap_or_default();
-        if ["2f", "5c", "2e", "00"].iter().any(|bad| code.eq_ignore_ascii_case(bad)) {
+        if ["2f", "5c", "2e", "00"]
+            .iter()
+            .any(|bad| code.eq_ignore_ascii_case(bad))
+        {
             return true;
         }
         rest = &rest[at + 1..];
@@ -376,31 +498,99 @@ mod tests {
     fn public_paths_lead_where_the_specification_says() {
         for (method, path, want) in [
             ("GET", "/api/forex/v1/health", "forex /health token"),
-            ("GET", "/api/fx/v1/rates?base=EUR&date=2026-10-30", "forex /v1/rates?base=EUR&date=2026-10-30 token"),
-            ("GET", "/api/forex/1.0.0/rates?base=EUR", "forex /v1/rates?base=EUR token"),
-            ("GET", "/api/forex/rates?base=EUR", "forex /v1/rates?base=EUR token"),
-            ("GET", "/api/forex/1.0.0/health?x=1", "forex /health?x=1 token"),
+            (
+                "GET",
+                "/api/fx/v1/rates?base=EUR&date=2026-10-30",
+                "forex /v1/rates?base=EUR&date=2026-10-30 token",
+            ),
+            (
+                "GET",
+                "/api/forex/1.0.0/rates?base=EUR",
+                "forex /v1/rates?base=EUR token",
+            ),
+            (
+                "GET",
+                "/api/forex/rates?base=EUR",
+                "forex /v1/rates?base=EUR token",
+            ),
+            (
+                "GET",
+                "/api/forex/1.0.0/health?x=1",
+                "forex /health?x=1 token",
+            ),
             ("GET", "/api/forex/health", "forex /health token"),
-            ("GET", "/api/rule-engine/v1/rule-sets", "rules /v1/rule-sets rules:read"),
-            ("POST", "/api/rules/v1/evaluate", "rules /v1/evaluate rules:read"),
-            ("PUT", "/api/rules/v1/rule-sets/1", "rules /v1/rule-sets/1 rules:write"),
-            ("POST", "/api/wallet/v1/wallets/wal_1/top-ups", "wallet /v1/wallets/wal_1/top-ups ledger:write"),
-            ("POST", "/api/wallet/v1/wallets", "wallet /v1/wallets wallet:write"),
-            ("HEAD", "/api/wallet/v1/wallets", "wallet /v1/wallets wallet:read"),
-            ("POST", "/api/payment/v1/process", "payment /v1/process payment:write"),
-            ("GET", "/api/payment/v1/payments/pay_1/timeline", "payment /v1/payments/pay_1/timeline payment:read"),
-            ("GET", "/api/profile/v1/openapi.json", "profile /openapi.json public"),
+            (
+                "GET",
+                "/api/rule-engine/v1/rule-sets",
+                "rules /v1/rule-sets rules:read",
+            ),
+            (
+                "POST",
+                "/api/rules/v1/evaluate",
+                "rules /v1/evaluate rules:read",
+            ),
+            (
+                "PUT",
+                "/api/rules/v1/rule-sets/1",
+                "rules /v1/rule-sets/1 rules:write",
+            ),
+            (
+                "POST",
+                "/api/wallet/v1/wallets/wal_1/top-ups",
+                "wallet /v1/wallets/wal_1/top-ups ledger:write",
+            ),
+            (
+                "POST",
+                "/api/wallet/v1/wallets",
+                "wallet /v1/wallets wallet:write",
+            ),
+            (
+                "HEAD",
+                "/api/wallet/v1/wallets",
+                "wallet /v1/wallets wallet:read",
+            ),
+            (
+                "POST",
+                "/api/payment/v1/process",
+                "payment /v1/process payment:write",
+            ),
+            (
+                "GET",
+                "/api/payment/v1/payments/pay_1/timeline",
+                "payment /v1/payments/pay_1/timeline payment:read",
+            ),
+            (
+                "GET",
+                "/api/profile/v1/openapi.json",
+                "profile /openapi.json public",
+            ),
             ("GET", "/api/profile/docs", "profile /docs public"),
             ("GET", "/api/identity/v1/health", "identity /health token"),
             ("GET", "/oauth2/jwks", "identity /oauth2/jwks public"),
             ("POST", "/oauth2/token", "identity /oauth2/token public"),
             ("GET", "/oauth2/token", "405 POST"),
             ("POST", "/v1/auth/login", "identity /v1/auth/login public"),
-            ("GET", "/v1/users?limit=1", "identity /v1/users?limit=1 user:read"),
-            ("PATCH", "/v1/users/usr_1", "identity /v1/users/usr_1 user:write"),
+            (
+                "GET",
+                "/v1/users?limit=1",
+                "identity /v1/users?limit=1 user:read",
+            ),
+            (
+                "PATCH",
+                "/v1/users/usr_1",
+                "identity /v1/users/usr_1 user:write",
+            ),
             ("POST", "/api/forex/v1/health", "405 GET"),
-            ("POST", "/_deliver/ledger/events", "ledger /_events public delivery"),
-            ("POST", "/_deliver/payment/tasks", "payment /_tasks public delivery"),
+            (
+                "POST",
+                "/_deliver/ledger/events",
+                "ledger /_events public delivery",
+            ),
+            (
+                "POST",
+                "/_deliver/payment/tasks",
+                "payment /_tasks public delivery",
+            ),
             ("GET", "/_deliver/payment/tasks", "405 POST"),
         ] {
             assert_eq!(go(method, path), want, "{method} {path}");
@@ -410,30 +600,71 @@ mod tests {
     #[test]
     fn what_is_not_in_the_table_leads_nowhere() {
         for path in [
-            "/", "", "/api", "/api/", "/api/nobody/v1/x", "/api/cases/v1/cases", "/pay", "/refund",
-            "/_events", "/_tasks", "/_deliver", "/_deliver/ledger", "/_deliver/ledger/events/x",
-            "/_deliver/nobody/events", "/_deliver/fx/events", "/_internal", "/api/identity/v1/users",
-            "/v1/users/", "/v1/users/a/b", "/oauth2", "/oauth2/authorize", "/health/x",
-            "/api/wallet", "/api/wallet//v1/x", "/api//wallet/v1/x",
-            "/api/wallet/v1/../../_events", "/api/wallet/v1/./x", "/api/wallet/v1/%2e%2e/x",
-            "/api/wallet/v1/a%2Fb", "/api/wallet/v1/a%5cb", "/api/wallet/v1/a\\b", "/api/wallet/v1/%00",
-            "api/wallet/v1/x", "//api/wallet/v1/x", "/api/wallet/v2/wallets", "/api/wallet/2.0.0/wallets",
+            "/",
+            "",
+            "/api",
+            "/api/",
+            "/api/nobody/v1/x",
+            "/api/cases/v1/cases",
+            "/pay",
+            "/refund",
+            "/_events",
+            "/_tasks",
+            "/_deliver",
+            "/_deliver/ledger",
+            "/_deliver/ledger/events/x",
+            "/_deliver/nobody/events",
+            "/_deliver/fx/events",
+            "/_internal",
+            "/api/identity/v1/users",
+            "/v1/users/",
+            "/v1/users/a/b",
+            "/oauth2",
+            "/oauth2/authorize",
+            "/health/x",
+            "/api/wallet",
+            "/api/wallet//v1/x",
+            "/api//wallet/v1/x",
+            "/api/wallet/v1/../../_events",
+            "/api/wallet/v1/./x",
+            "/api/wallet/v1/%2e%2e/x",
+            "/api/wallet/v1/a%2Fb",
+            "/api/wallet/v1/a%5cb",
+            "/api/wallet/v1/a\\b",
+            "/api/wallet/v1/%00",
+            "api/wallet/v1/x",
+            "//api/wallet/v1/x",
+            "/api/wallet/v2/wallets",
+            "/api/wallet/2.0.0/wallets",
             "/api/wallet/v1.1/wallets",
         ] {
             let got = go("POST", path);
             // `/api/wallet` is the service without a version or a path: it reads as `/v1`.
-            assert!(got == "404" || (path == "/api/wallet" && got == "wallet /v1 wallet:write"), "{path}: {got}");
+            assert!(
+                got == "404" || (path == "/api/wallet" && got == "wallet /v1 wallet:write"),
+                "{path}: {got}"
+            );
         }
     }
 
     #[test]
     fn no_public_path_reaches_a_services_inner_doors() {
         for service in &Table::get().services {
-            for inner in ["_events", "_tasks", "v1/_events/..", "%5fevents", "_events?x"] {
+            for inner in [
+                "_events",
+                "_tasks",
+                "v1/_events/..",
+                "%5fevents",
+                "_events?x",
+            ] {
                 for version in ["", "v1/", "1.0.0/", "v2/"] {
                     let path = format!("/api/{}/{version}{inner}", service.name);
                     if let Ok(target) = Table::get().find("POST", &path) {
-                        assert!(target.upstream.starts_with("/v1/"), "{path} reaches {}", target.upstream);
+                        assert!(
+                            target.upstream.starts_with("/v1/"),
+                            "{path} reaches {}",
+                            target.upstream
+                        );
                     }
                 }
             }
@@ -443,9 +674,21 @@ mod tests {
     #[test]
     fn every_path_names_a_service_of_the_table_and_every_bound_is_positive() {
         let table = Table::get();
-        for route in table.paths.iter().chain(table.services.iter().flat_map(|s| &s.routes)) {
-            assert!(table.services.get(route.service).is_some(), "{}", route.public);
-            assert!(route.timeout_ms > 0 && route.body_bytes_max > 0, "{}", route.public);
+        for route in table
+            .paths
+            .iter()
+            .chain(table.services.iter().flat_map(|s| &s.routes))
+        {
+            assert!(
+                table.services.get(route.service).is_some(),
+                "{}",
+                route.public
+            );
+            assert!(
+                route.timeout_ms > 0 && route.body_bytes_max > 0,
+                "{}",
+                route.public
+            );
         }
     }
 }

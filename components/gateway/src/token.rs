@@ -82,15 +82,21 @@ impl KeySet {
         let mut keys: Vec<(String, Key)> = Vec::new();
         let mut twice = Vec::new();
         for jwk in set.get("keys")?.as_array()? {
-            let Some(kid) = jwk.get("kid").and_then(|v| v.as_str()).map(str::to_owned) else { continue };
+            let Some(kid) = jwk.get("kid").and_then(|v| v.as_str()).map(str::to_owned) else {
+                continue;
+            };
             if keys.iter().any(|(known, _)| *known == kid) {
                 twice.push(kid);
                 continue;
             }
             let text = jwk.to_string();
             let key = match jwk.get("kty").and_then(|v| v.as_str()) {
-                Some("OKP") => Ed25519PublicKey::from_jwk(&text).ok().map(|k| Key::Ed25519(Box::new(k))),
-                Some("RSA") => RS256PublicKey::from_jwk(&text).ok().map(|k| Key::Rs256(Box::new(k))),
+                Some("OKP") => Ed25519PublicKey::from_jwk(&text)
+                    .ok()
+                    .map(|k| Key::Ed25519(Box::new(k))),
+                Some("RSA") => RS256PublicKey::from_jwk(&text)
+                    .ok()
+                    .map(|k| Key::Rs256(Box::new(k))),
                 _ => None,
             };
             keys.extend(key.map(|key| (kid, key)));
@@ -126,7 +132,11 @@ pub struct Good {
 /// [`Refusal`]; [`Refusal::UnknownKey`] is worth fetching the keys again for.
 pub fn check(token: &str, issuer: &Issuer, keys: &KeySet) -> Result<Good, Refusal> {
     let header = header(token)?;
-    let (_, key) = keys.0.iter().find(|(kid, _)| *kid == header.kid).ok_or(Refusal::UnknownKey)?;
+    let (_, key) = keys
+        .0
+        .iter()
+        .find(|(kid, _)| *kid == header.kid)
+        .ok_or(Refusal::UnknownKey)?;
     if !key.takes(&header.alg) {
         return Err(Refusal::Algorithm);
     }
@@ -147,20 +157,40 @@ pub fn check(token: &str, issuer: &Issuer, keys: &KeySet) -> Result<Good, Refusa
     }
     .map_err(|_| Refusal::Verification)?;
     // RFC 9068 §2.2: these are required. jwt-simple accepts a token without `exp`.
-    let (Some(expires_at), Some(_), Some(_)) = (claims.expires_at, claims.issued_at, claims.jwt_id) else {
+    let (Some(expires_at), Some(_), Some(_)) = (claims.expires_at, claims.issued_at, claims.jwt_id)
+    else {
         return Err(Refusal::Claims);
     };
     // jwt-simple clamps numbers it cannot hold: such a token would never end.
     if expires_at.as_secs() >= u64::from(u32::MAX) {
         return Err(Refusal::Claims);
     }
-    let sub = claims.subject.filter(|sub| !sub.is_empty()).ok_or(Refusal::Claims)?;
-    let AccessClaims { client_id, scope, email, roles, preferred_username } = claims.custom;
+    let sub = claims
+        .subject
+        .filter(|sub| !sub.is_empty())
+        .ok_or(Refusal::Claims)?;
+    let AccessClaims {
+        client_id,
+        scope,
+        email,
+        roles,
+        preferred_username,
+    } = claims.custom;
     if client_id.is_empty() {
         return Err(Refusal::Claims);
     }
-    let identity = Identity { sub, preferred_username, email, roles, scope, client_id };
-    Ok(Good { identity, expires_at: expires_at.as_secs() })
+    let identity = Identity {
+        sub,
+        preferred_username,
+        email,
+        roles,
+        scope,
+        client_id,
+    };
+    Ok(Good {
+        identity,
+        expires_at: expires_at.as_secs(),
+    })
 }
 
 /// Everything that can be said before a key is looked up.
@@ -168,16 +198,24 @@ fn header(token: &str) -> Result<Header, Refusal> {
     if token.len() > TOKEN_BYTES_MAX {
         return Err(Refusal::TooLong);
     }
-    if !token.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.')) {
+    if !token
+        .bytes()
+        .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'))
+    {
         return Err(Refusal::Shape);
     }
     // Five parts are a JWE (RFC 8725 §3.3), and an empty signature is nobody's.
     let mut parts = token.split('.');
     let (head, claims, signature) = (parts.next(), parts.next(), parts.next());
-    let (Some(head), Some(claims), Some(signature), None) = (head, claims, signature, parts.next()) else {
+    let (Some(head), Some(claims), Some(signature), None) = (head, claims, signature, parts.next())
+    else {
         return Err(Refusal::Shape);
     };
-    if head.is_empty() || claims.is_empty() || signature.is_empty() || head.len() > TOKEN_HEADER_BYTES_MAX {
+    if head.is_empty()
+        || claims.is_empty()
+        || signature.is_empty()
+        || head.len() > TOKEN_HEADER_BYTES_MAX
+    {
         return Err(Refusal::Shape);
     }
     let json = URL_SAFE_NO_PAD.decode(head).map_err(|_| Refusal::Shape)?;

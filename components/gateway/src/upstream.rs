@@ -7,7 +7,9 @@ use spin_sdk::wasip3::{
         client,
         types::{ErrorCode, Fields, Method, Request, RequestOptions, Response, Scheme, Trailers},
     },
-    spawn, wit_bindgen::{FutureReader, StreamReader, StreamResult}, wit_future, wit_stream,
+    spawn,
+    wit_bindgen::{FutureReader, StreamReader, StreamResult},
+    wit_future, wit_stream,
 };
 
 use crate::{headers::Header, problem::Own};
@@ -38,13 +40,19 @@ pub async fn call(
     let (contents, trailers) = parts(body);
     let (request, _sent) = Request::new(fields, contents, trailers, Some(options));
     // A new request is a GET already.
-    let named = if matches!(method, Method::Get) { Ok(()) } else { request.set_method(method) };
+    let named = if matches!(method, Method::Get) {
+        Ok(())
+    } else {
+        request.set_method(method)
+    };
     let set = named
         .and_then(|()| request.set_scheme(Some(&Scheme::Http)))
         .and_then(|()| request.set_authority(Some(authority)))
         .and_then(|()| request.set_path_with_query(Some(path)));
     set.map_err(|()| Failure::new(Code::NotFound, "the path or the method is malformed"))?;
-    client::send(request).await.map_err(|error| failed(authority, error))
+    client::send(request)
+        .await
+        .map_err(|error| failed(authority, error))
 }
 
 fn parts(body: Body) -> (Option<StreamReader<u8>>, TrailersFuture) {
@@ -78,9 +86,9 @@ fn failed(authority: &str, error: ErrorCode) -> Failure {
         "upstream": name, "error": format!("{error:?}")});
     println!("{line}");
     match error {
-        ErrorCode::HttpResponseTimeout | ErrorCode::ConnectionReadTimeout | ErrorCode::ConnectionTimeout => {
-            late(name)
-        }
+        ErrorCode::HttpResponseTimeout
+        | ErrorCode::ConnectionReadTimeout
+        | ErrorCode::ConnectionTimeout => late(name),
         _ => Failure::new(Code::UpstreamError, format!("`{name}` did not answer")),
     }
 }
@@ -94,7 +102,10 @@ pub fn late(name: &str) -> Failure {
 }
 
 fn internal(error: &str) -> Failure {
-    println!("{}", serde_json::json!({"level": "error", "service_name": "gateway", "msg": error}));
+    println!(
+        "{}",
+        serde_json::json!({"level": "error", "service_name": "gateway", "msg": error})
+    );
     Failure::new(Code::Internal, "the log has the reason")
 }
 
@@ -126,9 +137,23 @@ pub async fn read(mut stream: StreamReader<u8>, limit: usize) -> Option<Vec<u8>>
 }
 
 /// Asks a service for something small with a service token.
-pub async fn get(authority: &str, path: &str, bearer: &[u8], timeout_ms: u64, limit: usize) -> Result<(u16, Vec<u8>)> {
+pub async fn get(
+    authority: &str,
+    path: &str,
+    bearer: &[u8],
+    timeout_ms: u64,
+    limit: usize,
+) -> Result<(u16, Vec<u8>)> {
     let headers = [("authorization".to_owned(), bearer.to_vec())];
-    let response = call(authority, &Method::Get, path, &headers, Body::None, timeout_ms).await?;
+    let response = call(
+        authority,
+        &Method::Get,
+        path,
+        &headers,
+        Body::None,
+        timeout_ms,
+    )
+    .await?;
     let status = response.get_status_code();
     let (stream, _trailers) = body_of_answer(response);
     let body = read(stream, limit).await;
@@ -147,11 +172,21 @@ pub fn pass(response: Response, status: u16, headers: &[Header]) -> Result<Respo
 
 /// An answer of the gateway's own.
 pub fn own(own: Own, mut headers: Vec<Header>) -> Result<Response, ErrorCode> {
-    headers.extend(own.headers.into_iter().map(|(name, value)| (name.to_owned(), value.into_bytes())));
-    headers.push(("content-length".to_owned(), own.body.len().to_string().into_bytes()));
+    headers.extend(
+        own.headers
+            .into_iter()
+            .map(|(name, value)| (name.to_owned(), value.into_bytes())),
+    );
+    headers.push((
+        "content-length".to_owned(),
+        own.body.len().to_string().into_bytes(),
+    ));
     let fields = Fields::from_list(&headers).map_err(broken)?;
-    let (contents, trailers) =
-        if own.body.is_empty() { (None, no_trailers()) } else { parts(Body::Bytes(own.body)) };
+    let (contents, trailers) = if own.body.is_empty() {
+        (None, no_trailers())
+    } else {
+        parts(Body::Bytes(own.body))
+    };
     let (answer, _sent) = Response::new(fields, contents, trailers);
     let _ = answer.set_status_code(own.status);
     Ok(answer)

@@ -76,14 +76,22 @@ static VERIFIED: Mutex<Option<HashMap<String, Arc<Caller>>>> = Mutex::new(None);
 /// The caller of a token that was verified less than a minute ago and has not expired.
 pub fn lookup(token: &str, now_us: i64) -> Option<Arc<Caller>> {
     let all = VERIFIED.lock().ok()?;
-    all.as_ref()?.get(token).filter(|caller| caller.good_until_us > now_us).cloned()
+    all.as_ref()?
+        .get(token)
+        .filter(|caller| caller.good_until_us > now_us)
+        .cloned()
 }
 
 /// Remembers a good token. When the store is full the stale ones go, and if none is, all do: a
 /// flood of tokens costs their verification again, not memory.
 pub fn remember(token: &str, good: Good, now_us: i64) -> Arc<Caller> {
-    let expires_us = i64::try_from(good.expires_at).unwrap_or(i64::MAX).saturating_mul(1_000_000);
-    let caller = Arc::new(Caller::new(good.identity, expires_us.min(now_us + VERIFIED_US)));
+    let expires_us = i64::try_from(good.expires_at)
+        .unwrap_or(i64::MAX)
+        .saturating_mul(1_000_000);
+    let caller = Arc::new(Caller::new(
+        good.identity,
+        expires_us.min(now_us + VERIFIED_US),
+    ));
     if let Ok(mut all) = VERIFIED.lock() {
         let all = all.get_or_insert_default();
         if all.len() >= VERIFIED_MAX {
@@ -102,7 +110,13 @@ mod tests {
     use super::*;
 
     fn good(expires_at: u64) -> Good {
-        Good { identity: Identity { sub: "usr_1".into(), ..Identity::default() }, expires_at }
+        Good {
+            identity: Identity {
+                sub: "usr_1".into(),
+                ..Identity::default()
+            },
+            expires_at,
+        }
     }
 
     #[test]
@@ -118,15 +132,21 @@ mod tests {
             remember(&format!("flood {i}"), good(10_000), 1);
         }
         let all = VERIFIED.lock().expect("lock");
-        assert!(all.as_ref().is_some_and(|all| all.len() <= VERIFIED_MAX), "bounded");
+        assert!(
+            all.as_ref().is_some_and(|all| all.len() <= VERIFIED_MAX),
+            "bounded"
+        );
     }
 
     #[test]
     fn a_minted_token_serves_again_for_its_service_only_and_for_a_while() {
-        let secrets = [("wallet", 1), ("ledger", 2)].map(|(n, b)| (n.to_owned(), [b; 32])).into();
+        let secrets = [("wallet", 1), ("ledger", 2)]
+            .map(|(n, b)| (n.to_owned(), [b; 32]))
+            .into();
         let ring = Keyring::build("gateway", &["wallet".into(), "ledger".into()], &secrets);
         let caller = Caller::new(good(1).identity, 0);
-        let bearer = |service, index, now| caller.bearer(&ring, service, index, now).expect("minted");
+        let bearer =
+            |service, index, now| caller.bearer(&ring, service, index, now).expect("minted");
         let first = bearer("wallet", 1, 0);
         assert!(Arc::ptr_eq(&first, &bearer("wallet", 1, MINTED_US - 1)));
         assert!(!Arc::ptr_eq(&first, &bearer("wallet", 1, MINTED_US)));
@@ -135,13 +155,23 @@ mod tests {
         let token = String::from_utf8(first.to_vec()).expect("text");
         let token = token.strip_prefix("Bearer ").expect("a bearer");
         let claims = service_token::verify(&wallet, "wallet", token).expect("wallet takes it");
-        assert_eq!((claims.caller.as_str(), claims.identity.sub.as_str()), ("gateway", "usr_1"));
-        assert!(caller.bearer(&ring, "forex", 5, 0).is_err(), "no key, no token");
+        assert_eq!(
+            (claims.caller.as_str(), claims.identity.sub.as_str()),
+            ("gateway", "usr_1")
+        );
+        assert!(
+            caller.bearer(&ring, "forex", 5, 0).is_err(),
+            "no key, no token"
+        );
     }
 
     #[test]
     fn a_name_that_no_header_can_hold_is_left_out() {
-        let who = Identity { sub: "usr\r\nx: y".into(), preferred_username: "jösé".into(), ..Identity::default() };
+        let who = Identity {
+            sub: "usr\r\nx: y".into(),
+            preferred_username: "jösé".into(),
+            ..Identity::default()
+        };
         let caller = Caller::new(who, 0);
         assert_eq!((&caller.sub, &caller.username), (&None, &None));
     }

@@ -20,20 +20,36 @@ fn world() -> &'static World {
     static WORLD: std::sync::OnceLock<World> = std::sync::OnceLock::new();
     WORLD.get_or_init(|| {
         let ed = Ed25519KeyPair::generate().with_key_id("ed-1");
-        let rsa = RS256KeyPair::generate(2048).expect("an RSA key").with_key_id("rsa-1");
+        let rsa = RS256KeyPair::generate(2048)
+            .expect("an RSA key")
+            .with_key_id("rsa-1");
         let set = format!(
             r#"{{"keys":[{},{}]}}"#,
             ed.public_key().with_key_id("ed-1").to_jwk(),
             rsa.public_key().with_key_id("rsa-1").to_jwk()
         );
         let keys = KeySet::parse(set.as_bytes()).expect("a key set");
-        let issuer = Issuer { issuer: ISSUER.into(), audience: AUDIENCE.into() };
-        World { ed, rsa, keys, issuer }
+        let issuer = Issuer {
+            issuer: ISSUER.into(),
+            audience: AUDIENCE.into(),
+        };
+        World {
+            ed,
+            rsa,
+            keys,
+            issuer,
+        }
     })
 }
 
 fn now() -> i64 {
-    i64::try_from(std::time::UNIX_EPOCH.elapsed().expect("after 1970").as_secs()).expect("fits")
+    i64::try_from(
+        std::time::UNIX_EPOCH
+            .elapsed()
+            .expect("after 1970")
+            .as_secs(),
+    )
+    .expect("fits")
 }
 
 fn claims() -> Value {
@@ -48,7 +64,11 @@ fn header() -> Value {
 
 /// A token with exactly this header and payload text, signed by the Ed25519 key.
 fn sign(header: &str, claims: &str) -> String {
-    let text = format!("{}.{}", URL_SAFE_NO_PAD.encode(header), URL_SAFE_NO_PAD.encode(claims));
+    let text = format!(
+        "{}.{}",
+        URL_SAFE_NO_PAD.encode(header),
+        URL_SAFE_NO_PAD.encode(claims)
+    );
     let pair = ed25519_compact::KeyPair::from_slice(&world().ed.to_bytes()).expect("the same key");
     let signature = pair.sk.sign(&text, None);
     format!("{text}.{}", URL_SAFE_NO_PAD.encode(signature.as_ref()))
@@ -73,15 +93,24 @@ fn refusal(token: &str) -> Refusal {
 fn a_good_token_tells_who_is_calling() {
     for typ in ["at+jwt", "application/at+jwt", "AT+JWT"] {
         for alg in ["EdDSA", "Ed25519"] {
-            let token = sign(&with(header(), json!({"typ": typ, "alg": alg})), &claims().to_string());
+            let token = sign(
+                &with(header(), json!({"typ": typ, "alg": alg})),
+                &claims().to_string(),
+            );
             let good = check(&token, &world().issuer, &world().keys).expect("accepted");
             assert_eq!(good.identity.sub, "usr_1");
             assert_eq!(good.identity.preferred_username, "ana");
             assert!(good.identity.has_scope("wallet:read") && good.identity.has_role("user"));
         }
     }
-    let several = sign(&header().to_string(), &with(claims(), json!({"aud": ["other", AUDIENCE]})));
-    assert!(check(&several, &world().issuer, &world().keys).is_ok(), "one of several audiences");
+    let several = sign(
+        &header().to_string(),
+        &with(claims(), json!({"aud": ["other", AUDIENCE]})),
+    );
+    assert!(
+        check(&several, &world().issuer, &world().keys).is_ok(),
+        "one of several audiences"
+    );
 }
 
 #[test]
@@ -90,14 +119,31 @@ fn an_rsa_key_signs_rs256() {
     struct Custom {
         client_id: &'static str,
     }
-    let claims = Claims::with_custom_claims(Custom { client_id: "innover-cli" }, Duration::from_hours(1))
-        .with_issuer(ISSUER)
-        .with_audience(AUDIENCE)
-        .with_subject("usr_1")
-        .with_jwt_id("j");
-    let options = HeaderOptions { signature_type: Some("at+jwt".into()), ..HeaderOptions::default() };
-    let token = world().rsa.sign_with_options(claims, &options).expect("signed");
-    assert_eq!(check(&token, &world().issuer, &world().keys).expect("accepted").identity.sub, "usr_1");
+    let claims = Claims::with_custom_claims(
+        Custom {
+            client_id: "innover-cli",
+        },
+        Duration::from_hours(1),
+    )
+    .with_issuer(ISSUER)
+    .with_audience(AUDIENCE)
+    .with_subject("usr_1")
+    .with_jwt_id("j");
+    let options = HeaderOptions {
+        signature_type: Some("at+jwt".into()),
+        ..HeaderOptions::default()
+    };
+    let token = world()
+        .rsa
+        .sign_with_options(claims, &options)
+        .expect("signed");
+    assert_eq!(
+        check(&token, &world().issuer, &world().keys)
+            .expect("accepted")
+            .identity
+            .sub,
+        "usr_1"
+    );
 }
 
 #[test]
@@ -130,10 +176,16 @@ fn forged_headers_are_refused() {
         (json!({"typ": "x/at+jwt"}), Refusal::Type),
         (json!({"crit": []}), Refusal::Header),
         (json!({"crit": ["exp"]}), Refusal::Header),
-        (json!({"jku": "http://169.254.169.254/jwks"}), Refusal::Header),
+        (
+            json!({"jku": "http://169.254.169.254/jwks"}),
+            Refusal::Header,
+        ),
         (json!({"x5u": "http://127.0.0.1/cert"}), Refusal::Header),
         (json!({"x5c": ["MIIB"]}), Refusal::Header),
-        (json!({"jwk": {"kty": "OKP", "crv": "Ed25519", "x": "AA"}}), Refusal::Header),
+        (
+            json!({"jwk": {"kty": "OKP", "crv": "Ed25519", "x": "AA"}}),
+            Refusal::Header,
+        ),
         (json!({"zip": "DEF"}), Refusal::Header),
         (json!({"enc": "A256GCM"}), Refusal::Header),
         (json!({"b64": false}), Refusal::Header),
@@ -142,7 +194,11 @@ fn forged_headers_are_refused() {
         assert_eq!(refusal(&token), want, "{changes}");
     }
     let twice = r#"{"alg":"EdDSA","alg":"EdDSA","kid":"ed-1","typ":"at+jwt"}"#;
-    assert_eq!(refusal(&sign(twice, &good)), Refusal::Header, "a member given twice");
+    assert_eq!(
+        refusal(&sign(twice, &good)),
+        Refusal::Header,
+        "a member given twice"
+    );
 }
 
 #[test]
@@ -175,10 +231,20 @@ fn wrong_claims_are_refused() {
         let token = sign(&header().to_string(), &with(claims(), changes.clone()));
         assert_eq!(refusal(&token), want, "{changes}");
     }
-    let within = sign(&header().to_string(), &with(claims(), json!({"exp": soon - 25})));
-    assert!(check(&within, &world().issuer, &world().keys).is_ok(), "30 s of tolerance");
+    let within = sign(
+        &header().to_string(),
+        &with(claims(), json!({"exp": soon - 25})),
+    );
+    assert!(
+        check(&within, &world().issuer, &world().keys).is_ok(),
+        "30 s of tolerance"
+    );
     let twice = claims().to_string().replacen('{', r#"{"sub":"usr_2","#, 1);
-    assert_eq!(refusal(&sign(&header().to_string(), &twice)), Refusal::Verification, "a claim given twice");
+    assert_eq!(
+        refusal(&sign(&header().to_string(), &twice)),
+        Refusal::Verification,
+        "a claim given twice"
+    );
 }
 
 #[test]
@@ -186,7 +252,8 @@ fn broken_shapes_are_refused() {
     let good = sign(&header().to_string(), &claims().to_string());
     let parts: Vec<&str> = good.split('.').collect();
     let (head, body, signature) = (parts[0], parts[1], parts[2]);
-    let json_form = format!(r#"{{"protected":"{head}","payload":"{body}","signature":"{signature}"}}"#);
+    let json_form =
+        format!(r#"{{"protected":"{head}","payload":"{body}","signature":"{signature}"}}"#);
     for token in [
         String::new(),
         "a".into(),
@@ -204,7 +271,11 @@ fn broken_shapes_are_refused() {
     }
     assert_eq!(refusal(&"a".repeat(1_000_000)), Refusal::TooLong);
     let deep = format!("{}{}", "[".repeat(3_000), "]".repeat(3_000));
-    assert_eq!(refusal(&sign(&header().to_string(), &deep)), Refusal::Verification, "deeply nested claims");
+    assert_eq!(
+        refusal(&sign(&header().to_string(), &deep)),
+        Refusal::Verification,
+        "deeply nested claims"
+    );
 }
 
 #[test]
@@ -212,16 +283,30 @@ fn changed_tokens_and_foreign_keys_are_refused() {
     let good = sign(&header().to_string(), &claims().to_string());
     let parts: Vec<&str> = good.split('.').collect();
     let admin = URL_SAFE_NO_PAD.encode(with(claims(), json!({"roles": ["admin"]})));
-    assert_eq!(refusal(&format!("{}.{admin}.{}", parts[0], parts[2])), Refusal::Verification);
+    assert_eq!(
+        refusal(&format!("{}.{admin}.{}", parts[0], parts[2])),
+        Refusal::Verification
+    );
     let zero = URL_SAFE_NO_PAD.encode([0; 64]);
-    assert_eq!(refusal(&format!("{}.{}.{zero}", parts[0], parts[1])), Refusal::Verification);
+    assert_eq!(
+        refusal(&format!("{}.{}.{zero}", parts[0], parts[1])),
+        Refusal::Verification
+    );
     // The same kid under another key, and the public key used as an HMAC secret.
     let other = Ed25519KeyPair::generate().with_key_id("ed-1");
-    let options = || HeaderOptions { signature_type: Some("at+jwt".into()), ..HeaderOptions::default() };
-    let claims = || {
-        Claims::create(Duration::from_hours(1)).with_issuer(ISSUER).with_audience(AUDIENCE).with_subject("usr_1")
+    let options = || HeaderOptions {
+        signature_type: Some("at+jwt".into()),
+        ..HeaderOptions::default()
     };
-    let foreign = other.sign_with_options(claims(), &options()).expect("signed");
+    let claims = || {
+        Claims::create(Duration::from_hours(1))
+            .with_issuer(ISSUER)
+            .with_audience(AUDIENCE)
+            .with_subject("usr_1")
+    };
+    let foreign = other
+        .sign_with_options(claims(), &options())
+        .expect("signed");
     assert_eq!(refusal(&foreign), Refusal::Verification);
     for secret in [
         world().rsa.public_key().to_pem().expect("pem").into_bytes(),
@@ -230,7 +315,9 @@ fn changed_tokens_and_foreign_keys_are_refused() {
     ] {
         for kid in ["rsa-1", "ed-1"] {
             let key = HS256Key::from_bytes(&secret).with_key_id(kid);
-            let token = key.authenticate_with_options(claims(), &options()).expect("signed");
+            let token = key
+                .authenticate_with_options(claims(), &options())
+                .expect("signed");
             assert_eq!(refusal(&token), Refusal::Algorithm, "{kid}");
         }
     }
@@ -240,10 +327,17 @@ fn changed_tokens_and_foreign_keys_are_refused() {
 fn a_key_set_leaves_out_what_is_ambiguous_or_private() {
     let key = world().ed.public_key().with_key_id("ed-1").to_jwk();
     let twice = format!(r#"{{"keys":[{key},{key}]}}"#);
-    assert!(KeySet::parse(twice.as_bytes()).expect("a set").is_empty(), "a kid given twice");
+    assert!(
+        KeySet::parse(twice.as_bytes()).expect("a set").is_empty(),
+        "a kid given twice"
+    );
     let private = format!(r#"{{"keys":[{}]}}"#, world().ed.to_jwk());
-    assert!(KeySet::parse(private.as_bytes()).expect("a set").is_empty(), "a private key is no public one");
-    let other = r#"{"keys":[{"kty":"oct","kid":"a","k":"AAAA"},{"kty":"EC","kid":"b"},{"kty":"OKP"}]}"#;
+    assert!(
+        KeySet::parse(private.as_bytes()).expect("a set").is_empty(),
+        "a private key is no public one"
+    );
+    let other =
+        r#"{"keys":[{"kty":"oct","kid":"a","k":"AAAA"},{"kty":"EC","kid":"b"},{"kty":"OKP"}]}"#;
     assert!(KeySet::parse(other.as_bytes()).expect("a set").is_empty());
     assert!(KeySet::parse(b"[]").is_none());
 }

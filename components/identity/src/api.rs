@@ -70,14 +70,26 @@ pub struct Login {
 pub async fn login(body: Body<Login>) -> Result<Response> {
     let settings = Settings::read().await?;
     if !settings.dev {
-        return Err(Failure::new(Code::NotFound, "sign-in by password exists in the dev profile only"));
+        return Err(Failure::new(
+            Code::NotFound,
+            "sign-in by password exists in the dev profile only",
+        ));
     }
     let mut db = Db::open().await?;
     dev::seed(&mut db).await?;
-    let Login { username, password, scope } = body.value;
+    let Login {
+        username,
+        password,
+        scope,
+    } = body.value;
     let user = match signin::authenticate(&mut db, settings.dev, &username, &password).await {
         Ok(user) => user,
-        Err(Denied::Wrong) => return Err(Failure::new(Code::InvalidToken, "unknown user or wrong password")),
+        Err(Denied::Wrong) => {
+            return Err(Failure::new(
+                Code::InvalidToken,
+                "unknown user or wrong password",
+            ));
+        }
         Err(Denied::Throttled { seconds }) => {
             let text = format!("too many failures; try again in {seconds} s");
             return Err(Failure::new(Code::RateLimited, text));
@@ -86,11 +98,21 @@ pub async fn login(body: Body<Login>) -> Result<Response> {
     };
     let granted = granted(user.roles.iter().map(String::as_str));
     let scope = narrow(&granted, scope.as_deref()).ok_or_else(|| {
-        Failure::new(Code::InvalidRequest, "the scope is unknown or none of it can be granted").param("/scope")
+        Failure::new(
+            Code::InvalidRequest,
+            "the scope is unknown or none of it can be granted",
+        )
+        .param("/scope")
     })?;
     let refresh = tokens::start_family(&mut db, LOGIN_CLIENT, &user.id, &scope).await?;
     let answer = tokens::for_user(&settings, &user, LOGIN_CLIENT, scope).await?;
-    Ok(oauth::json(200, &tokens::TokenView { refresh_token: Some(refresh), ..answer }))
+    Ok(oauth::json(
+        200,
+        &tokens::TokenView {
+            refresh_token: Some(refresh),
+            ..answer
+        },
+    ))
 }
 
 /// A person as others see them.
@@ -194,11 +216,28 @@ pub async fn create_user(cx: Cx, mut body: Body<NewUser>) -> Result<Answer> {
     {
         return Ok(answer);
     }
-    let NewUser { username, email, password, roles } = body.value;
+    let NewUser {
+        username,
+        email,
+        password,
+        roles,
+    } = body.value;
     let email = email.to_ascii_lowercase();
-    check(model::is_username(&username), "/username", "1 to 64 of a-z, 0-9, `.`, `_`, `-`")?;
-    check(model::is_email(&email), "/email", "an address such as ana@example.com")?;
-    check(model::is_password(&password), "/password", "at least 8 characters")?;
+    check(
+        model::is_username(&username),
+        "/username",
+        "1 to 64 of a-z, 0-9, `.`, `_`, `-`",
+    )?;
+    check(
+        model::is_email(&email),
+        "/email",
+        "an address such as ana@example.com",
+    )?;
+    check(
+        model::is_password(&password),
+        "/password",
+        "at least 8 characters",
+    )?;
     let roles = checked_roles(roles.unwrap_or_else(|| vec!["user".into()]))?;
     let now = ids::now_us();
     let user = User {
@@ -226,12 +265,14 @@ pub async fn create_user(cx: Cx, mut body: Body<NewUser>) -> Result<Answer> {
     ];
     store::insert_users(&mut batch, vec![row], Expect::Rows(1));
     let answer = Answer::json(201, &UserView::from(&user))?;
-    commit(&mut db, batch, key.as_ref(), answer).await.map_err(|error| match error {
-        innover_kit::idempotency::CommitError::Batch(e) if e.step() == Some("insert_user") => {
-            Failure::new(Code::AlreadyExists, "the user name or the address is taken")
-        }
-        error => error.into(),
-    })
+    commit(&mut db, batch, key.as_ref(), answer)
+        .await
+        .map_err(|error| match error {
+            innover_kit::idempotency::CommitError::Batch(e) if e.step() == Some("insert_user") => {
+                Failure::new(Code::AlreadyExists, "the user name or the address is taken")
+            }
+            error => error.into(),
+        })
 }
 
 /// Shows a person; everyone may see themselves.
@@ -241,14 +282,20 @@ pub async fn get_user(cx: Cx, Path(id): Path<String>) -> Result<Answer> {
     if cx.identity()?.sub != id {
         cx.require("user:read")?;
     }
-    let user = store::user_by_id(&open().await?, &id).await?.ok_or_else(|| not_found(&id))?;
+    let user = store::user_by_id(&open().await?, &id)
+        .await?
+        .ok_or_else(|| not_found(&id))?;
     Answer::json(200, &UserView::from(&user))
 }
 
 /// Changes a person. New roles count from the next token on.
 #[utoipa::path(patch, path = "/v1/users/{id}", tag = "users", params(("id" = String, Path)), request_body = UserChange,
     responses((status = 200, body = UserView), (status = 404, description = "No such user"), (status = 409, description = "The address is taken, or somebody was faster")))]
-pub async fn change_user(cx: Cx, Path(id): Path<String>, mut body: Body<UserChange>) -> Result<Answer> {
+pub async fn change_user(
+    cx: Cx,
+    Path(id): Path<String>,
+    mut body: Body<UserChange>,
+) -> Result<Answer> {
     cx.require("user:write")?;
     let key = key_of(&cx, &mut body)?;
     let mut db = open().await?;
@@ -257,19 +304,31 @@ pub async fn change_user(cx: Cx, Path(id): Path<String>, mut body: Body<UserChan
     {
         return Ok(answer);
     }
-    let mut user = store::user_by_id(&db, &id).await?.ok_or_else(|| not_found(&id))?;
+    let mut user = store::user_by_id(&db, &id)
+        .await?
+        .ok_or_else(|| not_found(&id))?;
     let change = body.value;
     let ends_sessions = change.password.is_some() || change.state.as_deref() == Some("disabled");
     if let Some(email) = change.email.map(|e| e.to_ascii_lowercase()) {
-        check(model::is_email(&email), "/email", "an address such as ana@example.com")?;
-        let taken = store::user_by_name(&db, &email).await?.is_some_and(|other| other.id != id);
+        check(
+            model::is_email(&email),
+            "/email",
+            "an address such as ana@example.com",
+        )?;
+        let taken = store::user_by_name(&db, &email)
+            .await?
+            .is_some_and(|other| other.id != id);
         if taken {
             return Err(Failure::new(Code::AlreadyExists, "the address is taken").param("/email"));
         }
         user.email = email;
     }
     if let Some(password) = change.password {
-        check(model::is_password(&password), "/password", "at least 8 characters")?;
+        check(
+            model::is_password(&password),
+            "/password",
+            "at least 8 characters",
+        )?;
         user.password = password::hash(&password)?;
     }
     if let Some(roles) = change.roles {
@@ -286,7 +345,11 @@ pub async fn change_user(cx: Cx, Path(id): Path<String>, mut body: Body<UserChan
     if ends_sessions {
         store::revoke_families_of(&mut batch, &id, now);
     }
-    let after = User { version: user.version + 1, updated_at: now, ..user };
+    let after = User {
+        version: user.version + 1,
+        updated_at: now,
+        ..user
+    };
     let answer = Answer::json(200, &UserView::from(&after))?;
     Ok(commit(&mut db, batch, key.as_ref(), answer).await?)
 }
@@ -300,15 +363,22 @@ pub async fn delete_user(cx: Cx, Path(id): Path<String>) -> Result<Response> {
     let mut batch = Batch::new();
     store::delete_user(&mut batch, &id);
     store::revoke_families_of(&mut batch, &id, ids::now_us());
-    batch.commit(&mut db).await.map_err(|error: batch::BatchError| match error.step() {
-        Some(_) => not_found(&id),
-        None => error.into(),
-    })?;
+    batch
+        .commit(&mut db)
+        .await
+        .map_err(|error: batch::BatchError| match error.step() {
+            Some(_) => not_found(&id),
+            None => error.into(),
+        })?;
     Ok(http::StatusCode::NO_CONTENT.into_response())
 }
 
 fn check(holds: bool, pointer: &str, what: &str) -> Result<()> {
-    if holds { Ok(()) } else { Err(Failure::new(Code::InvalidRequest, format!("must be {what}")).param(pointer)) }
+    if holds {
+        Ok(())
+    } else {
+        Err(Failure::new(Code::InvalidRequest, format!("must be {what}")).param(pointer))
+    }
 }
 
 fn checked_roles(roles: Vec<String>) -> Result<Vec<String>> {

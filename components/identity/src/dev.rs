@@ -18,7 +18,13 @@ pub struct DevUser {
 }
 
 const fn named(id: &'static str, name: &'static str, email: &'static str) -> DevUser {
-    DevUser { id, username: name, email, password: name, role: name }
+    DevUser {
+        id,
+        username: name,
+        email,
+        password: name,
+        role: name,
+    }
 }
 
 /// The people of the dev profile.
@@ -48,7 +54,10 @@ const CLIENT_ROLES: &str = "finance ops_user";
 
 /// The password of a dev identity that was never used.
 pub fn password_of(id: &str) -> Option<&'static str> {
-    USERS.iter().find(|user| user.id == id).map(|user| user.password)
+    USERS
+        .iter()
+        .find(|user| user.id == id)
+        .map(|user| user.password)
 }
 
 /// Puts the dev identities into an empty database, once.
@@ -65,7 +74,19 @@ pub async fn seed(db: &mut Db) -> Result<()> {
         let now = ids::now_us();
         let users: Vec<Vec<Value>> = USERS
             .iter()
-            .map(|u| params![u.id, u.username, u.email, PASSWORD_MARKER, u.role, "active", 1, now, now])
+            .map(|u| {
+                params![
+                    u.id,
+                    u.username,
+                    u.email,
+                    PASSWORD_MARKER,
+                    u.role,
+                    "active",
+                    1,
+                    now,
+                    now
+                ]
+            })
             .collect();
         let mut batch = Batch::new();
         store::insert_users(&mut batch, users, Expect::Any);

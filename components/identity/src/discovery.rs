@@ -19,7 +19,14 @@ pub async fn jwks() -> Result<Response> {
 }
 
 fn cached(body: String) -> Response {
-    ([(header::CONTENT_TYPE, "application/json"), (header::CACHE_CONTROL, CACHE)], body).into_response()
+    (
+        [
+            (header::CONTENT_TYPE, "application/json"),
+            (header::CACHE_CONTROL, CACHE),
+        ],
+        body,
+    )
+        .into_response()
 }
 
 /// The server's metadata. The authorization endpoint is not offered yet, so it is not named.
@@ -62,12 +69,34 @@ impl Metadata {
             },
             subject_types_supported: &["public"],
             id_token_signing_alg_values_supported: &["EdDSA", "RS256"],
-            token_endpoint_auth_methods_supported: &["client_secret_basic", "client_secret_post", "none"],
-            introspection_endpoint_auth_methods_supported: &["client_secret_basic", "client_secret_post"],
-            revocation_endpoint_auth_methods_supported: &["client_secret_basic", "client_secret_post", "none"],
+            token_endpoint_auth_methods_supported: &[
+                "client_secret_basic",
+                "client_secret_post",
+                "none",
+            ],
+            introspection_endpoint_auth_methods_supported: &[
+                "client_secret_basic",
+                "client_secret_post",
+            ],
+            revocation_endpoint_auth_methods_supported: &[
+                "client_secret_basic",
+                "client_secret_post",
+                "none",
+            ],
             claims_supported: &[
-                "iss", "sub", "aud", "exp", "iat", "jti", "client_id", "scope", "email", "email_verified",
-                "groups", "roles", "preferred_username",
+                "iss",
+                "sub",
+                "aud",
+                "exp",
+                "iat",
+                "jti",
+                "client_id",
+                "scope",
+                "email",
+                "email_verified",
+                "groups",
+                "roles",
+                "preferred_username",
             ],
         }
     }
@@ -78,7 +107,9 @@ impl Metadata {
     responses((status = 200, body = Metadata)))]
 pub async fn openid_configuration() -> Result<Response> {
     let settings = Settings::read().await?;
-    Ok(cached(serde_json::to_string(&Metadata::new(&settings)).unwrap_or_default()))
+    Ok(cached(
+        serde_json::to_string(&Metadata::new(&settings)).unwrap_or_default(),
+    ))
 }
 
 /// The metadata where OAuth clients look for it (RFC 8414).

@@ -77,12 +77,17 @@ impl Keys {
     pub fn parse(text: &str) -> Result<Keys, String> {
         let set: Json = serde_json::from_str(text)
             .map_err(|_| "`signing_keys` is not JSON; run `innover keys`".to_owned())?;
-        let sources = set.get("keys").and_then(Json::as_array).filter(|keys| !keys.is_empty());
+        let sources = set
+            .get("keys")
+            .and_then(Json::as_array)
+            .filter(|keys| !keys.is_empty());
         let sources = sources.ok_or("`signing_keys` has no keys; run `innover keys`")?;
         let pairs = sources
             .iter()
             .enumerate()
-            .map(|(i, source)| pair(source).map_err(|why| format!("`signing_keys`, key {i}: {why}")))
+            .map(|(i, source)| {
+                pair(source).map_err(|why| format!("`signing_keys`, key {i}: {why}"))
+            })
             .collect::<Result<Vec<Pair>, String>>()?;
         let public = pairs
             .iter()
@@ -103,7 +108,10 @@ impl Keys {
                 }
             })
             .collect::<Vec<_>>();
-        Ok(Keys { pairs, jwks: format!(r#"{{"keys":[{}]}}"#, public.join(",")) })
+        Ok(Keys {
+            pairs,
+            jwks: format!(r#"{{"keys":[{}]}}"#, public.join(",")),
+        })
     }
 
     /// The public keys (RFC 7517 §5).
@@ -115,12 +123,19 @@ impl Keys {
     ///
     /// # Errors
     /// When signing fails.
-    pub fn sign(&self, settings: &Settings, sub: &str, jti: &str, claims: AccessClaims) -> Result<String> {
-        let mut claims = Claims::with_custom_claims(claims, Duration::from_secs(ACCESS_TOKEN_SECONDS))
-            .with_issuer(&settings.issuer)
-            .with_audience(&settings.audience)
-            .with_subject(sub)
-            .with_jwt_id(jti);
+    pub fn sign(
+        &self,
+        settings: &Settings,
+        sub: &str,
+        jti: &str,
+        claims: AccessClaims,
+    ) -> Result<String> {
+        let mut claims =
+            Claims::with_custom_claims(claims, Duration::from_secs(ACCESS_TOKEN_SECONDS))
+                .with_issuer(&settings.issuer)
+                .with_audience(&settings.audience)
+                .with_subject(sub)
+                .with_jwt_id(jti);
         claims.invalid_before = None;
         let options = HeaderOptions {
             signature_type: Some(ACCESS_TOKEN_TYPE.into()),

@@ -34,7 +34,10 @@ pub const SCOPES: &[&str] = &[
 /// trail's (only those whose work it is see it), `*` everything.
 pub const ROLES: &[(&str, &[&str])] = &[
     ("admin", &["*"]),
-    ("finance", &["payment:*", "refund:*", "wallet:*", "ledger:*", "forex:*"]),
+    (
+        "finance",
+        &["payment:*", "refund:*", "wallet:*", "ledger:*", "forex:*"],
+    ),
     ("ops_user", &["jobs:*", "*:read"]),
     ("auditor", &["*:read", "audit:read"]),
     ("analyst", &["case:*", "scoring:*", "*:read"]),
@@ -54,7 +57,11 @@ pub fn granted<'a>(roles: impl IntoIterator<Item = &'a str>) -> Vec<&'static str
         .filter_map(|name| ROLES.iter().find(|(role, _)| *role == name))
         .flat_map(|(_, patterns)| patterns.iter().copied())
         .collect();
-    SCOPES.iter().copied().filter(|scope| patterns.iter().any(|p| covers(p, scope))).collect()
+    SCOPES
+        .iter()
+        .copied()
+        .filter(|scope| patterns.iter().any(|p| covers(p, scope)))
+        .collect()
 }
 
 fn covers(pattern: &str, scope: &str) -> bool {
@@ -78,7 +85,11 @@ pub fn narrow(granted: &[&'static str], asked: Option<&str>) -> Option<String> {
     if asked.iter().any(|scope| !SCOPES.contains(scope)) {
         return None;
     }
-    let both: Vec<&str> = granted.iter().copied().filter(|scope| asked.contains(scope)).collect();
+    let both: Vec<&str> = granted
+        .iter()
+        .copied()
+        .filter(|scope| asked.contains(scope))
+        .collect();
     Some(both.join(" ")).filter(|scope| !scope.is_empty())
 }
 
@@ -115,7 +126,9 @@ impl UserState {
 
     /// Reads that text.
     pub fn parse(text: &str) -> Option<UserState> {
-        [UserState::Active, UserState::Disabled].into_iter().find(|s| s.as_str() == text)
+        [UserState::Active, UserState::Disabled]
+            .into_iter()
+            .find(|s| s.as_str() == text)
     }
 }
 
@@ -175,7 +188,9 @@ pub fn judge_refresh(family: &RefreshFamily, token: &str, client_id: &str, now: 
 /// people sign in with either.
 pub fn is_username(name: &str) -> bool {
     (1..=USERNAME_BYTES_MAX).contains(&name.len())
-        && name.bytes().all(|b| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'.' | b'_' | b'-'))
+        && name
+            .bytes()
+            .all(|b| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'.' | b'_' | b'-'))
 }
 
 /// Whether an address has the shape of one. Only a message to it shows that it works.
@@ -185,7 +200,9 @@ pub fn is_email(email: &str) -> bool {
     });
     shape
         && email.len() <= EMAIL_BYTES_MAX
-        && email.bytes().all(|b| b.is_ascii_graphic() && !b.is_ascii_uppercase())
+        && email
+            .bytes()
+            .all(|b| b.is_ascii_graphic() && !b.is_ascii_uppercase())
 }
 
 /// Whether a password may be set.
@@ -249,7 +266,10 @@ mod tests {
             (Some("wallet:read ledger:write"), Some("wallet:read")),
             (Some("ledger:write"), None),
             (Some("wallet:everything"), None),
-            (Some("wallet:read  payment:read"), Some("payment:read wallet:read")),
+            (
+                Some("wallet:read  payment:read"),
+                Some("payment:read wallet:read"),
+            ),
         ] {
             assert_eq!(narrow(&user, asked).as_deref(), got, "{asked:?}");
         }
@@ -269,7 +289,10 @@ mod tests {
             revoked: false,
             expires_at: 100,
         };
-        let revoked = RefreshFamily { revoked: true, ..family.clone() };
+        let revoked = RefreshFamily {
+            revoked: true,
+            ..family.clone()
+        };
         for (family, token, client, now, want) in [
             (&family, "new", "cli", 1, Refresh::Rotate),
             (&family, "old", "cli", 1, Refresh::Replayed),
@@ -278,20 +301,34 @@ mod tests {
             (&family, "new", "cli", 100, Refresh::Refused),
             (&revoked, "new", "cli", 1, Refresh::Refused),
         ] {
-            assert_eq!(judge_refresh(family, token, client, now), want, "{token} {client} {now}");
+            assert_eq!(
+                judge_refresh(family, token, client, now),
+                want,
+                "{token} {client} {now}"
+            );
         }
     }
 
     #[test]
     fn names_and_addresses_never_meet() {
-        for (name, good) in
-            [("ana", true), ("a.b-c_1", true), ("Ana", false), ("a@b.c", false), ("", false), ("a b", false)]
-        {
+        for (name, good) in [
+            ("ana", true),
+            ("a.b-c_1", true),
+            ("Ana", false),
+            ("a@b.c", false),
+            ("", false),
+            ("a b", false),
+        ] {
             assert_eq!(is_username(name), good, "{name}");
         }
-        for (email, good) in
-            [("a@b.c", true), ("a@b", false), ("@b.c", false), ("a@b@c.d", false), ("A@b.c", false), ("a b@c.d", false)]
-        {
+        for (email, good) in [
+            ("a@b.c", true),
+            ("a@b", false),
+            ("@b.c", false),
+            ("a@b@c.d", false),
+            ("A@b.c", false),
+            ("a b@c.d", false),
+        ] {
             assert_eq!(is_email(email), good, "{email}");
             assert!(!is_username(email), "{email}");
         }

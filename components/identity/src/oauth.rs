@@ -41,7 +41,12 @@ pub struct OAuthError {
 
 impl OAuthError {
     fn new(status: u16, error: &'static str, description: impl Into<String>) -> OAuthError {
-        OAuthError { error, error_description: description.into(), status, retry_after: None }
+        OAuthError {
+            error,
+            error_description: description.into(),
+            status,
+            retry_after: None,
+        }
     }
 
     fn request(description: impl Into<String>) -> OAuthError {
@@ -49,7 +54,11 @@ impl OAuthError {
     }
 
     fn client() -> OAuthError {
-        OAuthError::new(401, "invalid_client", "unknown client, or its secret is wrong")
+        OAuthError::new(
+            401,
+            "invalid_client",
+            "unknown client, or its secret is wrong",
+        )
     }
 
     fn grant(description: &str) -> OAuthError {
@@ -57,14 +66,22 @@ impl OAuthError {
     }
 
     fn scope() -> OAuthError {
-        OAuthError::new(400, "invalid_scope", "the scope is unknown or none of it can be granted")
+        OAuthError::new(
+            400,
+            "invalid_scope",
+            "the scope is unknown or none of it can be granted",
+        )
     }
 }
 
 impl<E: Into<Failure>> From<E> for OAuthError {
     fn from(error: E) -> OAuthError {
         let failure: Failure = error.into();
-        let name = if failure.status() >= 503 { "temporarily_unavailable" } else { "server_error" };
+        let name = if failure.status() >= 503 {
+            "temporarily_unavailable"
+        } else {
+            "server_error"
+        };
         OAuthError::new(failure.status().max(500), name, failure.0.detail)
     }
 }
@@ -74,11 +91,16 @@ impl IntoResponse for OAuthError {
         let retry_after = self.retry_after;
         let mut response = json(self.status, &self);
         if self.status == 401 {
-            let challenge = HeaderValue::from_static(r#"Basic realm="innover", error="invalid_client""#);
-            response.headers_mut().insert(header::WWW_AUTHENTICATE, challenge);
+            let challenge =
+                HeaderValue::from_static(r#"Basic realm="innover", error="invalid_client""#);
+            response
+                .headers_mut()
+                .insert(header::WWW_AUTHENTICATE, challenge);
         }
         if let Some(seconds) = retry_after {
-            response.headers_mut().insert(header::RETRY_AFTER, seconds.into());
+            response
+                .headers_mut()
+                .insert(header::RETRY_AFTER, seconds.into());
         }
         response
     }
@@ -87,8 +109,16 @@ impl IntoResponse for OAuthError {
 /// A JSON answer that no cache keeps (RFC 6749 §5.1).
 pub fn json(status: u16, body: &impl Serialize) -> Response {
     let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-    let headers = [(header::CONTENT_TYPE, "application/json"), (header::CACHE_CONTROL, "no-store")];
-    (status, headers, serde_json::to_vec(body).unwrap_or_default()).into_response()
+    let headers = [
+        (header::CONTENT_TYPE, "application/json"),
+        (header::CACHE_CONTROL, "no-store"),
+    ];
+    (
+        status,
+        headers,
+        serde_json::to_vec(body).unwrap_or_default(),
+    )
+        .into_response()
 }
 
 /// A form as sent: every parameter once (RFC 6749 §3.2).
@@ -96,9 +126,17 @@ struct Form(Vec<(String, String)>);
 
 impl Form {
     fn parse(headers: &HeaderMap, body: &[u8]) -> Result<Form, OAuthError> {
-        let media = headers.get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or_default();
-        if !media.split(';').next().is_some_and(|m| m.trim().eq_ignore_ascii_case("application/x-www-form-urlencoded")) {
-            return Err(OAuthError::request("send a form: application/x-www-form-urlencoded"));
+        let media = headers
+            .get(header::CONTENT_TYPE)
+            .and_then(|v| v.to_str().ok())
+            .unwrap_or_default();
+        if !media.split(';').next().is_some_and(|m| {
+            m.trim()
+                .eq_ignore_ascii_case("application/x-www-form-urlencoded")
+        }) {
+            return Err(OAuthError::request(
+                "send a form: application/x-www-form-urlencoded",
+            ));
         }
         let mut fields: Vec<(String, String)> = Vec::new();
         for (name, value) in form_urlencoded::parse(body) {
@@ -112,11 +150,15 @@ impl Form {
 
     /// A parameter; one without a value counts as left out (RFC 6749 §3.1).
     fn get(&self, name: &str) -> Option<&str> {
-        self.0.iter().find(|(n, v)| n == name && !v.is_empty()).map(|(_, v)| v.as_str())
+        self.0
+            .iter()
+            .find(|(n, v)| n == name && !v.is_empty())
+            .map(|(_, v)| v.as_str())
     }
 
     fn need(&self, name: &str) -> Result<&str, OAuthError> {
-        self.get(name).ok_or_else(|| OAuthError::request(format!("`{name}` is missing")))
+        self.get(name)
+            .ok_or_else(|| OAuthError::request(format!("`{name}` is missing")))
     }
 }
 
@@ -136,21 +178,36 @@ impl Call {
         if settings.dev {
             dev::seed(&mut db).await?;
         }
-        Ok(Call { form, headers, settings, db })
+        Ok(Call {
+            form,
+            headers,
+            settings,
+            db,
+        })
     }
 
     /// The client, by Basic (RFC 6749 §2.3.1) or in the form, not both. One that has a secret must
     /// show it.
     async fn client(&self) -> Result<Client, OAuthError> {
-        let basic = self.headers.get(CLIENT_AUTHORIZATION).map(|value| basic(value).ok_or_else(OAuthError::client));
+        let basic = self
+            .headers
+            .get(CLIENT_AUTHORIZATION)
+            .map(|value| basic(value).ok_or_else(OAuthError::client));
         let (id, secret) = match basic.transpose()? {
             Some(_) if self.form.get("client_secret").is_some() => {
-                return Err(OAuthError::request("authenticate the client in one way only"));
+                return Err(OAuthError::request(
+                    "authenticate the client in one way only",
+                ));
             }
             Some((id, secret)) => (id, Some(secret)),
-            None => (self.form.need("client_id")?.to_owned(), self.form.get("client_secret").map(str::to_owned)),
+            None => (
+                self.form.need("client_id")?.to_owned(),
+                self.form.get("client_secret").map(str::to_owned),
+            ),
         };
-        let client = store::client(&self.db, &id).await?.ok_or_else(OAuthError::client)?;
+        let client = store::client(&self.db, &id)
+            .await?
+            .ok_or_else(OAuthError::client)?;
         let shown = secret.map(|secret| tokens::digest(&secret));
         // Digests of 256-bit values: comparing them takes no secret's time.
         if client.secret.is_some() && client.secret != shown {
@@ -176,7 +233,10 @@ fn basic(value: &HeaderValue) -> Option<(String, String)> {
     let decoded = String::from_utf8(STANDARD.decode(encoded.trim()).ok()?).ok()?;
     let (id, secret) = decoded.split_once(':')?;
     let plain = |text: &str| {
-        form_urlencoded::parse(text.as_bytes()).next().map(|(name, _)| name.into_owned()).unwrap_or_default()
+        form_urlencoded::parse(text.as_bytes())
+            .next()
+            .map(|(name, _)| name.into_owned())
+            .unwrap_or_default()
     };
     Some((plain(id), plain(secret)))
 }
@@ -184,7 +244,9 @@ fn basic(value: &HeaderValue) -> Option<(String, String)> {
 async fn read(request: Request) -> Result<(HeaderMap, Bytes), OAuthError> {
     use axum::extract::FromRequest;
     let headers = request.headers().clone();
-    let body = Bytes::from_request(request, &()).await.map_err(|e| OAuthError::request(e.to_string()))?;
+    let body = Bytes::from_request(request, &())
+        .await
+        .map_err(|e| OAuthError::request(e.to_string()))?;
     Ok((headers, body))
 }
 
@@ -202,11 +264,19 @@ pub async fn token(request: Request) -> Result<Response, OAuthError> {
         _ => false,
     };
     if !known {
-        return Err(OAuthError::new(400, "unsupported_grant_type", format!("`{grant}` is not offered")));
+        return Err(OAuthError::new(
+            400,
+            "unsupported_grant_type",
+            format!("`{grant}` is not offered"),
+        ));
     }
     let client = call.client().await?;
     if !client.may(&grant) {
-        return Err(OAuthError::new(400, "unauthorized_client", format!("this client may not use `{grant}`")));
+        return Err(OAuthError::new(
+            400,
+            "unauthorized_client",
+            format!("this client may not use `{grant}`"),
+        ));
     }
     let answer = match grant.as_str() {
         "password" => by_password(&mut call, &client).await?,
@@ -224,7 +294,10 @@ async fn by_password(call: &mut Call, client: &Client) -> Result<tokens::TokenVi
         Err(Denied::Wrong) => return Err(OAuthError::grant("unknown user or wrong password")),
         Err(Denied::Throttled { seconds }) => {
             let text = format!("too many failures; try again in {seconds} s");
-            return Err(OAuthError { retry_after: Some(seconds), ..OAuthError::new(429, "slow_down", text) });
+            return Err(OAuthError {
+                retry_after: Some(seconds),
+                ..OAuthError::new(429, "slow_down", text)
+            });
         }
         Err(Denied::Failed(failure)) => return Err(failure.into()),
     };
@@ -232,7 +305,10 @@ async fn by_password(call: &mut Call, client: &Client) -> Result<tokens::TokenVi
     let scope = narrow(&granted, call.form.get("scope")).ok_or_else(OAuthError::scope)?;
     let refresh = tokens::start_family(&mut call.db, &client.id, &user.id, &scope).await?;
     let answer = tokens::for_user(&call.settings, &user, &client.id, scope).await?;
-    Ok(tokens::TokenView { refresh_token: Some(refresh), ..answer })
+    Ok(tokens::TokenView {
+        refresh_token: Some(refresh),
+        ..answer
+    })
 }
 
 async fn by_client(call: &Call, client: &Client) -> Result<tokens::TokenView, OAuthError> {
@@ -252,15 +328,22 @@ async fn by_refresh(call: &mut Call, client: &Client) -> Result<tokens::TokenVie
     let rotated = tokens::rotate(&mut call.db, &token, &client.id).await?;
     let (family, next) = rotated.ok_or_else(refused)?;
     let user = store::user_by_id(&call.db, &family.subject).await?;
-    let user = user.filter(|user| user.state == UserState::Active).ok_or_else(refused)?;
+    let user = user
+        .filter(|user| user.state == UserState::Active)
+        .ok_or_else(refused)?;
     // Roles may have changed since the sign-in: a token never outlives what grants it, and what is
     // asked for now never exceeds what was granted then (RFC 6749 §6).
     let now = granted(user.roles.iter().map(String::as_str));
-    let then: Vec<&'static str> =
-        now.into_iter().filter(|scope| family.scope.split(' ').any(|s| s == *scope)).collect();
+    let then: Vec<&'static str> = now
+        .into_iter()
+        .filter(|scope| family.scope.split(' ').any(|s| s == *scope))
+        .collect();
     let scope = narrow(&then, asked.as_deref()).ok_or_else(OAuthError::scope)?;
     let answer = tokens::for_user(&call.settings, &user, &client.id, scope).await?;
-    Ok(tokens::TokenView { refresh_token: Some(next), ..answer })
+    Ok(tokens::TokenView {
+        refresh_token: Some(next),
+        ..answer
+    })
 }
 
 /// The parameters of the token endpoint, for its documentation.
@@ -331,7 +414,9 @@ pub async fn introspect(request: Request) -> Result<Response, OAuthError> {
 }
 
 async fn introspect_access(call: &Call, token: &str) -> Result<Option<Introspection>, OAuthError> {
-    let Some(claims) = Keys::read().await?.verify(&call.settings, token) else { return Ok(None) };
+    let Some(claims) = Keys::read().await?.verify(&call.settings, token) else {
+        return Ok(None);
+    };
     let jti = claims.jwt_id.unwrap_or_default();
     let sub = claims.subject.unwrap_or_default();
     if store::is_revoked(&call.db, &jti).await? {
@@ -344,7 +429,9 @@ async fn introspect_access(call: &Call, token: &str) -> Result<Option<Introspect
             return Ok(None);
         }
     }
-    let seconds = |time: Option<jwt_simple::prelude::UnixTimeStamp>| time.and_then(|t| i64::try_from(t.as_secs()).ok());
+    let seconds = |time: Option<jwt_simple::prelude::UnixTimeStamp>| {
+        time.and_then(|t| i64::try_from(t.as_secs()).ok())
+    };
     Ok(Some(Introspection {
         active: true,
         scope: Some(custom.scope),
@@ -363,7 +450,8 @@ async fn introspect_access(call: &Call, token: &str) -> Result<Option<Introspect
 async fn introspect_refresh(call: &Call, token: &str) -> Result<Option<Introspection>, OAuthError> {
     let used = tokens::digest(token);
     let family = store::family_of(&call.db, &used).await?;
-    let good = family.filter(|f| !f.revoked && f.current == used && f.expires_at > innover_kit::ids::now_us());
+    let good = family
+        .filter(|f| !f.revoked && f.current == used && f.expires_at > innover_kit::ids::now_us());
     Ok(good.map(|family| Introspection {
         active: true,
         exp: Some(family.expires_at / 1_000_000),
@@ -394,7 +482,9 @@ pub async fn revoke(request: Request) -> Result<Response, OAuthError> {
         && let (Some(jti), Some(expires)) = (claims.jwt_id, claims.expires_at)
     {
         let mut batch = Batch::new();
-        let expires_at = i64::try_from(expires.as_secs()).unwrap_or(i64::MAX).saturating_mul(1_000_000);
+        let expires_at = i64::try_from(expires.as_secs())
+            .unwrap_or(i64::MAX)
+            .saturating_mul(1_000_000);
         store::revoke_access_token(&mut batch, &jti, expires_at);
         batch.commit(&mut call.db).await?;
     }
@@ -420,14 +510,20 @@ pub struct UserInfo {
 pub async fn userinfo(cx: Cx) -> innover_kit::Result<Response> {
     let who = cx.identity()?;
     if who.sub.is_empty() {
-        return Err(Failure::new(innover_kit::Code::InvalidToken, "send an access token"));
+        return Err(Failure::new(
+            innover_kit::Code::InvalidToken,
+            "send an access token",
+        ));
     }
-    Ok(json(200, &UserInfo {
-        sub: who.sub.clone(),
-        preferred_username: who.preferred_username.clone(),
-        email: who.email.clone(),
-        email_verified: false,
-        groups: who.roles.clone(),
-        roles: who.roles.clone(),
-    }))
+    Ok(json(
+        200,
+        &UserInfo {
+            sub: who.sub.clone(),
+            preferred_username: who.preferred_username.clone(),
+            email: who.email.clone(),
+            email_verified: false,
+            groups: who.roles.clone(),
+            roles: who.roles.clone(),
+        },
+    ))
 }

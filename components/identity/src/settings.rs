@@ -20,7 +20,10 @@ impl Settings {
     /// 503 naming the variable that is missing.
     pub async fn read() -> Result<Settings> {
         Ok(Settings {
-            issuer: config::get("issuer").await?.trim_end_matches('/').to_owned(),
+            issuer: config::get("issuer")
+                .await?
+                .trim_end_matches('/')
+                .to_owned(),
             audience: config::get("audience").await?,
             dev: config::get("profile").await? == "dev",
         })

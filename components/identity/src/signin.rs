@@ -55,7 +55,9 @@ pub async fn authenticate(db: &mut Db, dev: bool, name: &str, given: &str) -> Re
     let now = ids::now_us();
     let (failures, locked_until) = store::throttle(db, &account).await?.unwrap_or_default();
     if locked_until > now {
-        return Err(Denied::Throttled { seconds: (locked_until - now) / 1_000_000 + 1 });
+        return Err(Denied::Throttled {
+            seconds: (locked_until - now) / 1_000_000 + 1,
+        });
     }
     let found = store::user_by_name(db, &name).await?;
     if found.is_none() {
@@ -65,7 +67,10 @@ pub async fn authenticate(db: &mut Db, dev: bool, name: &str, given: &str) -> Re
     match found.filter(|user| is_right(user, dev, given)) {
         Some(user) if user.state == UserState::Active => {
             if user.password == dev::PASSWORD_MARKER {
-                let user = User { password: password::hash(given)?, ..user.clone() };
+                let user = User {
+                    password: password::hash(given)?,
+                    ..user.clone()
+                };
                 store::update_user(&mut batch, &user, now);
             }
             if failures > 0 {
@@ -95,5 +100,8 @@ fn is_right(user: &User, dev: bool, given: &str) -> bool {
 }
 
 fn throttle_id(name: &str) -> String {
-    Sha256::digest(name)[..THROTTLE_ID_BYTES].iter().map(|b| format!("{b:02x}")).collect()
+    Sha256::digest(name)[..THROTTLE_ID_BYTES]
+        .iter()
+        .map(|b| format!("{b:02x}"))
+        .collect()
 }

@@ -1,10 +1,6 @@
 //! SQL, nothing else.
 
-use innover_kit::{
-    Batch, Db, Expect, Row, Value,
-    db::DbError,
-    params,
-};
+use innover_kit::{Batch, Db, Expect, Row, Value, db::DbError, params};
 
 use crate::{
     limits::{FAILURES_FORGOTTEN_US, FAILURES_MAX, LOCK_US},
@@ -101,13 +97,22 @@ pub fn update_user(batch: &mut Batch, user: &User, now: i64) {
 
 /// Deletes a person.
 pub fn delete_user(batch: &mut Batch, id: &str) {
-    batch.step("delete_user", "DELETE FROM users WHERE id = $1", params![id], Expect::Rows(1));
+    batch.step(
+        "delete_user",
+        "DELETE FROM users WHERE id = $1",
+        params![id],
+        Expect::Rows(1),
+    );
 }
 
 /// The client with this id.
 pub async fn client(db: &Db, id: &str) -> Result<Option<Client>, DbError> {
-    let rows =
-        db.query("SELECT id, secret, grants, roles FROM clients WHERE id = $1", params![id]).await?;
+    let rows = db
+        .query(
+            "SELECT id, secret, grants, roles FROM clients WHERE id = $1",
+            params![id],
+        )
+        .await?;
     let client = |row: &Row| {
         Ok(Client {
             id: row.text(0)?.into(),
@@ -229,15 +234,23 @@ pub fn revoke_access_token(batch: &mut Batch, jti: &str, expires_at: i64) {
 
 /// Whether an access token was revoked.
 pub async fn is_revoked(db: &Db, jti: &str) -> Result<bool, DbError> {
-    let rows = db.query("SELECT 1 FROM revoked_tokens WHERE jti = $1", params![jti]).await?;
+    let rows = db
+        .query("SELECT 1 FROM revoked_tokens WHERE jti = $1", params![jti])
+        .await?;
     Ok(!rows.is_empty())
 }
 
 /// Failures counted and the time the account is locked until.
 pub async fn throttle(db: &Db, id: &str) -> Result<Option<(i64, i64)>, DbError> {
-    let rows =
-        db.query("SELECT failures, locked_until FROM throttle WHERE id = $1", params![id]).await?;
-    rows.first().map(|row| Ok((row.int(0)?, row.int(1)?))).transpose()
+    let rows = db
+        .query(
+            "SELECT failures, locked_until FROM throttle WHERE id = $1",
+            params![id],
+        )
+        .await?;
+    rows.first()
+        .map(|row| Ok((row.int(0)?, row.int(1)?)))
+        .transpose()
 }
 
 /// Counts a failed sign-in, and locks the account for a while from the fifth in a row on. Counting
@@ -251,7 +264,13 @@ pub fn count_failure(batch: &mut Batch, id: &str, now: i64) {
              locked_until = CASE WHEN throttle.updated_at >= $3 AND throttle.failures + 1 >= $4
                                  THEN $5 ELSE 0 END,
              updated_at = excluded.updated_at",
-        params![id, now, now - FAILURES_FORGOTTEN_US, FAILURES_MAX, now + LOCK_US],
+        params![
+            id,
+            now,
+            now - FAILURES_FORGOTTEN_US,
+            FAILURES_MAX,
+            now + LOCK_US
+        ],
         Expect::Rows(1),
     );
 }

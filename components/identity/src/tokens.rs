@@ -53,7 +53,12 @@ fn new_refresh_token() -> Result<String> {
 ///
 /// # Errors
 /// 503 without a signing key.
-pub async fn for_user(settings: &Settings, user: &User, client_id: &str, scope: String) -> Result<TokenView> {
+pub async fn for_user(
+    settings: &Settings,
+    user: &User,
+    client_id: &str,
+    scope: String,
+) -> Result<TokenView> {
     let claims = AccessClaims {
         client_id: client_id.into(),
         scope: scope.clone(),
@@ -82,8 +87,15 @@ pub async fn for_client(settings: &Settings, client: &Client, scope: String) -> 
     access(settings, &client.id, claims, scope).await
 }
 
-async fn access(settings: &Settings, sub: &str, claims: AccessClaims, scope: String) -> Result<TokenView> {
-    let access_token = Keys::read().await?.sign(settings, sub, &ids::new_uuid(), claims)?;
+async fn access(
+    settings: &Settings,
+    sub: &str,
+    claims: AccessClaims,
+    scope: String,
+) -> Result<TokenView> {
+    let access_token = Keys::read()
+        .await?
+        .sign(settings, sub, &ids::new_uuid(), claims)?;
     Ok(TokenView {
         access_token,
         token_type: "Bearer",
@@ -97,7 +109,12 @@ async fn access(settings: &Settings, sub: &str, claims: AccessClaims, scope: Str
 ///
 /// # Errors
 /// When the database fails.
-pub async fn start_family(db: &mut Db, client_id: &str, subject: &str, scope: &str) -> Result<String> {
+pub async fn start_family(
+    db: &mut Db,
+    client_id: &str,
+    subject: &str,
+    scope: &str,
+) -> Result<String> {
     let token = new_refresh_token()?;
     let now = ids::now_us();
     let family = RefreshFamily {
@@ -120,9 +137,15 @@ pub async fn start_family(db: &mut Db, client_id: &str, subject: &str, scope: &s
 ///
 /// # Errors
 /// When the database fails.
-pub async fn rotate(db: &mut Db, token: &str, client_id: &str) -> Result<Option<(RefreshFamily, String)>> {
+pub async fn rotate(
+    db: &mut Db,
+    token: &str,
+    client_id: &str,
+) -> Result<Option<(RefreshFamily, String)>> {
     let used = digest(token);
-    let Some(family) = store::family_of(db, &used).await? else { return Ok(None) };
+    let Some(family) = store::family_of(db, &used).await? else {
+        return Ok(None);
+    };
     let now = ids::now_us();
     match judge_refresh(&family, &used, client_id, now) {
         Refresh::Refused => return Ok(None),

@@ -171,7 +171,13 @@ async fn process(cx: Cx, body: Body<ProcessRequest>) -> Result<Answer> {
     let payment = new_payment(&cx, body.value, money, &payer, &payee, &decision, &cause)?;
     let mut writer = Writer::default();
     let outcome = format!("rules.{}", outcome_name(decision.outcome));
-    writer.note(&payment.id, "decision", &outcome, &cause, &decision.reason_codes.join(","));
+    writer.note(
+        &payment.id,
+        "decision",
+        &outcome,
+        &cause,
+        &decision.reason_codes.join(","),
+    );
     writer.insert(&payment, &cause);
     let answer = Answer::json(202, &PaymentView::from(&payment))?;
     Ok(idempotency::commit(&mut db, writer.finish(), Some(&key), answer).await?)
@@ -195,7 +201,10 @@ fn check_reference(request: &ProcessRequest) -> Result<()> {
         let what = "payer and payee are the same wallet";
         return Err(Failure::new(Code::InvalidRequest, what).param("/payee_wallet"));
     }
-    for (id, param) in [(&request.payer_wallet, "/payer_wallet"), (&request.payee_wallet, "/payee_wallet")] {
+    for (id, param) in [
+        (&request.payer_wallet, "/payer_wallet"),
+        (&request.payee_wallet, "/payee_wallet"),
+    ] {
         let plain = id.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_');
         if !id.starts_with("wal_") || id.len() > 64 || !plain {
             return Err(no_wallet(id, param));
@@ -206,11 +215,18 @@ fn check_reference(request: &ProcessRequest) -> Result<()> {
 
 fn no_wallet(id: &str, param: &str) -> Failure {
     let shown: String = id.chars().filter(|c| !c.is_control()).take(64).collect();
-    Failure::new(Code::WalletNotFound, format!("there is no wallet `{shown}`")).param(param)
+    Failure::new(
+        Code::WalletNotFound,
+        format!("there is no wallet `{shown}`"),
+    )
+    .param(param)
 }
 
 async fn wallets(cx: &Cx, request: &ProcessRequest) -> Result<(Wallet, Wallet)> {
-    let path = format!("/v1/wallets/lookup?ids={},{}", request.payer_wallet, request.payee_wallet);
+    let path = format!(
+        "/v1/wallets/lookup?ids={},{}",
+        request.payer_wallet, request.payee_wallet
+    );
     let found: Wallets = call::json(cx, Method::GET, "wallet", &path, None::<&()>, true).await?;
     let take = |id: &str| found.data.iter().find(|w| w.id == id).cloned();
     let payer = take(&request.payer_wallet)
@@ -273,13 +289,25 @@ async fn ask_rules(cx: &Cx, payer: &Wallet, payee: &Wallet, money: Money) -> Dec
             facts["amount_eur_minor"] = minor.into();
         }
         // Evaluating changes nothing, so it may be repeated.
-        call::json(cx, Method::POST, "rules", "/v1/evaluate", Some(&json!({ "facts": facts })), true).await
+        call::json(
+            cx,
+            Method::POST,
+            "rules",
+            "/v1/evaluate",
+            Some(&json!({ "facts": facts })),
+            true,
+        )
+        .await
     };
     match asked.await {
         Ok(decision) => decision,
         Err(failure) => {
             let failure: Failure = failure;
-            log::error(cx, "the rules could not be asked", &[("error", failure.to_string().into())]);
+            log::error(
+                cx,
+                "the rules could not be asked",
+                &[("error", failure.to_string().into())],
+            );
             Decision::fallback()
         }
     }
@@ -353,7 +381,11 @@ async fn get(cx: Cx, Path(id): Path<String>) -> Result<Answer> {
 async fn list(cx: Cx, Query(query): Query<PageQuery>) -> Result<Answer> {
     let identity = cx.require("payment:read")?;
     let limit = query.limit()?;
-    let owner = if cx.require_reader_of("").is_ok() { "" } else { identity.sub.as_str() };
+    let owner = if cx.require_reader_of("").is_ok() {
+        ""
+    } else {
+        identity.sub.as_str()
+    };
     let db = Db::open().await?;
     let payments = store::page(&db, owner, &query.after()?, i64::from(limit) + 1).await?;
     let views = payments.iter().map(PaymentView::from).collect();
@@ -401,8 +433,18 @@ async fn timeline(cx: Cx, Path(id): Path<String>) -> Result<Answer> {
     cx.require("payment:read")?;
     let db = Db::open().await?;
     let payment = load(&cx, &db, &id).await?;
-    let data = store::timeline(&db, &payment.id).await?.into_iter().map(StepView::from).collect();
-    Answer::json(200, &TimelineView { payment_id: payment.id, data })
+    let data = store::timeline(&db, &payment.id)
+        .await?
+        .into_iter()
+        .map(StepView::from)
+        .collect();
+    Answer::json(
+        200,
+        &TimelineView {
+            payment_id: payment.id,
+            data,
+        },
+    )
 }
 
 /// What a person decides on a payment under review.
@@ -436,7 +478,10 @@ enum Verdict {
 async fn decide(cx: Cx, Path(id): Path<String>, body: Body<DecisionRequest>) -> Result<Answer> {
     cx.require("payment:write")?;
     if !cx.acts_for_house()? {
-        return Err(Failure::new(Code::NotOwner, "only finance and admin decide on payments"));
+        return Err(Failure::new(
+            Code::NotOwner,
+            "only finance and admin decide on payments",
+        ));
     }
     let key = cx.require_idempotency(&body.fields)?;
     let mut db = Db::open().await?;
@@ -449,7 +494,10 @@ async fn decide(cx: Cx, Path(id): Path<String>, body: Body<DecisionRequest>) -> 
         Verdict::Decline => Signal::Declined,
     };
     let to = next(payment.state, signal).ok_or_else(|| {
-        let what = format!("the payment is `{}`, not under review", payment.state.as_str());
+        let what = format!(
+            "the payment is `{}`, not under review",
+            payment.state.as_str()
+        );
         Failure::new(Code::InvalidState, what)
     })?;
     // The payment's own trace goes on, so that its timeline stays one.
@@ -459,7 +507,11 @@ async fn decide(cx: Cx, Path(id): Path<String>, body: Body<DecisionRequest>) -> 
     let detail = format!("{who}: {}", body.value.reason);
     writer.note(&payment.id, "decision", to.as_str(), &cause, &detail);
     writer.change(&payment, to, Change::default(), &cause);
-    let after = Payment { state: to, version: payment.version + 1, ..payment };
+    let after = Payment {
+        state: to,
+        version: payment.version + 1,
+        ..payment
+    };
     let answer = Answer::json(200, &PaymentView::from(&after))?;
     Ok(idempotency::commit(&mut db, writer.finish(), Some(&key), answer).await?)
 }

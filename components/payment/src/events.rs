@@ -46,76 +46,122 @@ struct Posted {
 
 /// `payment.initiated`: it is on its way to forex.
 pub fn initiated<'a>(cx: &'a Cx, db: &'a Db, events: &'a [Event]) -> Handling<'a> {
-    Box::pin(apply(cx, db, events, |e: &Announced| Some(&e.payment_id), |writer, at, _, event| {
-        if let Some(to) = next(at.state, Signal::Announced) {
-            writer.change(at, to, Change::default(), &Cause::from(event));
-        }
-    }))
+    Box::pin(apply(
+        cx,
+        db,
+        events,
+        |e: &Announced| Some(&e.payment_id),
+        |writer, at, _, event| {
+            if let Some(to) = next(at.state, Signal::Announced) {
+                writer.change(at, to, Change::default(), &Cause::from(event));
+            }
+        },
+    ))
 }
 
 /// `forex.converted`: the rate is locked, the amounts of both sides are known.
 pub fn converted<'a>(cx: &'a Cx, db: &'a Db, events: &'a [Event]) -> Handling<'a> {
-    Box::pin(apply(cx, db, events, |e: &Converted| Some(&e.payment_id), |writer, at, e, event| {
-        let Some(to) = next(at.state, Signal::Converted) else { return };
-        let cause = Cause::from(event);
-        let detail = format!("rate {}, exact {}", e.rate, e.exact);
-        writer.note(&at.id, "event", &event.kind, &cause, &detail);
-        let change = Change {
-            target_minor: Some(e.target_minor),
-            margin_minor: Some(e.margin_minor),
-            rate: Some(e.rate.clone()),
-            rate_date: e.rate_date.clone(),
-            exact: Some(e.exact.clone()),
-            ..Change::default()
-        };
-        writer.change(at, to, change, &cause);
-    }))
+    Box::pin(apply(
+        cx,
+        db,
+        events,
+        |e: &Converted| Some(&e.payment_id),
+        |writer, at, e, event| {
+            let Some(to) = next(at.state, Signal::Converted) else {
+                return;
+            };
+            let cause = Cause::from(event);
+            let detail = format!("rate {}, exact {}", e.rate, e.exact);
+            writer.note(&at.id, "event", &event.kind, &cause, &detail);
+            let change = Change {
+                target_minor: Some(e.target_minor),
+                margin_minor: Some(e.margin_minor),
+                rate: Some(e.rate.clone()),
+                rate_date: e.rate_date.clone(),
+                exact: Some(e.exact.clone()),
+                ..Change::default()
+            };
+            writer.change(at, to, change, &cause);
+        },
+    ))
 }
 
 /// `forex.rejected`, `ledger.rejected`: nothing was booked and nothing will be.
 pub fn rejected<'a>(cx: &'a Cx, db: &'a Db, events: &'a [Event]) -> Handling<'a> {
-    Box::pin(apply(cx, db, events, |e: &Rejected| Some(&e.payment_id), |writer, at, e, event| {
-        let Some(to) = next(at.state, Signal::Refused) else { return };
-        let cause = Cause::from(event);
-        writer.note(&at.id, "event", &event.kind, &cause, &e.code);
-        let change = Change {
-            reason_codes: Some(e.code.clone()),
-            reason_detail: Some(e.detail.clone()),
-            ..Change::default()
-        };
-        writer.change(at, to, change, &cause);
-    }))
+    Box::pin(apply(
+        cx,
+        db,
+        events,
+        |e: &Rejected| Some(&e.payment_id),
+        |writer, at, e, event| {
+            let Some(to) = next(at.state, Signal::Refused) else {
+                return;
+            };
+            let cause = Cause::from(event);
+            writer.note(&at.id, "event", &event.kind, &cause, &e.code);
+            let change = Change {
+                reason_codes: Some(e.code.clone()),
+                reason_detail: Some(e.detail.clone()),
+                ..Change::default()
+            };
+            writer.change(at, to, change, &cause);
+        },
+    ))
 }
 
 /// `ledger.posted`: the money moved.
 pub fn posted<'a>(cx: &'a Cx, db: &'a Db, events: &'a [Event]) -> Handling<'a> {
-    Box::pin(apply(cx, db, events, |e: &Posted| e.payment_id.as_ref(), |writer, at, e, event| {
-        let Some(to) = next(at.state, Signal::Posted) else { return };
-        let cause = Cause::from(event);
-        writer.note(&at.id, "entry", &event.kind, &cause, &e.entry_id);
-        let change = Change { entry_id: Some(e.entry_id.clone()), ..Change::default() };
-        writer.change(at, to, change, &cause);
-    }))
+    Box::pin(apply(
+        cx,
+        db,
+        events,
+        |e: &Posted| e.payment_id.as_ref(),
+        |writer, at, e, event| {
+            let Some(to) = next(at.state, Signal::Posted) else {
+                return;
+            };
+            let cause = Cause::from(event);
+            writer.note(&at.id, "entry", &event.kind, &cause, &e.entry_id);
+            let change = Change {
+                entry_id: Some(e.entry_id.clone()),
+                ..Change::default()
+            };
+            writer.change(at, to, change, &cause);
+        },
+    ))
 }
 
 /// `wallet.updated`: both wallets show it, so the confirmation may run.
 pub fn wallet_updated<'a>(cx: &'a Cx, db: &'a Db, events: &'a [Event]) -> Handling<'a> {
-    Box::pin(apply(cx, db, events, |e: &Posted| e.payment_id.as_ref(), |writer, at, e, event| {
-        let to = next(at.state, Signal::WalletsUpdated);
-        if at.state != State::Processing && to.is_none() {
-            return;
-        }
-        let cause = Cause::from(event);
-        writer.note(&at.id, "event", &event.kind, &cause, "");
-        if let Some(to) = to {
-            let change = Change { entry_id: Some(e.entry_id.clone()), ..Change::default() };
-            writer.change(at, to, change, &cause);
-        }
-        writer.note(&at.id, "job", jobs::CONFIRM, &cause, "enqueued");
-        // The id is the payment's, so the confirmation is one job however often this arrives.
-        let job = Job::new(format!("{}-confirm", at.id), jobs::CONFIRM, vec![at.id.clone().into()]);
-        writer.batch.enqueue(jobs::QUEUE, job, cause);
-    }))
+    Box::pin(apply(
+        cx,
+        db,
+        events,
+        |e: &Posted| e.payment_id.as_ref(),
+        |writer, at, e, event| {
+            let to = next(at.state, Signal::WalletsUpdated);
+            if at.state != State::Processing && to.is_none() {
+                return;
+            }
+            let cause = Cause::from(event);
+            writer.note(&at.id, "event", &event.kind, &cause, "");
+            if let Some(to) = to {
+                let change = Change {
+                    entry_id: Some(e.entry_id.clone()),
+                    ..Change::default()
+                };
+                writer.change(at, to, change, &cause);
+            }
+            writer.note(&at.id, "job", jobs::CONFIRM, &cause, "enqueued");
+            // The id is the payment's, so the confirmation is one job however often this arrives.
+            let job = Job::new(
+                format!("{}-confirm", at.id),
+                jobs::CONFIRM,
+                vec![at.id.clone().into()],
+            );
+            writer.batch.enqueue(jobs::QUEUE, job, cause);
+        },
+    ))
 }
 
 /// Reads the payments of all events at once, lets `decide` change each, and returns one batch.
@@ -134,10 +180,14 @@ async fn apply<T: for<'de> Deserialize<'de>>(
     for event in events {
         let emitter = event.kind.split('.').next();
         if event.service() != emitter {
-            log::warn(cx, "an event of another source was ignored", &[
-                ("id", event.id.as_str().into()),
-                ("source", event.source.as_str().into()),
-            ]);
+            log::warn(
+                cx,
+                "an event of another source was ignored",
+                &[
+                    ("id", event.id.as_str().into()),
+                    ("source", event.source.as_str().into()),
+                ],
+            );
             continue;
         }
         match data::<T>(event) {
@@ -146,14 +196,24 @@ async fn apply<T: for<'de> Deserialize<'de>>(
             Err(failure) => drop(refused.insert(event.id.clone(), failure)),
         }
     }
-    let ids: Vec<String> = wanted.iter().filter_map(|(_, p)| payment_of(p).cloned()).collect();
-    let payments: HashMap<String, Payment> =
-        store::by_ids(db, ids).await?.into_iter().map(|p| (p.id.clone(), p)).collect();
+    let ids: Vec<String> = wanted
+        .iter()
+        .filter_map(|(_, p)| payment_of(p).cloned())
+        .collect();
+    let payments: HashMap<String, Payment> = store::by_ids(db, ids)
+        .await?
+        .into_iter()
+        .map(|p| (p.id.clone(), p))
+        .collect();
     let mut writer = Writer::default();
     for (event, payload) in &wanted {
         if let Some(at) = payment_of(payload).and_then(|id| payments.get(id)) {
             decide(&mut writer, at, payload, event);
         }
     }
-    Ok(Handled { batch: writer.finish(), refused, ..Handled::default() })
+    Ok(Handled {
+        batch: writer.finish(),
+        refused,
+        ..Handled::default()
+    })
 }

@@ -37,8 +37,11 @@ pub fn confirm<'a>(_cx: &'a Cx, db: &'a Db, jobs: &'a [Job]) -> Running<'a> {
             }
         }
         let ids = wanted.iter().map(|(_, id)| id.clone());
-        let payments: HashMap<String, Payment> =
-            store::by_ids(db, ids).await?.into_iter().map(|p| (p.id.clone(), p)).collect();
+        let payments: HashMap<String, Payment> = store::by_ids(db, ids)
+            .await?
+            .into_iter()
+            .map(|p| (p.id.clone(), p))
+            .collect();
         let mut writer = Writer::default();
         let mut confirmed = std::collections::HashSet::new();
         for (job, id) in wanted {
@@ -56,8 +59,13 @@ pub fn confirm<'a>(_cx: &'a Cx, db: &'a Db, jobs: &'a [Job]) -> Running<'a> {
                         writer.change(p, to, Change::default(), &cause);
                     }
                     None => {
-                        let what = format!("a payment in state `{}` cannot be confirmed", p.state.as_str());
-                        handled.refused.insert(job.id.clone(), Failure::new(Code::InvalidState, what));
+                        let what = format!(
+                            "a payment in state `{}` cannot be confirmed",
+                            p.state.as_str()
+                        );
+                        handled
+                            .refused
+                            .insert(job.id.clone(), Failure::new(Code::InvalidState, what));
                         continue;
                     }
                 },
@@ -95,10 +103,14 @@ pub fn sweep<'a>(cx: &'a Cx, db: &'a Db, jobs: &'a [Job]) -> Running<'a> {
                     Ok(settlement) => Some(settlement),
                     Err(failure) => {
                         // The next sweep asks again; nothing was decided.
-                        log::warn(cx, "a stuck payment could not be settled", &[
-                            ("payment_id", payment.id.as_str().into()),
-                            ("error", failure.to_string().into()),
-                        ]);
+                        log::warn(
+                            cx,
+                            "a stuck payment could not be settled",
+                            &[
+                                ("payment_id", payment.id.as_str().into()),
+                                ("error", failure.to_string().into()),
+                            ],
+                        );
                         continue;
                     }
                 }
@@ -119,7 +131,10 @@ pub fn sweep<'a>(cx: &'a Cx, db: &'a Db, jobs: &'a [Job]) -> Running<'a> {
                 }
                 Some(Settlement { entry_id }) => {
                     if let Some(to) = next(payment.state, Signal::Posted) {
-                        let change = Change { entry_id, ..Change::default() };
+                        let change = Change {
+                            entry_id,
+                            ..Change::default()
+                        };
                         writer.change(payment, to, change, &cause);
                     }
                 }
@@ -130,12 +145,27 @@ pub fn sweep<'a>(cx: &'a Cx, db: &'a Db, jobs: &'a [Job]) -> Running<'a> {
             let job = Job::new(id, CONFIRM, vec![payment.id.clone().into()]);
             writer.batch.enqueue(QUEUE, job, cause);
         }
-        let results = jobs.iter().map(|job| (job.id.clone(), json!({ "swept": swept }))).collect();
-        Ok(Handled { batch: writer.finish(), results, ..Handled::default() })
+        let results = jobs
+            .iter()
+            .map(|job| (job.id.clone(), json!({ "swept": swept })))
+            .collect();
+        Ok(Handled {
+            batch: writer.finish(),
+            results,
+            ..Handled::default()
+        })
     })
 }
 
 async fn settle(cx: &Cx, payment: &Payment) -> Result<Settlement> {
     let path = format!("/v1/payments/{}/refuse", payment.id);
-    call::json(cx, http::Method::POST, "ledger", &path, Some(&json!({})), true).await
+    call::json(
+        cx,
+        http::Method::POST,
+        "ledger",
+        &path,
+        Some(&json!({})),
+        true,
+    )
+    .await
 }

@@ -21,7 +21,10 @@ pub static SERVICE: Service = Service {
         ("ledger.rejected", events::rejected),
         ("wallet.updated", events::wallet_updated),
     ],
-    tasks: &[("payment.confirm", jobs::confirm), ("payment.sweep", jobs::sweep)],
+    tasks: &[
+        ("payment.confirm", jobs::confirm),
+        ("payment.sweep", jobs::sweep),
+    ],
     migration: Some(Migration(1, "init")),
     ..Service::new("payment", api::routes)
 };

@@ -77,7 +77,10 @@ impl State {
 
     /// Whether nothing moves the payment any more.
     pub const fn is_final(self) -> bool {
-        matches!(self, State::Completed | State::Declined | State::Failed | State::Cancelled)
+        matches!(
+            self,
+            State::Completed | State::Declined | State::Failed | State::Cancelled
+        )
     }
 }
 
@@ -111,7 +114,9 @@ pub fn next(state: State, signal: Signal) -> Option<State> {
         (Initiated, Signal::Announced) => Some(Converting),
         (Initiated | Converting, Signal::Converted) => Some(Posting),
         (Initiated | Converting | Posting, Signal::Refused) => Some(Failed),
-        (Initiated | Converting | Posting, Signal::Posted | Signal::WalletsUpdated) => Some(Processing),
+        (Initiated | Converting | Posting, Signal::Posted | Signal::WalletsUpdated) => {
+            Some(Processing)
+        }
         (Processing, Signal::Confirmed) => Some(Completed),
         (Review, Signal::Approved) => Some(Initiated),
         (Review, Signal::Declined) => Some(Declined),
@@ -196,7 +201,10 @@ mod tests {
                     assert_eq!(to, None, "{state:?} {signal:?}");
                 }
                 if state == State::Processing {
-                    assert!(matches!(to, None | Some(State::Completed)), "{signal:?} → {to:?}");
+                    assert!(
+                        matches!(to, None | Some(State::Completed)),
+                        "{signal:?} → {to:?}"
+                    );
                 }
             }
         }

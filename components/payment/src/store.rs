@@ -108,7 +108,8 @@ const CHANGE: &str = "UPDATE payments SET
               reason_codes TEXT, reason_detail TEXT) r
     WHERE payments.id = r.id AND payments.version = r.version";
 
-const TIMELINE_INSERT: &str = "INSERT INTO timeline (id, payment_id, at, kind, name, trace_id, detail)
+const TIMELINE_INSERT: &str =
+    "INSERT INTO timeline (id, payment_id, at, kind, name, trace_id, detail)
     SELECT r.id, r.payment_id, r.at, r.kind, r.name, r.trace_id, r.detail
     FROM rows($1: id TEXT, payment_id TEXT, at BIGINT, kind TEXT, name TEXT, trace_id TEXT,
               detail TEXT) r WHERE true";
@@ -121,7 +122,11 @@ pub async fn by_ids(
     db: &Db,
     ids: impl IntoIterator<Item = String>,
 ) -> Result<Vec<Payment>, DbError> {
-    db.query(BY_IDS, vec![column(ids)]).await?.iter().map(payment).collect()
+    db.query(BY_IDS, vec![column(ids)])
+        .await?
+        .iter()
+        .map(payment)
+        .collect()
 }
 
 /// One payment.
@@ -132,12 +137,20 @@ pub async fn by_id(db: &Db, id: &str) -> Result<Option<Payment>, DbError> {
 /// Payments `owner` pays or is paid by, newest first, after the id `after`; everyone's when `owner`
 /// is empty.
 pub async fn page(db: &Db, owner: &str, after: &str, limit: i64) -> Result<Vec<Payment>, DbError> {
-    db.query(PAGE, params![owner, after, limit]).await?.iter().map(payment).collect()
+    db.query(PAGE, params![owner, after, limit])
+        .await?
+        .iter()
+        .map(payment)
+        .collect()
 }
 
 /// Payments on their way whose last change is before `before_us`, oldest first.
 pub async fn stuck(db: &Db, before_us: i64, limit: i64) -> Result<Vec<Payment>, DbError> {
-    db.query(STUCK, params![before_us, limit]).await?.iter().map(payment).collect()
+    db.query(STUCK, params![before_us, limit])
+        .await?
+        .iter()
+        .map(payment)
+        .collect()
 }
 
 /// A line of a payment's timeline.
@@ -190,7 +203,12 @@ pub struct Writer {
 
 impl Default for Writer {
     fn default() -> Writer {
-        Writer { now: ids::now_us(), changes: Vec::new(), timeline: Vec::new(), batch: Batch::new() }
+        Writer {
+            now: ids::now_us(),
+            changes: Vec::new(),
+            timeline: Vec::new(),
+            batch: Batch::new(),
+        }
     }
 }
 
@@ -296,12 +314,14 @@ impl Writer {
         if !self.changes.is_empty() {
             let expected = self.changes.len() as u64;
             let rows = vec![Value::Rows(self.changes)];
-            self.batch.step("payment", CHANGE, rows, Expect::Rows(expected));
+            self.batch
+                .step("payment", CHANGE, rows, Expect::Rows(expected));
         }
         if !self.timeline.is_empty() {
             let expected = self.timeline.len() as u64;
             let rows = vec![Value::Rows(self.timeline)];
-            self.batch.step("timeline", TIMELINE_INSERT, rows, Expect::Rows(expected));
+            self.batch
+                .step("timeline", TIMELINE_INSERT, rows, Expect::Rows(expected));
         }
         self.batch
     }
@@ -331,7 +351,12 @@ fn payment(row: &Row) -> Result<Payment, DbError> {
         exact: opt(16)?,
         entry_id: opt(17)?,
         reference: text(18)?,
-        reason_codes: row.text(19)?.split(',').filter(|c| !c.is_empty()).map(str::to_owned).collect(),
+        reason_codes: row
+            .text(19)?
+            .split(',')
+            .filter(|c| !c.is_empty())
+            .map(str::to_owned)
+            .collect(),
         reason_detail: text(20)?,
         rules_version: row.opt_int(21)?,
         traceparent: text(22)?,

@@ -23,8 +23,14 @@ impl Store {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("payment.db");
         let schema = include_str!("../migrations/0001_init.sql");
-        rusqlite::Connection::open(&file).unwrap().execute_batch(schema).unwrap();
-        Store { _folder: folder, file }
+        rusqlite::Connection::open(&file)
+            .unwrap()
+            .execute_batch(schema)
+            .unwrap();
+        Store {
+            _folder: folder,
+            file,
+        }
     }
 
     fn db(&self) -> Db {
@@ -37,7 +43,9 @@ impl Store {
 
     fn outbox(&self) -> Vec<(String, i64)> {
         let connection = rusqlite::Connection::open(&self.file).unwrap();
-        let mut rows = connection.prepare("SELECT type, key_version FROM outbox ORDER BY rowid").unwrap();
+        let mut rows = connection
+            .prepare("SELECT type, key_version FROM outbox ORDER BY rowid")
+            .unwrap();
         let rows = rows.query_map([], |r| Ok((r.get(0)?, r.get(1)?))).unwrap();
         rows.map(Result::unwrap).collect()
     }
@@ -46,7 +54,12 @@ impl Store {
 const TRACE: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
 
 fn cx() -> Cx {
-    let (parts, ()) = Request::builder().method(Method::POST).uri("/_events").body(()).unwrap().into_parts();
+    let (parts, ()) = Request::builder()
+        .method(Method::POST)
+        .uri("/_events")
+        .body(())
+        .unwrap()
+        .into_parts();
     Cx::new("payment", &parts, None)
 }
 
@@ -102,23 +115,38 @@ fn event(kind: &str, source: &str, data: Value) -> Event {
 async fn handle(store: &Store, handler: EventHandler, events: &[Event]) -> Handled {
     let mut db = store.db();
     let mut handled = handler(&cx(), &db, events).await.unwrap();
-    std::mem::take(&mut handled.batch).commit(&mut db).await.unwrap();
+    std::mem::take(&mut handled.batch)
+        .commit(&mut db)
+        .await
+        .unwrap();
     handled
 }
 
 fn converted(id: &str) -> Event {
-    event("forex.converted", "/innover/forex", json!({
-        "payment_id": id, "target_minor": 3723, "margin_minor": 0, "rate": "1.1172",
-        "rate_date": "2026-10-30", "exact": "37.236276",
-    }))
+    event(
+        "forex.converted",
+        "/innover/forex",
+        json!({
+            "payment_id": id, "target_minor": 3723, "margin_minor": 0, "rate": "1.1172",
+            "rate_date": "2026-10-30", "exact": "37.236276",
+        }),
+    )
 }
 
 fn posted(id: &str) -> Event {
-    event("ledger.posted", "/innover/ledger", json!({"payment_id": id, "entry_id": "ent_1"}))
+    event(
+        "ledger.posted",
+        "/innover/ledger",
+        json!({"payment_id": id, "entry_id": "ent_1"}),
+    )
 }
 
 fn wallet_updated(id: &str) -> Event {
-    event("wallet.updated", "/innover/wallet", json!({"payment_id": id, "entry_id": "ent_1"}))
+    event(
+        "wallet.updated",
+        "/innover/wallet",
+        json!({"payment_id": id, "entry_id": "ent_1"}),
+    )
 }
 
 async fn confirm(store: &Store, id: &str) -> Handled {
@@ -126,7 +154,10 @@ async fn confirm(store: &Store, id: &str) -> Handled {
     let mut job = Job::new(format!("{id}-confirm"), jobs::CONFIRM, vec![id.into()]);
     job.traceparent = Some(TRACE.into());
     let mut handled = jobs::confirm(&cx(), &db, &[job]).await.unwrap();
-    std::mem::take(&mut handled.batch).commit(&mut db).await.unwrap();
+    std::mem::take(&mut handled.batch)
+        .commit(&mut db)
+        .await
+        .unwrap();
     handled
 }
 
@@ -134,7 +165,11 @@ async fn confirm(store: &Store, id: &str) -> Handled {
 async fn a_payment_passes_every_state_under_one_trace() {
     let store = Store::new();
     insert(&store, "pay_1", State::Initiated).await;
-    let announced = event("payment.initiated", "/innover/payment", json!({"payment_id": "pay_1"}));
+    let announced = event(
+        "payment.initiated",
+        "/innover/payment",
+        json!({"payment_id": "pay_1"}),
+    );
     handle(&store, events::initiated, &[announced]).await;
     assert_eq!(store.state("pay_1").await, State::Converting);
     handle(&store, events::converted, &[converted("pay_1")]).await;
@@ -152,11 +187,35 @@ async fn a_payment_passes_every_state_under_one_trace() {
     assert_eq!(payment.entry_id.as_deref(), Some("ent_1"));
 
     let timeline = store::timeline(&store.db(), "pay_1").await.unwrap();
-    let states: Vec<&str> = timeline.iter().filter(|s| s.kind == "state").map(|s| s.name.as_str()).collect();
-    assert_eq!(states, ["initiated", "converting", "posting", "processing", "completed"]);
-    assert!(timeline.iter().all(|s| s.trace_id == "4bf92f3577b34da6a3ce929d0e0e4736"));
-    let announced: Vec<_> = store.outbox().into_iter().filter(|(k, _)| k.starts_with("payment.")).collect();
-    assert_eq!(announced.iter().map(|(_, v)| *v).collect::<Vec<_>>(), [1, 2, 3, 4, 5]);
+    let states: Vec<&str> = timeline
+        .iter()
+        .filter(|s| s.kind == "state")
+        .map(|s| s.name.as_str())
+        .collect();
+    assert_eq!(
+        states,
+        [
+            "initiated",
+            "converting",
+            "posting",
+            "processing",
+            "completed"
+        ]
+    );
+    assert!(
+        timeline
+            .iter()
+            .all(|s| s.trace_id == "4bf92f3577b34da6a3ce929d0e0e4736")
+    );
+    let announced: Vec<_> = store
+        .outbox()
+        .into_iter()
+        .filter(|(k, _)| k.starts_with("payment."))
+        .collect();
+    assert_eq!(
+        announced.iter().map(|(_, v)| *v).collect::<Vec<_>>(),
+        [1, 2, 3, 4, 5]
+    );
 }
 
 #[tokio::test]
@@ -165,18 +224,31 @@ async fn late_and_repeated_events_change_nothing() {
     insert(&store, "pay_1", State::Initiated).await;
     handle(&store, events::converted, &[converted("pay_1")]).await;
     handle(&store, events::posted, &[posted("pay_1")]).await;
-    let version = store::by_id(&store.db(), "pay_1").await.unwrap().unwrap().version;
-    let late = [
-        event("payment.initiated", "/innover/payment", json!({"payment_id": "pay_1"})),
-    ];
+    let version = store::by_id(&store.db(), "pay_1")
+        .await
+        .unwrap()
+        .unwrap()
+        .version;
+    let late = [event(
+        "payment.initiated",
+        "/innover/payment",
+        json!({"payment_id": "pay_1"}),
+    )];
     handle(&store, events::initiated, &late).await;
     handle(&store, events::converted, &[converted("pay_1")]).await;
-    let refusal = event("forex.rejected", "/innover/forex", json!({
-        "payment_id": "pay_1", "code": "no_rate", "detail": "",
-    }));
+    let refusal = event(
+        "forex.rejected",
+        "/innover/forex",
+        json!({
+            "payment_id": "pay_1", "code": "no_rate", "detail": "",
+        }),
+    );
     handle(&store, events::rejected, &[refusal]).await;
     let payment = store::by_id(&store.db(), "pay_1").await.unwrap().unwrap();
-    assert_eq!((payment.state, payment.version), (State::Processing, version));
+    assert_eq!(
+        (payment.state, payment.version),
+        (State::Processing, version)
+    );
 }
 
 #[tokio::test]
@@ -197,12 +269,19 @@ async fn a_refusal_fails_the_payment_with_its_reason() {
     let store = Store::new();
     insert(&store, "pay_1", State::Initiated).await;
     handle(&store, events::converted, &[converted("pay_1")]).await;
-    let refusal = event("ledger.rejected", "/innover/ledger", json!({
-        "payment_id": "pay_1", "code": "insufficient_funds", "detail": "12.00 EUR are missing",
-    }));
+    let refusal = event(
+        "ledger.rejected",
+        "/innover/ledger",
+        json!({
+            "payment_id": "pay_1", "code": "insufficient_funds", "detail": "12.00 EUR are missing",
+        }),
+    );
     handle(&store, events::rejected, &[refusal]).await;
     let payment = store::by_id(&store.db(), "pay_1").await.unwrap().unwrap();
-    assert_eq!((payment.state, payment.entry_id.as_deref()), (State::Failed, None));
+    assert_eq!(
+        (payment.state, payment.entry_id.as_deref()),
+        (State::Failed, None)
+    );
     assert_eq!(payment.reason_codes, ["insufficient_funds"]);
 }
 
@@ -218,7 +297,11 @@ async fn a_batch_moves_each_of_its_payments_and_refuses_only_what_does_not_fit()
     let handled = handle(&store, events::converted, &events).await;
     assert_eq!(handled.refused.keys().collect::<Vec<_>>(), [&events[7].id]);
     for n in 0..100 {
-        let expected = if n == 7 { State::Initiated } else { State::Posting };
+        let expected = if n == 7 {
+            State::Initiated
+        } else {
+            State::Posting
+        };
         assert_eq!(store.state(&format!("pay_{n}")).await, expected);
     }
 }
@@ -234,7 +317,11 @@ async fn a_confirmation_before_the_money_moved_is_refused_and_a_second_one_is_ha
     confirm(&store, "pay_1").await;
     let again = confirm(&store, "pay_1").await;
     assert_eq!(again.results["pay_1-confirm"], "completed");
-    let completed = store.outbox().into_iter().filter(|(kind, _)| kind == "payment.completed").count();
+    let completed = store
+        .outbox()
+        .into_iter()
+        .filter(|(kind, _)| kind == "payment.completed")
+        .count();
     assert_eq!(completed, 1);
 }
 
@@ -245,7 +332,12 @@ async fn a_change_decided_on_an_old_version_is_refused() {
     let old = store::by_id(&store.db(), "pay_1").await.unwrap().unwrap();
     handle(&store, events::converted, &[converted("pay_1")]).await;
     let mut writer = Writer::default();
-    writer.change(&old, State::Failed, store::Change::default(), &Cause::default());
+    writer.change(
+        &old,
+        State::Failed,
+        store::Change::default(),
+        &Cause::default(),
+    );
     let error = writer.finish().commit(&mut store.db()).await.unwrap_err();
     assert_eq!(error.step(), Some("payment"));
     assert_eq!(store.state("pay_1").await, State::Posting);

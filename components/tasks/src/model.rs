@@ -38,7 +38,10 @@ pub struct Pushed {
 pub fn parse(message: &[u8]) -> Result<Pushed> {
     let wrong = |what: String| Failure::new(Code::InvalidRequest, what);
     if message.len() > MESSAGE_BYTES_MAX {
-        return Err(wrong(format!("{} bytes; a message has {MESSAGE_BYTES_MAX} at most", message.len())));
+        return Err(wrong(format!(
+            "{} bytes; a message has {MESSAGE_BYTES_MAX} at most",
+            message.len()
+        )));
     }
     let message: Message = serde_json::from_slice(message).map_err(|e| {
         wrong(format!(
@@ -52,19 +55,32 @@ pub fn parse(message: &[u8]) -> Result<Pushed> {
             return Err(wrong(what.into()));
         }
     };
-    if message.id.as_ref().is_some_and(|id| id.is_empty() || id.len() > NAME_BYTES_MAX) {
+    if message
+        .id
+        .as_ref()
+        .is_some_and(|id| id.is_empty() || id.len() > NAME_BYTES_MAX)
+    {
         return Err(wrong(format!("an id has 1 to {NAME_BYTES_MAX} bytes")));
     }
     let named = message.id.is_some();
-    let mut job =
-        Job::new(message.id.unwrap_or_else(ids::new_uuid), message.task, message.args);
+    let mut job = Job::new(
+        message.id.unwrap_or_else(ids::new_uuid),
+        message.task,
+        message.args,
+    );
     job.kwargs = message.kwargs;
-    Ok(Pushed { job, queue: format!("{service}-tasks"), named })
+    Ok(Pushed {
+        job,
+        queue: format!("{service}-tasks"),
+        named,
+    })
 }
 
 fn is_name(part: &str) -> bool {
     (1..=NAME_BYTES_MAX).contains(&part.len())
-        && part.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'.'))
+        && part
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'.'))
 }
 
 #[cfg(test)]
@@ -74,9 +90,13 @@ mod tests {
     #[test]
     fn a_job_goes_to_the_queue_of_its_service() {
         let pushed = parse(br#"{"task": "profile.add", "args": [1, 2]}"#).expect("a job");
-        assert_eq!((pushed.queue.as_str(), pushed.named), ("profile-tasks", false));
+        assert_eq!(
+            (pushed.queue.as_str(), pushed.named),
+            ("profile-tasks", false)
+        );
         assert_eq!(pushed.job.args, [1, 2]);
-        let pushed = parse(br#"{"task": "payment.confirm", "args": ["pay_1"], "id": "a"}"#).expect("a job");
+        let pushed =
+            parse(br#"{"task": "payment.confirm", "args": ["pay_1"], "id": "a"}"#).expect("a job");
         assert_eq!((pushed.job.id.as_str(), pushed.named), ("a", true));
     }
 

@@ -53,13 +53,26 @@ mod tests {
             .expect("migrated");
         let mut db = Db::open_file(&file).expect("a database");
         let cx = Cx::detached("tasks");
-        let named = || parse(br#"{"task": "profile.add", "args": [1, 2], "id": "one"}"#).expect("a job");
+        let named =
+            || parse(br#"{"task": "profile.add", "args": [1, 2], "id": "one"}"#).expect("a job");
         let plain = || parse(br#"{"task": "profile.add", "args": [1, 2]}"#).expect("a job");
         assert_eq!(enqueue(&mut db, &cx, named()).await.ok(), Some(Taken::Once));
-        assert_eq!(enqueue(&mut db, &cx, named()).await.ok(), Some(Taken::Before));
-        assert_eq!(enqueue(&mut db, &cx, plain()).await.ok(), Some(Taken::PerReplica));
-        assert_eq!(enqueue(&mut db, &cx, plain()).await.ok(), Some(Taken::PerReplica));
-        let rows = db.query("SELECT topic, type FROM outbox", vec![]).await.expect("rows");
+        assert_eq!(
+            enqueue(&mut db, &cx, named()).await.ok(),
+            Some(Taken::Before)
+        );
+        assert_eq!(
+            enqueue(&mut db, &cx, plain()).await.ok(),
+            Some(Taken::PerReplica)
+        );
+        assert_eq!(
+            enqueue(&mut db, &cx, plain()).await.ok(),
+            Some(Taken::PerReplica)
+        );
+        let rows = db
+            .query("SELECT topic, type FROM outbox", vec![])
+            .await
+            .expect("rows");
         assert_eq!(rows.len(), 3);
         assert_eq!(rows[0].text(0).ok(), Some("profile-tasks"));
         assert_eq!(rows[0].text(1).ok(), Some("task:profile.add"));

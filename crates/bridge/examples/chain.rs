@@ -13,8 +13,8 @@ use std::{
 use bytes::Bytes;
 use futures::{FutureExt, future::BoxFuture};
 use innover_bridge::{
-    Bridge, BridgeConfig, Commits, Database, Delivery, Door, DoorError, NoGate, QueueSpec, ServiceSpec,
-    TaskSpec,
+    Bridge, BridgeConfig, Commits, Database, Delivery, Door, DoorError, NoGate, QueueSpec,
+    ServiceSpec, TaskSpec,
 };
 use rusqlite::{Connection, params};
 use serde_json::{Value, json};
@@ -49,7 +49,11 @@ fn open(path: &Path) -> Result<Connection, rusqlite::Error> {
     Ok(connection)
 }
 
-fn write(connection: &Connection, rows: &[(String, String)], kind: &str) -> Result<(), rusqlite::Error> {
+fn write(
+    connection: &Connection,
+    rows: &[(String, String)],
+    kind: &str,
+) -> Result<(), rusqlite::Error> {
     let (topic, task) = match kind.strip_prefix("task:") {
         Some(task) => ("payment-tasks", Some(task)),
         None => (kind, None),
@@ -58,7 +62,9 @@ fn write(connection: &Connection, rows: &[(String, String)], kind: &str) -> Resu
     for (id, key) in rows {
         let payload = match task {
             Some(task) => json!({"id": id, "task": task, "args": [key]}),
-            None => json!({"payment_id": key, "amount_minor": 12_345, "currency": "EUR", "note": "x".repeat(200)}),
+            None => {
+                json!({"payment_id": key, "amount_minor": 12_345, "currency": "EUR", "note": "x".repeat(200)})
+            }
         };
         connection
             .prepare_cached("INSERT OR IGNORE INTO outbox VALUES (?1, ?2, ?3, 1, ?4, ?5, '{}', 0)")?
@@ -70,13 +76,20 @@ fn write(connection: &Connection, rows: &[(String, String)], kind: &str) -> Resu
 impl Components {
     fn handle(&self, delivery: &Delivery<'_>) -> Result<Value, Error> {
         let body: Value = serde_json::from_slice(&delivery.body)?;
-        let items = body.get("jobs").unwrap_or(&body).as_array().ok_or("no list")?;
+        let items = body
+            .get("jobs")
+            .unwrap_or(&body)
+            .as_array()
+            .ok_or("no list")?;
         if delivery.path == innover_bridge::TASKS_PATH {
             let mut done = self.done.lock().map_err(|_| "poisoned")?;
             *done += items.len();
             self.all_done.notify_one();
         } else {
-            let (service, _, emits) = CHAIN.iter().find(|c| c.0 == delivery.service).ok_or("no such service")?;
+            let (service, _, emits) = CHAIN
+                .iter()
+                .find(|c| c.0 == delivery.service)
+                .ok_or("no such service")?;
             let rows: Vec<(String, String)> = items
                 .iter()
                 .map(|e| e["partitionkey"].as_str().unwrap_or_default())
@@ -86,7 +99,10 @@ impl Components {
             write(&connection, &rows, emits)?;
             self.commits.committed(service);
         }
-        let results: Vec<Value> = items.iter().map(|i| json!({"id": i["id"], "status": 200})).collect();
+        let results: Vec<Value> = items
+            .iter()
+            .map(|i| json!({"id": i["id"], "status": 200}))
+            .collect();
         Ok(json!({"results": results}))
     }
 }
@@ -94,10 +110,15 @@ impl Components {
 struct InProcess(Arc<Components>);
 
 impl Door for InProcess {
-    fn deliver<'a>(&'a self, delivery: Delivery<'a>) -> BoxFuture<'a, Result<(u16, Bytes), DoorError>> {
+    fn deliver<'a>(
+        &'a self,
+        delivery: Delivery<'a>,
+    ) -> BoxFuture<'a, Result<(u16, Bytes), DoorError>> {
         async move {
             let answer = tokio::task::block_in_place(|| self.0.handle(&delivery));
-            answer.map(|a| (200, a.to_string().into())).map_err(|e| DoorError::Failed(e.to_string()))
+            answer
+                .map(|a| (200, a.to_string().into()))
+                .map_err(|e| DoorError::Failed(e.to_string()))
         }
         .boxed()
     }
@@ -112,22 +133,38 @@ async fn main() -> Result<(), Error> {
         .iter()
         .map(|(name, subscribes, _)| ServiceSpec {
             name: name.to_string(),
-            database: Some(Database { label: name.to_string(), path: path(name) }),
+            database: Some(Database {
+                label: name.to_string(),
+                path: path(name),
+            }),
             subscribes: vec![subscribes.to_string()],
             event_batch: 100,
             queue: (*name == "payment").then(|| QueueSpec {
                 name: "payment-tasks".into(),
                 aliases: vec![],
                 concurrency: 2,
-                tasks: BTreeMap::from([("payment.confirm".into(), TaskSpec { batch: 50, ..Default::default() })]),
+                tasks: BTreeMap::from([(
+                    "payment.confirm".into(),
+                    TaskSpec {
+                        batch: 50,
+                        ..Default::default()
+                    },
+                )]),
             }),
             schedules: vec![],
         })
         .collect();
-    let databases: HashMap<_, _> =
-        CHAIN.iter().map(|c| Ok((c.0, Mutex::new(open(&path(c.0))?)))).collect::<Result<_, rusqlite::Error>>()?;
+    let databases: HashMap<_, _> = CHAIN
+        .iter()
+        .map(|c| Ok((c.0, Mutex::new(open(&path(c.0))?))))
+        .collect::<Result<_, rusqlite::Error>>()?;
     let commits = Commits::new(&services);
-    let components = Arc::new(Components { databases, commits: commits.clone(), done: Mutex::new(0), all_done: Notify::new() });
+    let components = Arc::new(Components {
+        databases,
+        commits: commits.clone(),
+        done: Mutex::new(0),
+        all_done: Notify::new(),
+    });
     let config = BridgeConfig::new(folder.path().join("bridge.db"), services);
     let door = Arc::new(InProcess(components.clone()));
     let bridge = Bridge::start(config, door, Arc::new(NoGate), commits.clone()).await?;
@@ -142,23 +179,35 @@ async fn main() -> Result<(), Error> {
     for n in 0..50 {
         tokio::time::sleep(Duration::from_millis(20)).await;
         let started = Instant::now();
-        write(&api, &[(format!("idle-{n}"), format!("idle-{n}"))], "payment.initiated")?;
+        write(
+            &api,
+            &[(format!("idle-{n}"), format!("idle-{n}"))],
+            "payment.initiated",
+        )?;
         commits.committed("payment");
         wait_for(n + 1).await;
         idle.push(started.elapsed());
     }
     idle.sort();
-    println!("idle: {:?} median, {:?} p95, {:?} max", idle[25], idle[47], idle[49]);
+    println!(
+        "idle: {:?} median, {:?} p95, {:?} max",
+        idle[25], idle[47], idle[49]
+    );
 
     let started = Instant::now();
     for group in 0..payments / 20 {
-        let rows: Vec<_> = (0..20).map(|n| (format!("load-{group}-{n}"), format!("load-{group}-{n}"))).collect();
+        let rows: Vec<_> = (0..20)
+            .map(|n| (format!("load-{group}-{n}"), format!("load-{group}-{n}")))
+            .collect();
         tokio::task::block_in_place(|| write(&api, &rows, "payment.initiated"))?;
         commits.committed("payment");
     }
     wait_for(50 + payments / 20 * 20).await;
     let took = started.elapsed();
-    println!("load: {payments} payments in {took:?}, {:.0}/s", payments as f64 / took.as_secs_f64());
+    println!(
+        "load: {payments} payments in {took:?}, {:.0}/s",
+        payments as f64 / took.as_secs_f64()
+    );
     bridge.shutdown().await;
     Ok(())
 }

@@ -23,7 +23,10 @@ pub enum Clock {
 impl Clock {
     /// A clock that follows tokio's, starting at `start` microseconds since the epoch.
     pub fn tokio(start: i64) -> Clock {
-        Clock::Tokio { start, since: Instant::now() }
+        Clock::Tokio {
+            start,
+            since: Instant::now(),
+        }
     }
 
     /// Microseconds since the epoch.

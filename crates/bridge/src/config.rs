@@ -30,7 +30,12 @@ impl BridgeConfig {
     /// A configuration with seven days' retention on the machine's clock.
     pub fn new(store: PathBuf, services: Vec<ServiceSpec>) -> BridgeConfig {
         let retention = Duration::from_secs(7 * 24 * 60 * 60);
-        BridgeConfig { services, store, retention, clock: Clock::System }
+        BridgeConfig {
+            services,
+            store,
+            retention,
+            clock: Clock::System,
+        }
     }
 }
 
@@ -87,7 +92,11 @@ pub struct TaskSpec {
 
 impl Default for TaskSpec {
     fn default() -> TaskSpec {
-        TaskSpec { deadline: Duration::from_secs(60), max_attempts: 10, batch: 1 }
+        TaskSpec {
+            deadline: Duration::from_secs(60),
+            max_attempts: 10,
+            batch: 1,
+        }
     }
 }
 
@@ -181,13 +190,21 @@ impl Routes {
             let names = std::iter::once(&spec.name).chain(&spec.aliases);
             for name in names {
                 if routes.queues.insert(name.clone(), queue.clone()).is_some() {
-                    return Err(StartError::Config(format!("two queues are called `{name}`")));
+                    return Err(StartError::Config(format!(
+                        "two queues are called `{name}`"
+                    )));
                 }
             }
             let stems = spec.aliases.iter().filter_map(|a| a.strip_suffix("-tasks"));
             for prefix in std::iter::once(service.name.as_str()).chain(stems) {
-                if routes.prefixes.insert(prefix.to_owned(), queue.clone()).is_some() {
-                    return Err(StartError::Config(format!("two queues own the tasks `{prefix}.*`")));
+                if routes
+                    .prefixes
+                    .insert(prefix.to_owned(), queue.clone())
+                    .is_some()
+                {
+                    return Err(StartError::Config(format!(
+                        "two queues own the tasks `{prefix}.*`"
+                    )));
                 }
             }
         }
@@ -196,8 +213,12 @@ impl Routes {
 
     /// The distinct queues.
     pub fn queues(&self) -> Vec<Arc<Queue>> {
-        let mut queues: Vec<_> =
-            self.queues.iter().filter(|(name, q)| **name == *q.name).map(|(_, q)| q.clone()).collect();
+        let mut queues: Vec<_> = self
+            .queues
+            .iter()
+            .filter(|(name, q)| **name == *q.name)
+            .map(|(_, q)| q.clone())
+            .collect();
         queues.sort_by(|a, b| a.name.cmp(&b.name));
         queues
     }
@@ -210,7 +231,10 @@ impl Routes {
     /// The reason to keep with the dead letter.
     pub fn resolve(&self, queue: Option<&str>, task: &str) -> Result<Route, String> {
         let queue = match queue {
-            Some(name) => self.queues.get(name).ok_or_else(|| format!("no queue is called `{name}`"))?,
+            Some(name) => self
+                .queues
+                .get(name)
+                .ok_or_else(|| format!("no queue is called `{name}`"))?,
             None => task
                 .split_once('.')
                 .and_then(|(prefix, _)| self.prefixes.get(prefix))
@@ -218,7 +242,12 @@ impl Routes {
         };
         let canonical = match task.split_once('.') {
             None => format!("{}.{task}", queue.service),
-            Some((prefix, rest)) if self.prefixes.get(prefix).is_some_and(|q| q.name == queue.name) => {
+            Some((prefix, rest))
+                if self
+                    .prefixes
+                    .get(prefix)
+                    .is_some_and(|q| q.name == queue.name) =>
+            {
                 format!("{}.{rest}", queue.service)
             }
             Some(_) => task.to_owned(),
@@ -226,7 +255,10 @@ impl Routes {
         if !queue.spec.tasks.contains_key(&canonical) {
             return Err(format!("the queue `{}` has no task `{task}`", queue.name));
         }
-        Ok(Route { queue: queue.name.clone(), task: canonical })
+        Ok(Route {
+            queue: queue.name.clone(),
+            task: canonical,
+        })
     }
 
     /// As [`Routes::resolve`], with the job's task renamed to its canonical name.
@@ -251,7 +283,10 @@ mod tests {
                 name: format!("{name}-tasks"),
                 aliases: aliases.iter().map(|a| a.to_string()).collect(),
                 concurrency: 2,
-                tasks: tasks.iter().map(|t| (t.to_string(), TaskSpec::default())).collect(),
+                tasks: tasks
+                    .iter()
+                    .map(|t| (t.to_string(), TaskSpec::default()))
+                    .collect(),
             }),
             ..Default::default()
         }
@@ -259,29 +294,61 @@ mod tests {
 
     #[test]
     fn a_job_finds_its_queue_by_name_alias_prefix_or_bare_task() {
-        let services =
-            [service("rules", &["rule-engine-tasks"], &["rules.add"]), service("wallet", &[], &["wallet.add"])];
+        let services = [
+            service("rules", &["rule-engine-tasks"], &["rules.add"]),
+            service("wallet", &[], &["wallet.add"]),
+        ];
         let routes = Routes::new(&services).expect("names are distinct");
         for (queue, task, expected) in [
-            (Some("rules-tasks"), "rules.add", Ok(("rules-tasks", "rules.add"))),
-            (Some("rule-engine-tasks"), "rule-engine.add", Ok(("rules-tasks", "rules.add"))),
-            (Some("rule-engine-tasks"), "add", Ok(("rules-tasks", "rules.add"))),
+            (
+                Some("rules-tasks"),
+                "rules.add",
+                Ok(("rules-tasks", "rules.add")),
+            ),
+            (
+                Some("rule-engine-tasks"),
+                "rule-engine.add",
+                Ok(("rules-tasks", "rules.add")),
+            ),
+            (
+                Some("rule-engine-tasks"),
+                "add",
+                Ok(("rules-tasks", "rules.add")),
+            ),
             (None, "rule-engine.add", Ok(("rules-tasks", "rules.add"))),
             (None, "wallet.add", Ok(("wallet-tasks", "wallet.add"))),
             (None, "add", Err("no queue has the task `add`")),
-            (Some("nobody-tasks"), "wallet.add", Err("no queue is called `nobody-tasks`")),
-            (Some("wallet-tasks"), "rules.add", Err("the queue `wallet-tasks` has no task `rules.add`")),
-            (Some("wallet-tasks"), "wallet.fly", Err("the queue `wallet-tasks` has no task `wallet.fly`")),
+            (
+                Some("nobody-tasks"),
+                "wallet.add",
+                Err("no queue is called `nobody-tasks`"),
+            ),
+            (
+                Some("wallet-tasks"),
+                "rules.add",
+                Err("the queue `wallet-tasks` has no task `rules.add`"),
+            ),
+            (
+                Some("wallet-tasks"),
+                "wallet.fly",
+                Err("the queue `wallet-tasks` has no task `wallet.fly`"),
+            ),
         ] {
             let got = routes.resolve(queue, task);
-            let got = got.as_ref().map(|r| (&*r.queue, r.task.as_str())).map_err(String::as_str);
+            let got = got
+                .as_ref()
+                .map(|r| (&*r.queue, r.task.as_str()))
+                .map_err(String::as_str);
             assert_eq!(got, expected, "{queue:?} {task}");
         }
     }
 
     #[test]
     fn two_queues_of_one_name_are_refused() {
-        let twice = [service("rules", &["wallet-tasks"], &[]), service("wallet", &[], &[])];
+        let twice = [
+            service("rules", &["wallet-tasks"], &[]),
+            service("wallet", &[], &[]),
+        ];
         assert!(Routes::new(&twice).is_err());
     }
 }

@@ -22,7 +22,10 @@ use crate::{
         UNAVAILABLE_BACKOFF_MAX, UNAVAILABLE_BACKOFF_MIN,
     },
     metrics::Metrics,
-    store::{Durability, Store, StoreError, events::{self, LogEvent}},
+    store::{
+        Durability, Store, StoreError,
+        events::{self, LogEvent},
+    },
     subscription::{AfterFailure, Batch, Settled, Subscription, Verdict, cut},
     tail::{Found, Tail},
 };
@@ -81,7 +84,9 @@ type Flights = FuturesUnordered<BoxFuture<'static, Landed>>;
 impl Subscriber {
     /// Runs until shutdown; deliveries under way are finished and settled.
     pub(crate) async fn run(mut self) {
-        let Some((cursor, rows)) = self.load().await else { return };
+        let Some((cursor, rows)) = self.load().await else {
+            return;
+        };
         let mut subscription = Subscription::new(cursor, rows);
         let topics = serde_json::json!(self.topics).to_string();
         let mut flights = Flights::new();
@@ -121,18 +126,37 @@ impl Subscriber {
                 };
             } else if flights.is_empty() {
                 if subscription.scanned() > saved && !matches!(main, Slot::Held(..)) {
-                    self.save(&Settled { cursor: Some(subscription.scanned()), ..Settled::default() }, now).await;
+                    self.save(
+                        &Settled {
+                            cursor: Some(subscription.scanned()),
+                            ..Settled::default()
+                        },
+                        now,
+                    )
+                    .await;
                 }
                 return;
             }
             // Nothing but other subscribers' events has passed for a while: note it, so that a
             // restart does not read them again and retention can go on.
             let idle = matches!(main, Slot::Idle);
-            if idle && subscription.scanned() > saved && now - saved_at >= micros(IDLE_CURSOR_EVERY) {
-                self.save(&Settled { cursor: Some(subscription.scanned()), ..Settled::default() }, now).await;
+            if idle && subscription.scanned() > saved && now - saved_at >= micros(IDLE_CURSOR_EVERY)
+            {
+                self.save(
+                    &Settled {
+                        cursor: Some(subscription.scanned()),
+                        ..Settled::default()
+                    },
+                    now,
+                )
+                .await;
                 (saved, saved_at) = (subscription.scanned(), now);
             }
-            self.metrics.lag(&self.service, self.tail.head() - subscription.scanned(), subscription.waiting());
+            self.metrics.lag(
+                &self.service,
+                self.tail.head() - subscription.scanned(),
+                subscription.waiting(),
+            );
 
             let wake = self.wake_at(&subscription, &main, &alone, now);
             let landed = tokio::select! {
@@ -173,10 +197,16 @@ impl Subscriber {
         let soon = now + micros(UNAVAILABLE_BACKOFF_MIN);
         let lane = |slot: &Slot, alone| match slot {
             Slot::Held(_, at) => Some(*at),
-            Slot::Idle => subscription.next_due(alone).map(|at| if at <= now { soon } else { at }),
+            Slot::Idle => subscription
+                .next_due(alone)
+                .map(|at| if at <= now { soon } else { at }),
             Slot::Flying => None,
         };
-        [lane(main, false), lane(alone, true)].into_iter().flatten().min().unwrap_or(i64::MAX)
+        [lane(main, false), lane(alone, true)]
+            .into_iter()
+            .flatten()
+            .min()
+            .unwrap_or(i64::MAX)
     }
 
     /// The next batch; `None` when there is nothing to deliver.
@@ -194,7 +224,11 @@ impl Subscriber {
             bytes <= DELIVERY_BYTES_MAX
         };
         // The first always goes: the relay let nothing larger than a delivery pass.
-        let whole = due.iter().take_while(|e| fits(e)).count().max(usize::from(!due.is_empty()));
+        let whole = due
+            .iter()
+            .take_while(|e| fits(e))
+            .count()
+            .max(usize::from(!due.is_empty()));
         let full = whole < due.len();
         due.truncate(whole);
         let room = self.batch - due.len().min(self.batch);
@@ -217,7 +251,12 @@ impl Subscriber {
     }
 
     /// Reads on from `after`: the events found, and how far there are no others.
-    async fn scan(&self, mut after: i64, topics: &str, room: usize) -> Result<(Vec<Arc<LogEvent>>, i64), StoreError> {
+    async fn scan(
+        &self,
+        mut after: i64,
+        topics: &str,
+        room: usize,
+    ) -> Result<(Vec<Arc<LogEvent>>, i64), StoreError> {
         loop {
             let floor = match self.tail.read(&self.topics, after, room) {
                 Found::Events(events, to) => return Ok((events, to)),
@@ -225,7 +264,10 @@ impl Subscriber {
             };
             let up_to = floor.min(after + SCAN_ROWS_MAX);
             let topics = topics.to_owned();
-            let found = self.store.read(move |c| events::scan(c, &topics, after, up_to, room)).await?;
+            let found = self
+                .store
+                .read(move |c| events::scan(c, &topics, after, up_to, room))
+                .await?;
             if let Some(last) = found.last() {
                 let to = if found.len() == room { last.seq } else { up_to };
                 return Ok((found, to));
@@ -259,7 +301,11 @@ impl Subscriber {
             // Retention keeps what somebody waits for, so this is a damaged or edited file.
             let there: HashSet<i64> = found.iter().map(|e| e.seq).collect();
             for seq in seqs.into_iter().filter(|seq| !there.contains(seq)) {
-                tracing::error!(subscriber = &*self.service, seq, "an event that waits for delivery is not in the log any more");
+                tracing::error!(
+                    subscriber = &*self.service,
+                    seq,
+                    "an event that waits for delivery is not in the log any more"
+                );
                 subscription.lose(seq);
             }
         }
@@ -268,18 +314,35 @@ impl Subscriber {
 
     fn fly(&self, flights: &Flights, lane: Lane, batch: Batch) -> Slot {
         let (service, door) = (self.service.clone(), self.door.clone());
-        flights.push(async move {
-            let started = Instant::now();
-            let answer = deliver(&*door, &service, &batch.events).await;
-            Landed { lane, batch, answer, took: started.elapsed() }
-        }
-        .boxed());
+        flights.push(
+            async move {
+                let started = Instant::now();
+                let answer = deliver(&*door, &service, &batch.events).await;
+                Landed {
+                    lane,
+                    batch,
+                    answer,
+                    took: started.elapsed(),
+                }
+            }
+            .boxed(),
+        );
         Slot::Flying
     }
 
     /// Settles what came back; returns what its lane does next and the cursor when it moved.
-    async fn land(&self, subscription: &mut Subscription, landed: Landed, unavailable: &mut u32) -> (Slot, Option<i64>) {
-        let Landed { batch, answer, took, .. } = landed;
+    async fn land(
+        &self,
+        subscription: &mut Subscription,
+        landed: Landed,
+        unavailable: &mut u32,
+    ) -> (Slot, Option<i64>) {
+        let Landed {
+            batch,
+            answer,
+            took,
+            ..
+        } = landed;
         let now = self.clock.now();
         let who = format!("{} (events)", self.service);
         let settled = match answer {
@@ -290,7 +353,11 @@ impl Subscriber {
             }
             Err(Whole::Unavailable(problem)) => {
                 if *unavailable == 0 {
-                    tracing::warn!(subscriber = &*self.service, problem, "the subscriber cannot be reached; its events wait");
+                    tracing::warn!(
+                        subscriber = &*self.service,
+                        problem,
+                        "the subscriber cannot be reached; its events wait"
+                    );
                 }
                 *unavailable += 1;
                 self.metrics.reachable(&who, Some(&problem));
@@ -301,9 +368,17 @@ impl Subscriber {
             Err(Whole::Failed(verdict)) => {
                 self.reached(unavailable, &who);
                 let (events, error) = (batch.events.len(), verdict.error.clone());
-                tracing::warn!(subscriber = &*self.service, events, status = verdict.status, error, "a delivery failed as a whole");
+                tracing::warn!(
+                    subscriber = &*self.service,
+                    events,
+                    status = verdict.status,
+                    error,
+                    "a delivery failed as a whole"
+                );
                 match subscription.failed_whole(batch, verdict, now, random()) {
-                    AfterFailure::Again(batch, wait) => return (Slot::Held(batch, now + micros(wait)), None),
+                    AfterFailure::Again(batch, wait) => {
+                        return (Slot::Held(batch, now + micros(wait)), None);
+                    }
                     AfterFailure::Settled(settled) => settled,
                 }
             }
@@ -312,15 +387,23 @@ impl Subscriber {
             relay.notify_one();
         }
         self.save(&settled, now).await;
-        self.metrics.events(&self.service, "delivered", settled.acknowledged.len() as u64);
-        self.metrics.events(&self.service, "retried", settled.retried);
+        self.metrics.events(
+            &self.service,
+            "delivered",
+            settled.acknowledged.len() as u64,
+        );
+        self.metrics
+            .events(&self.service, "retried", settled.retried);
         self.metrics.events(&self.service, "dead", settled.dead);
         (Slot::Idle, settled.cursor)
     }
 
     fn reached(&self, unavailable: &mut u32, who: &str) {
         if *unavailable > 0 {
-            tracing::info!(subscriber = &*self.service, "the subscriber can be reached again");
+            tracing::info!(
+                subscriber = &*self.service,
+                "the subscriber can be reached again"
+            );
             *unavailable = 0;
             self.metrics.reachable(who, None);
         }
@@ -331,7 +414,11 @@ impl Subscriber {
     async fn save(&self, settled: &Settled, now: i64) {
         let mut failures = 0;
         loop {
-            let (service, cursor, changes) = (self.service.clone(), settled.cursor, settled.changes.clone());
+            let (service, cursor, changes) = (
+                self.service.clone(),
+                settled.cursor,
+                settled.changes.clone(),
+            );
             let saved = self.store.write(Durability::Normal, move |c| {
                 events::settle(c, &service, cursor, &changes, now)
             });
@@ -357,8 +444,13 @@ struct Traced {
 }
 
 /// Sends events and reads the answer for each of them.
-async fn deliver(door: &dyn Door, service: &str, events: &[Arc<LogEvent>]) -> Result<Vec<Verdict>, Whole> {
-    let mut body = String::with_capacity(events.iter().map(|e| e.envelope.len() + 1).sum::<usize>() + 1);
+async fn deliver(
+    door: &dyn Door,
+    service: &str,
+    events: &[Arc<LogEvent>],
+) -> Result<Vec<Verdict>, Whole> {
+    let mut body =
+        String::with_capacity(events.iter().map(|e| e.envelope.len() + 1).sum::<usize>() + 1);
     for event in events {
         body.push(if body.is_empty() { '[' } else { ',' });
         body.push_str(&event.envelope);
@@ -366,7 +458,9 @@ async fn deliver(door: &dyn Door, service: &str, events: &[Arc<LogEvent>]) -> Re
     body.push(']');
     // A batch belongs to many traces; each event carries its own.
     let traceparent = match events {
-        [one] => serde_json::from_str::<Traced>(&one.envelope).ok().and_then(|t| t.traceparent),
+        [one] => serde_json::from_str::<Traced>(&one.envelope)
+            .ok()
+            .and_then(|t| t.traceparent),
         _ => None,
     };
     let answer = door.deliver(Delivery {
@@ -381,15 +475,33 @@ async fn deliver(door: &dyn Door, service: &str, events: &[Arc<LogEvent>]) -> Re
     if status != 200 {
         return Err(whole(status, &body));
     }
-    let answers: EventAnswers = serde_json::from_slice(&body)
-        .map_err(|e| Whole::Failed(Verdict { status: 502, error: format!("the answer is no list of results: {e}") }))?;
+    let answers: EventAnswers = serde_json::from_slice(&body).map_err(|e| {
+        Whole::Failed(Verdict {
+            status: 502,
+            error: format!("the answer is no list of results: {e}"),
+        })
+    })?;
     let mut by_id: HashMap<String, Verdict> = answers
         .results
         .into_iter()
-        .map(|a| (a.id, Verdict { status: a.status, error: a.error }))
+        .map(|a| {
+            (
+                a.id,
+                Verdict {
+                    status: a.status,
+                    error: a.error,
+                },
+            )
+        })
         .collect();
-    let missing = || Verdict { status: 502, error: "the answer leaves this event out".into() };
-    let verdicts: Vec<Verdict> = events.iter().map(|e| by_id.remove(&e.id).unwrap_or_else(missing)).collect();
+    let missing = || Verdict {
+        status: 502,
+        error: "the answer leaves this event out".into(),
+    };
+    let verdicts: Vec<Verdict> = events
+        .iter()
+        .map(|e| by_id.remove(&e.id).unwrap_or_else(missing))
+        .collect();
     Ok(verdicts)
 }
 
@@ -399,17 +511,25 @@ async fn timed(
     answer: BoxFuture<'_, Result<(u16, Bytes), DoorError>>,
 ) -> Result<(u16, Bytes), Whole> {
     let answer = tokio::time::timeout(deadline, answer).await;
-    answer.unwrap_or(Err(DoorError::Timeout(deadline))).map_err(|error| match error {
-        DoorError::Unavailable(problem) => Whole::Unavailable(problem),
-        DoorError::Failed(error) => Whole::Failed(Verdict { status: 502, error }),
-        DoorError::Timeout(_) => Whole::Failed(Verdict { status: 504, error: error.to_string() }),
-    })
+    answer
+        .unwrap_or(Err(DoorError::Timeout(deadline)))
+        .map_err(|error| match error {
+            DoorError::Unavailable(problem) => Whole::Unavailable(problem),
+            DoorError::Failed(error) => Whole::Failed(Verdict { status: 502, error }),
+            DoorError::Timeout(_) => Whole::Failed(Verdict {
+                status: 504,
+                error: error.to_string(),
+            }),
+        })
 }
 
 /// What a status that covers the whole delivery means.
 fn whole(status: u16, body: &[u8]) -> Whole {
     let text = String::from_utf8_lossy(body);
-    let error = format!("the whole delivery was answered {status}: {}", cut(text.trim()));
+    let error = format!(
+        "the whole delivery was answered {status}: {}",
+        cut(text.trim())
+    );
     match not_taken(status) {
         true => Whole::Unavailable(error),
         false => Whole::Failed(Verdict { status, error }),

@@ -64,7 +64,10 @@ pub(crate) fn not_taken(status: u16) -> bool {
 /// Hands a delivery to a component and returns its status and body.
 pub trait Door: Send + Sync + 'static {
     /// Delivers within `delivery.deadline`.
-    fn deliver<'a>(&'a self, delivery: Delivery<'a>) -> BoxFuture<'a, Result<(u16, Bytes), DoorError>>;
+    fn deliver<'a>(
+        &'a self,
+        delivery: Delivery<'a>,
+    ) -> BoxFuture<'a, Result<(u16, Bytes), DoorError>>;
 }
 
 /// The host's per-database write lock, so that the relay's deletes queue with the service's own
@@ -104,23 +107,38 @@ impl HttpDoor {
             .connect_timeout(Duration::from_secs(3))
             .redirect(reqwest::redirect::Policy::none())
             .build()?;
-        Ok(HttpDoor { gateway: gateway.trim_end_matches('/').into(), keyring, client, token: Mutex::new(None) })
+        Ok(HttpDoor {
+            gateway: gateway.trim_end_matches('/').into(),
+            keyring,
+            client,
+            token: Mutex::new(None),
+        })
     }
 
     /// A token is used for half its life: what is left covers the way to a slow gateway.
     fn token(&self) -> Result<String, DoorError> {
         let unavailable = |e: String| DoorError::Unavailable(format!("no deliver token: {e}"));
-        let mut cached = self.token.lock().map_err(|_| unavailable("the token lock is poisoned".into()))?;
+        let mut cached = self
+            .token
+            .lock()
+            .map_err(|_| unavailable("the token lock is poisoned".into()))?;
         if let Some((token, until)) = cached.as_ref()
             && Instant::now() < *until
         {
             return Ok(token.clone());
         }
-        let identity = Identity { sub: CALLER.into(), scope: SCOPE_DELIVER.into(), ..Default::default() };
+        let identity = Identity {
+            sub: CALLER.into(),
+            scope: SCOPE_DELIVER.into(),
+            ..Default::default()
+        };
         let request_id = uuid::Uuid::now_v7().to_string();
         let token = service_token::mint(&self.keyring, CALLER, "gateway", &identity, &request_id)
             .map_err(|e| unavailable(e.to_string()))?;
-        *cached = Some((token.clone(), Instant::now() + Duration::from_secs(SERVICE_TOKEN_SECONDS / 2)));
+        *cached = Some((
+            token.clone(),
+            Instant::now() + Duration::from_secs(SERVICE_TOKEN_SECONDS / 2),
+        ));
         Ok(token)
     }
 
@@ -128,7 +146,10 @@ impl HttpDoor {
         let what = delivery.path.trim_start_matches("/_");
         let mut request = self
             .client
-            .post(format!("{}/_deliver/{}/{what}", self.gateway, delivery.service))
+            .post(format!(
+                "{}/_deliver/{}/{what}",
+                self.gateway, delivery.service
+            ))
             .bearer_auth(self.token()?)
             .header("content-type", delivery.content_type)
             .body(delivery.body.clone());
@@ -141,9 +162,15 @@ impl HttpDoor {
         })?;
         let status = response.status().as_u16();
         let mut body = Vec::new();
-        while let Some(chunk) = response.chunk().await.map_err(|e| DoorError::Failed(chain(&e)))? {
+        while let Some(chunk) = response
+            .chunk()
+            .await
+            .map_err(|e| DoorError::Failed(chain(&e)))?
+        {
             if body.len() + chunk.len() > ANSWER_BYTES_MAX {
-                return Err(DoorError::Failed(format!("an answer of over {ANSWER_BYTES_MAX} bytes")));
+                return Err(DoorError::Failed(format!(
+                    "an answer of over {ANSWER_BYTES_MAX} bytes"
+                )));
             }
             body.extend_from_slice(&chunk);
         }
@@ -152,7 +179,10 @@ impl HttpDoor {
 }
 
 impl Door for HttpDoor {
-    fn deliver<'a>(&'a self, delivery: Delivery<'a>) -> BoxFuture<'a, Result<(u16, Bytes), DoorError>> {
+    fn deliver<'a>(
+        &'a self,
+        delivery: Delivery<'a>,
+    ) -> BoxFuture<'a, Result<(u16, Bytes), DoorError>> {
         Box::pin(async move {
             let deadline = delivery.deadline;
             tokio::time::timeout(deadline, self.post(&delivery))

@@ -11,8 +11,8 @@ use tokio::{
 use crate::{
     clock::Clock,
     limits::{
-        CHECKPOINT_EVERY, FINISHED_KEEP, FINISHED_ROWS_MAX, HOUSEKEEPING_EVERY, HOUSEKEEPING_ROWS, LEASES_EVERY,
-        OUTSIDE_EVERY, SAMPLE_EVERY,
+        CHECKPOINT_EVERY, FINISHED_KEEP, FINISHED_ROWS_MAX, HOUSEKEEPING_EVERY, HOUSEKEEPING_ROWS,
+        LEASES_EVERY, OUTSIDE_EVERY, SAMPLE_EVERY,
     },
     metrics::Metrics,
     store::{Durability, Store, StoreError, events, jobs, micros_before},
@@ -55,7 +55,9 @@ impl Housekeeper {
             match done {
                 Ok(()) => {}
                 Err(StoreError::Closed) => return,
-                Err(error) => tracing::warn!(%error, "housekeeping of the bridge's store failed; it is tried again"),
+                Err(error) => {
+                    tracing::warn!(%error, "housekeeping of the bridge's store failed; it is tried again")
+                }
             }
         }
     }
@@ -69,7 +71,9 @@ impl Housekeeper {
     async fn look_outside(&self, version: &mut i64) -> Result<(), StoreError> {
         let now = self
             .store
-            .write(Durability::Normal, |c| c.query_row("PRAGMA data_version", [], |r| r.get::<_, i64>(0)))
+            .write(Durability::Normal, |c| {
+                c.query_row("PRAGMA data_version", [], |r| r.get::<_, i64>(0))
+            })
             .await?;
         if now != std::mem::replace(version, now) {
             self.ring();
@@ -79,8 +83,12 @@ impl Housekeeper {
 
     async fn take_back_leases(&self) -> Result<(), StoreError> {
         let (owner, now) = (self.owner.clone(), self.clock.now());
-        let back =
-            self.store.write(Durability::Normal, move |c| jobs::take_back(c, &owner, false, now)).await?;
+        let back = self
+            .store
+            .write(Durability::Normal, move |c| {
+                jobs::take_back(c, &owner, false, now)
+            })
+            .await?;
         if back > 0 {
             tracing::warn!(back, "jobs whose lease ran out are queued again");
             self.metrics.leases_taken_back(back as u64);
@@ -98,17 +106,22 @@ impl Housekeeper {
 
     async fn retire(&self) -> Result<(), StoreError> {
         let now = self.clock.now();
-        let (events_before, jobs_before) = (micros_before(now, self.retention), micros_before(now, FINISHED_KEEP));
+        let (events_before, jobs_before) = (
+            micros_before(now, self.retention),
+            micros_before(now, FINISHED_KEEP),
+        );
         loop {
             let subscribers = self.subscribers.clone();
             // Small pieces, each its own command: deliveries go on in between.
-            let deleted = self
-                .store
-                .write(Durability::Normal, move |c| {
-                    let events = events::retire(c, &subscribers, events_before, HOUSEKEEPING_ROWS)?;
-                    Ok(events + jobs::retire(c, jobs_before, FINISHED_ROWS_MAX, HOUSEKEEPING_ROWS)?)
-                })
-                .await?;
+            let deleted =
+                self.store
+                    .write(Durability::Normal, move |c| {
+                        let events =
+                            events::retire(c, &subscribers, events_before, HOUSEKEEPING_ROWS)?;
+                        Ok(events
+                            + jobs::retire(c, jobs_before, FINISHED_ROWS_MAX, HOUSEKEEPING_ROWS)?)
+                    })
+                    .await?;
             if deleted == 0 || *self.shutdown.borrow() {
                 return Ok(());
             }

@@ -139,7 +139,12 @@ pub struct SubscriberRow {
 ///
 /// # Errors
 /// What SQLite says.
-pub fn events(store: &Path, after: i64, limit: usize, filter: &EventFilter) -> Result<Vec<EventRow>, StoreError> {
+pub fn events(
+    store: &Path,
+    after: i64,
+    limit: usize,
+    filter: &EventFilter,
+) -> Result<Vec<EventRow>, StoreError> {
     Ok(read_events(&open_read_only(store)?, after, limit, filter)?)
 }
 
@@ -163,7 +168,11 @@ pub struct EventTail {
 /// # Errors
 /// What SQLite says.
 pub fn tail(store: &Path, after: i64, filter: EventFilter) -> Result<EventTail, StoreError> {
-    Ok(EventTail { connection: open_read_only(store)?, after, filter })
+    Ok(EventTail {
+        connection: open_read_only(store)?,
+        after,
+        filter,
+    })
 }
 
 impl EventTail {
@@ -190,16 +199,19 @@ fn read_events(
              WHERE seq > ?1 AND (?2 IS NULL OR topic = ?2) AND (?3 IS NULL OR key = ?3)
              ORDER BY seq LIMIT ?4",
         )?
-        .query_map(params![after, filter.topic, filter.key, limit as i64], |r| {
-            Ok(EventRow {
-                seq: r.get(0)?,
-                id: r.get(1)?,
-                topic: r.get(2)?,
-                key: r.get(3)?,
-                appended_at: r.get(4)?,
-                envelope: r.get(5)?,
-            })
-        })?
+        .query_map(
+            params![after, filter.topic, filter.key, limit as i64],
+            |r| {
+                Ok(EventRow {
+                    seq: r.get(0)?,
+                    id: r.get(1)?,
+                    topic: r.get(2)?,
+                    key: r.get(3)?,
+                    appended_at: r.get(4)?,
+                    envelope: r.get(5)?,
+                })
+            },
+        )?
         .collect()
 }
 
@@ -236,7 +248,10 @@ pub fn jobs(store: &Path, filter: &JobFilter, limit: usize) -> Result<Vec<JobRow
     );
     let connection = open_read_only(store)?;
     let mut statement = connection.prepare(&sql)?;
-    let rows = statement.query_map(params![filter.queue, filter.task, filter.state, limit as i64], job_row)?;
+    let rows = statement.query_map(
+        params![filter.queue, filter.task, filter.state, limit as i64],
+        job_row,
+    )?;
     Ok(rows.collect::<Result<_, _>>()?)
 }
 
@@ -246,7 +261,9 @@ pub fn jobs(store: &Path, filter: &JobFilter, limit: usize) -> Result<Vec<JobRow
 /// What SQLite says.
 pub fn job(store: &Path, id: &str) -> Result<Option<JobRow>, StoreError> {
     let sql = format!("SELECT {JOB_COLUMNS} FROM jobs WHERE id = ?1");
-    Ok(open_read_only(store)?.query_row(&sql, [id], job_row).optional()?)
+    Ok(open_read_only(store)?
+        .query_row(&sql, [id], job_row)
+        .optional()?)
 }
 
 /// Every queue that has jobs.
@@ -320,7 +337,12 @@ pub fn subscribers(store: &Path) -> Result<Vec<SubscriberRow>, StoreError> {
          FROM cursors c ORDER BY c.subscriber",
     )?;
     let rows = statement.query_map([], |r| {
-        Ok(SubscriberRow { subscriber: r.get(0)?, cursor: r.get(1)?, head, retrying: r.get(2)? })
+        Ok(SubscriberRow {
+            subscriber: r.get(0)?,
+            cursor: r.get(1)?,
+            head,
+            retrying: r.get(2)?,
+        })
     })?;
     Ok(rows.collect::<Result<_, _>>()?)
 }

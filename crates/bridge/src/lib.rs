@@ -52,7 +52,9 @@ pub use config::{
     BridgeConfig, Database, Missed, Queue, QueueSpec, Route, Routes, ScheduleSpec, ServiceSpec,
     StartError, TaskSpec,
 };
-pub use door::{CALLER, Delivery, Door, DoorError, EVENTS_PATH, HttpDoor, NoGate, TASKS_PATH, WriteGate};
+pub use door::{
+    CALLER, Delivery, Door, DoorError, EVENTS_PATH, HttpDoor, NoGate, TASKS_PATH, WriteGate,
+};
 pub use store::StoreError;
 
 use metrics::Metrics;
@@ -71,7 +73,9 @@ impl Commits {
     /// One bell per database label of the services.
     pub fn new(services: &[ServiceSpec]) -> Commits {
         let labels = services.iter().filter_map(|s| s.database.as_ref());
-        Commits { relays: Arc::new(labels.map(|d| (d.label.clone(), Arc::default())).collect()) }
+        Commits {
+            relays: Arc::new(labels.map(|d| (d.label.clone(), Arc::default())).collect()),
+        }
     }
 
     /// The database called `label` has committed something.
@@ -136,7 +140,12 @@ impl Bridge {
         gate: Arc<dyn WriteGate>,
         commits: Commits,
     ) -> Result<Bridge, StartError> {
-        let BridgeConfig { services, store: path, retention, clock } = config;
+        let BridgeConfig {
+            services,
+            store: path,
+            retention,
+            clock,
+        } = config;
         let routes = Arc::new(Routes::new(&services)?);
         check(&services)?;
         let schedules = services
@@ -145,7 +154,10 @@ impl Bridge {
             .map(|s| schedule::Schedule::new(s, &routes))
             .collect::<Result<Vec<_>, _>>()?;
 
-        let unusable = |source| StartError::Store { path: path.clone(), source };
+        let unusable = |source| StartError::Store {
+            path: path.clone(),
+            source,
+        };
         let store = Store::start(path.clone(), claim(&path).await?).map_err(unusable)?;
         let (now, metrics) = (clock.now(), Arc::new(Metrics::new(clock.clone())));
         let (owner, head) = store
@@ -159,17 +171,28 @@ impl Bridge {
             .await
             .map_err(unusable)?;
 
-        let bells: HashMap<Arc<str>, Arc<Notify>> =
-            services.iter().filter(|s| !s.subscribes.is_empty()).map(|s| (s.name.as_str().into(), Arc::default())).collect();
+        let bells: HashMap<Arc<str>, Arc<Notify>> = services
+            .iter()
+            .filter(|s| !s.subscribes.is_empty())
+            .map(|s| (s.name.as_str().into(), Arc::default()))
+            .collect();
         let mut waiting: HashMap<String, Vec<Arc<Notify>>> = HashMap::new();
         for service in &services {
             for topic in &service.subscribes {
-                waiting.entry(topic.clone()).or_default().extend(bells.get(service.name.as_str()).cloned());
+                waiting
+                    .entry(topic.clone())
+                    .or_default()
+                    .extend(bells.get(service.name.as_str()).cloned());
             }
         }
         let tail = Arc::new(Tail::new(head, waiting));
-        let queues: Arc<HashMap<Arc<str>, Arc<Notify>>> =
-            Arc::new(routes.queues().iter().map(|q| (q.name.clone(), Arc::default())).collect());
+        let queues: Arc<HashMap<Arc<str>, Arc<Notify>>> = Arc::new(
+            routes
+                .queues()
+                .iter()
+                .map(|q| (q.name.clone(), Arc::default()))
+                .collect(),
+        );
         let publisher = Publisher {
             store: store.clone(),
             tail: tail.clone(),
@@ -180,7 +203,10 @@ impl Bridge {
             .iter()
             .filter_map(|s| {
                 let label = &s.database.as_ref()?.label;
-                Some((s.name.as_str(), commits.relays.get(label).cloned().unwrap_or_default()))
+                Some((
+                    s.name.as_str(),
+                    commits.relays.get(label).cloned().unwrap_or_default(),
+                ))
             })
             .collect();
 
@@ -188,7 +214,9 @@ impl Bridge {
         let (stop_relays, relays_stop) = watch::channel(false);
         let (mut workers, mut relays) = (JoinSet::new(), JoinSet::new());
         for service in &services {
-            if let (Some(database), Some(wake)) = (&service.database, relay_bells.get(service.name.as_str())) {
+            if let (Some(database), Some(wake)) =
+                (&service.database, relay_bells.get(service.name.as_str()))
+            {
                 let relay = relay::Relay {
                     service: service.name.as_str().into(),
                     database: database.clone(),
@@ -206,7 +234,9 @@ impl Bridge {
                 let subscriber = delivery::Subscriber {
                     service: service.name.as_str().into(),
                     topics: service.subscribes.iter().cloned().collect(),
-                    batch: service.event_batch.clamp(1, innover_contract::limits::EVENT_BATCH_MAX),
+                    batch: service
+                        .event_batch
+                        .clamp(1, innover_contract::limits::EVENT_BATCH_MAX),
                     store: store.clone(),
                     tail: tail.clone(),
                     door: door.clone(),
@@ -244,8 +274,11 @@ impl Bridge {
             };
             workers.spawn(timer.run());
         }
-        let subscribers: Vec<&str> =
-            services.iter().filter(|s| !s.subscribes.is_empty()).map(|s| s.name.as_str()).collect();
+        let subscribers: Vec<&str> = services
+            .iter()
+            .filter(|s| !s.subscribes.is_empty())
+            .map(|s| s.name.as_str())
+            .collect();
         let housekeeper = housekeeping::Housekeeper {
             store,
             owner,
@@ -257,7 +290,16 @@ impl Bridge {
             shutdown: workers_stop,
         };
         workers.spawn(housekeeper.run());
-        Ok(Bridge { publisher, routes, metrics, clock, workers, relays, stop_workers, stop_relays })
+        Ok(Bridge {
+            publisher,
+            routes,
+            metrics,
+            clock,
+            workers,
+            relays,
+            stop_workers,
+            stop_relays,
+        })
     }
 
     /// All numbers in Prometheus' text format.
@@ -268,7 +310,10 @@ impl Bridge {
     /// Whether outboxes are read and services reached.
     pub fn readiness(&self) -> Readiness {
         let problems = self.metrics.problems();
-        Readiness { ready: problems.is_empty(), problems }
+        Readiness {
+            ready: problems.is_empty(),
+            problems,
+        }
     }
 
     /// Puts a job on `queue`, or on the queue of its task's prefix. When it returns the job survives
@@ -276,14 +321,29 @@ impl Bridge {
     ///
     /// # Errors
     /// [`EnqueueError`]: an unknown queue or task, or the store refused.
-    pub async fn enqueue(&self, queue: Option<&str>, mut job: Job) -> Result<Enqueued, EnqueueError> {
-        let queue = self.routes.route(queue, &mut job).map_err(EnqueueError::Unknown)?;
+    pub async fn enqueue(
+        &self,
+        queue: Option<&str>,
+        mut job: Job,
+    ) -> Result<Enqueued, EnqueueError> {
+        let queue = self
+            .routes
+            .route(queue, &mut job)
+            .map_err(EnqueueError::Unknown)?;
         let published = self
             .publisher
             // There is no other copy, as an outbox would be.
-            .publish(vec![Item::Job { queue, job }], Durability::Full, self.clock.now())
+            .publish(
+                vec![Item::Job { queue, job }],
+                Durability::Full,
+                self.clock.now(),
+            )
             .await?;
-        Ok(if published.known == 0 { Enqueued::New } else { Enqueued::Known })
+        Ok(if published.known == 0 {
+            Enqueued::New
+        } else {
+            Enqueued::Known
+        })
     }
 
     /// Takes no more work, finishes what is under way, and relays what it has committed.
@@ -308,9 +368,12 @@ pub fn enqueue(
     mut job: Job,
 ) -> Result<Enqueued, EnqueueError> {
     let routes = Routes::new(services).map_err(|e| EnqueueError::Unknown(e.to_string()))?;
-    let queue = routes.route(queue, &mut job).map_err(EnqueueError::Unknown)?;
+    let queue = routes
+        .route(queue, &mut job)
+        .map_err(EnqueueError::Unknown)?;
     let connection = store::open(store)?;
-    let new = jobs::enqueue(&connection, &queue, &job, Clock::System.now()).map_err(StoreError::from)?;
+    let new =
+        jobs::enqueue(&connection, &queue, &job, Clock::System.now()).map_err(StoreError::from)?;
     Ok(if new { Enqueued::New } else { Enqueued::Known })
 }
 
@@ -332,13 +395,19 @@ fn check(services: &[ServiceSpec]) -> Result<(), StartError> {
     let mut labels = HashSet::new();
     for service in services {
         if !names.insert(&service.name) {
-            return Err(StartError::Config(format!("two services are called `{}`", service.name)));
+            return Err(StartError::Config(format!(
+                "two services are called `{}`",
+                service.name
+            )));
         }
         // The source of an event is the database it was read from.
         if let Some(database) = &service.database
             && !labels.insert(&database.label)
         {
-            return Err(StartError::Config(format!("two services have the database `{}`", database.label)));
+            return Err(StartError::Config(format!(
+                "two services have the database `{}`",
+                database.label
+            )));
         }
     }
     Ok(())

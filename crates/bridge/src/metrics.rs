@@ -14,7 +14,9 @@ use crate::{clock::Clock, store::events::LogEvent};
 
 /// Upper bounds of duration histograms, in seconds: an idle hop takes a few milliseconds, a job up
 /// to its deadline of a minute.
-const BUCKETS: [f64; 12] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1.0, 5.0, 30.0, 60.0];
+const BUCKETS: [f64; 12] = [
+    0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1.0, 5.0, 30.0, 60.0,
+];
 
 /// Name and labels of a series, e.g. `("x_total", r#"queue="wallet-tasks""#)`.
 type Series = (&'static str, String);
@@ -66,7 +68,13 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 /// A label as Prometheus quotes it.
 fn label(name: &str, value: &str) -> String {
-    format!("{name}=\"{}\"", value.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n"))
+    format!(
+        "{name}=\"{}\"",
+        value
+            .replace('\\', "\\\\")
+            .replace('"', "\\\"")
+            .replace('\n', "\\n")
+    )
 }
 
 impl Metrics {
@@ -82,7 +90,10 @@ impl Metrics {
     }
 
     pub(crate) fn relay(&self, service: &str) -> Arc<RelayState> {
-        lock(&self.relays).entry(service.to_owned()).or_default().clone()
+        lock(&self.relays)
+            .entry(service.to_owned())
+            .or_default()
+            .clone()
     }
 
     fn add(&self, name: &'static str, labels: String, n: u64) {
@@ -107,11 +118,16 @@ impl Metrics {
     pub(crate) fn published(&self, events: &[Arc<LogEvent>], known: u64) {
         let mut counters = lock(&self.counters);
         for event in events {
-            let series = ("innover_events_published_total", label("topic", &event.topic));
+            let series = (
+                "innover_events_published_total",
+                label("topic", &event.topic),
+            );
             *counters.entry(series).or_default() += 1;
         }
         if known > 0 {
-            *counters.entry(("innover_publish_duplicates_total", String::new())).or_default() += known;
+            *counters
+                .entry(("innover_publish_duplicates_total", String::new()))
+                .or_default() += known;
         }
     }
 
@@ -136,12 +152,24 @@ impl Metrics {
     }
 
     pub(crate) fn delivery(&self, subscriber: &str, took: Duration) {
-        self.observe("innover_event_delivery_seconds", label("subscriber", subscriber), took);
+        self.observe(
+            "innover_event_delivery_seconds",
+            label("subscriber", subscriber),
+            took,
+        );
     }
 
     pub(crate) fn lag(&self, subscriber: &str, events: i64, waiting: usize) {
-        self.set("innover_subscriber_lag_events", label("subscriber", subscriber), events as f64);
-        self.set("innover_subscriber_retry_events", label("subscriber", subscriber), waiting as f64);
+        self.set(
+            "innover_subscriber_lag_events",
+            label("subscriber", subscriber),
+            events as f64,
+        );
+        self.set(
+            "innover_subscriber_retry_events",
+            label("subscriber", subscriber),
+            waiting as f64,
+        );
     }
 
     /// `outcome` is `done`, `failed`, `retried` or `dead`.
@@ -180,11 +208,17 @@ impl Metrics {
                 ("delayed", "innover_jobs_delayed"),
                 ("leased", "innover_jobs_running"),
             ] {
-                let row = sample.iter().find(|(q, s, ..)| **q == **queue && s == state);
+                let row = sample
+                    .iter()
+                    .find(|(q, s, ..)| **q == **queue && s == state);
                 self.set(name, label("queue", queue), row.map_or(0.0, |r| r.2 as f64));
                 if state == "queued" {
                     let age = row.map_or(0.0, |r| (now - r.3).max(0) as f64 / 1e6);
-                    self.set("innover_jobs_oldest_age_seconds", label("queue", queue), age);
+                    self.set(
+                        "innover_jobs_oldest_age_seconds",
+                        label("queue", queue),
+                        age,
+                    );
                 }
             }
         }
@@ -203,10 +237,14 @@ impl Metrics {
     pub(crate) fn problems(&self) -> Vec<String> {
         let relays = lock(&self.relays);
         let outboxes = relays.iter().filter_map(|(service, state)| {
-            lock(&state.error).as_ref().map(|error| format!("the outbox of {service}: {error}"))
+            lock(&state.error)
+                .as_ref()
+                .map(|error| format!("the outbox of {service}: {error}"))
         });
         let doors = lock(&self.unreachable);
-        let doors = doors.iter().map(|(who, problem)| format!("{who} cannot be reached: {problem}"));
+        let doors = doors
+            .iter()
+            .map(|(who, problem)| format!("{who} cannot be reached: {problem}"));
         outboxes.chain(doors).collect()
     }
 
@@ -217,8 +255,15 @@ impl Metrics {
         let mut gauges = lock(&self.gauges).clone();
         for (service, state) in lock(&self.relays).iter() {
             let oldest = state.oldest.load(Relaxed);
-            let age = if oldest == 0 { 0.0 } else { (now - oldest).max(0) as f64 / 1e6 };
-            gauges.insert(("innover_outbox_age_seconds", label("service", service)), age);
+            let age = if oldest == 0 {
+                0.0
+            } else {
+                (now - oldest).max(0) as f64 / 1e6
+            };
+            gauges.insert(
+                ("innover_outbox_age_seconds", label("service", service)),
+                age,
+            );
         }
         series(&mut text, "counter", &lock(&self.counters));
         series(&mut text, "gauge", &gauges);
@@ -229,11 +274,23 @@ impl Metrics {
                 last = name;
             }
             for (count, bound) in histogram.buckets.iter().zip(BUCKETS) {
-                line(&mut text, format_args!("{name}_bucket{{{labels},le=\"{bound}\"}} {count}"));
+                line(
+                    &mut text,
+                    format_args!("{name}_bucket{{{labels},le=\"{bound}\"}} {count}"),
+                );
             }
-            line(&mut text, format_args!("{name}_bucket{{{labels},le=\"+Inf\"}} {}", histogram.count));
-            line(&mut text, format_args!("{name}_sum{{{labels}}} {}", histogram.sum));
-            line(&mut text, format_args!("{name}_count{{{labels}}} {}", histogram.count));
+            line(
+                &mut text,
+                format_args!("{name}_bucket{{{labels},le=\"+Inf\"}} {}", histogram.count),
+            );
+            line(
+                &mut text,
+                format_args!("{name}_sum{{{labels}}} {}", histogram.sum),
+            );
+            line(
+                &mut text,
+                format_args!("{name}_count{{{labels}}} {}", histogram.count),
+            );
         }
         text
     }
@@ -269,9 +326,26 @@ mod tests {
         metrics.enqueued("rules-tasks", 1);
         metrics.job_took("wallet.add", Duration::from_millis(3));
         let text = metrics.render();
-        assert_eq!(text.matches("# TYPE innover_jobs_enqueued_total counter").count(), 1);
-        assert!(text.contains("innover_jobs_enqueued_total{queue=\"wallet-tasks\"} 2\n"), "{text}");
-        assert!(text.contains("innover_job_duration_seconds_bucket{task=\"wallet.add\",le=\"0.0025\"} 0\n"), "{text}");
-        assert!(text.contains("innover_job_duration_seconds_bucket{task=\"wallet.add\",le=\"0.005\"} 1\n"), "{text}");
+        assert_eq!(
+            text.matches("# TYPE innover_jobs_enqueued_total counter")
+                .count(),
+            1
+        );
+        assert!(
+            text.contains("innover_jobs_enqueued_total{queue=\"wallet-tasks\"} 2\n"),
+            "{text}"
+        );
+        assert!(
+            text.contains(
+                "innover_job_duration_seconds_bucket{task=\"wallet.add\",le=\"0.0025\"} 0\n"
+            ),
+            "{text}"
+        );
+        assert!(
+            text.contains(
+                "innover_job_duration_seconds_bucket{task=\"wallet.add\",le=\"0.005\"} 1\n"
+            ),
+            "{text}"
+        );
     }
 }

@@ -19,7 +19,10 @@ use crate::{
 pub(crate) enum Item {
     Event(NewEvent),
     /// A job whose queue is known.
-    Job { queue: Arc<str>, job: Job },
+    Job {
+        queue: Arc<str>,
+        job: Job,
+    },
     /// It cannot be read, or nobody takes it.
     Dead(NewDeadLetter),
 }
@@ -53,7 +56,8 @@ impl Publisher {
         durability: Durability,
         now: i64,
     ) -> Result<Published, StoreError> {
-        let (tail, queues, metrics) = (self.tail.clone(), self.queues.clone(), self.metrics.clone());
+        let (tail, queues, metrics) =
+            (self.tail.clone(), self.queues.clone(), self.metrics.clone());
         let work = move |c: &rusqlite::Connection| {
             let mut published = Published::default();
             for item in items {
@@ -92,6 +96,8 @@ impl Publisher {
 
     /// When it returns, a power cut loses nothing that was published before.
     pub(crate) async fn harden(&self, now: i64) -> Result<(), StoreError> {
-        self.store.write(Durability::Full, move |c| store::barrier(c, now)).await
+        self.store
+            .write(Durability::Full, move |c| store::barrier(c, now))
+            .await
     }
 }

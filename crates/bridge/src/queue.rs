@@ -21,8 +21,8 @@ use crate::{
     config::{Queue, TaskSpec},
     door::{Delivery, Door, DoorError, TASKS_PATH, not_taken},
     limits::{
-        DELIVERY_BYTES_MAX, JOB_BACKOFF_MAX, JOB_BACKOFF_MIN, JOB_JITTER, LEASE, LEASE_RENEW, QUEUE_LOOK_EVERY,
-        UNAVAILABLE_BACKOFF_MAX, UNAVAILABLE_BACKOFF_MIN,
+        DELIVERY_BYTES_MAX, JOB_BACKOFF_MAX, JOB_BACKOFF_MIN, JOB_JITTER, LEASE, LEASE_RENEW,
+        QUEUE_LOOK_EVERY, UNAVAILABLE_BACKOFF_MAX, UNAVAILABLE_BACKOFF_MIN,
     },
     metrics::Metrics,
     store::{
@@ -107,7 +107,11 @@ impl Worker {
                 return;
             }
             let full = flights.len() >= self.queue.spec.concurrency;
-            let wake = if held { held_until } else { next_eta.unwrap_or(i64::MAX) };
+            let wake = if held {
+                held_until
+            } else {
+                next_eta.unwrap_or(i64::MAX)
+            };
             let landed = tokio::select! {
                 landed = flights.next(), if !flights.is_empty() => landed,
                 () = self.bell.notified(), if !full && !held && !closing => None,
@@ -138,7 +142,11 @@ impl Worker {
         now: i64,
     ) -> Result<(Vec<Vec<Leased>>, Option<i64>), StoreError> {
         let (queue, settled) = (self.queue.clone(), settled.to_vec());
-        let terms = Terms { owner: self.owner.clone(), now, until: now + micros(LEASE) };
+        let terms = Terms {
+            owner: self.owner.clone(),
+            now,
+            until: now + micros(LEASE),
+        };
         self.store
             .write(Durability::Normal, move |c| {
                 for (job, outcome) in &settled {
@@ -153,7 +161,11 @@ impl Worker {
                     }
                     leased.push(jobs);
                 }
-                let next_eta = if room > 0 { jobs::next_eta(c, &queue.name)? } else { None };
+                let next_eta = if room > 0 {
+                    jobs::next_eta(c, &queue.name)?
+                } else {
+                    None
+                };
                 Ok((leased, next_eta))
             })
             .await
@@ -166,7 +178,10 @@ impl Worker {
             // Tries that ended with the worker's death count too: a job that kills the process must
             // not do so for ever.
             let verdict = match self.queue.spec.tasks.get(&job.task) {
-                None => Some(format!("the queue `{}` has no task `{}` any more", self.queue.name, job.task)),
+                None => Some(format!(
+                    "the queue `{}` has no task `{}` any more",
+                    self.queue.name, job.task
+                )),
                 Some(task) if job.attempt > task.max_attempts => {
                     Some(format!("{} tries ended without an answer", job.attempt - 1))
                 }
@@ -175,7 +190,9 @@ impl Worker {
             bytes += job.envelope.len() + 32;
             match verdict {
                 Some(error) => back.push((job, Outcome::GivenUp { dead: true, error })),
-                None if bytes > DELIVERY_BYTES_MAX && !batch.is_empty() => back.push((job, Outcome::Returned)),
+                None if bytes > DELIVERY_BYTES_MAX && !batch.is_empty() => {
+                    back.push((job, Outcome::Returned))
+                }
                 None => batch.push(job),
             }
         }
@@ -183,7 +200,11 @@ impl Worker {
     }
 
     fn fly(&self, jobs: Vec<Leased>) -> BoxFuture<'static, Landed> {
-        let task = jobs.first().and_then(|j| self.queue.spec.tasks.get(&j.task)).cloned().unwrap_or_default();
+        let task = jobs
+            .first()
+            .and_then(|j| self.queue.spec.tasks.get(&j.task))
+            .cloned()
+            .unwrap_or_default();
         let flight = Flight {
             queue: self.queue.clone(),
             store: self.store.clone(),
@@ -197,11 +218,19 @@ impl Worker {
 
     /// Takes in a landed delivery; returns why the service was not reached.
     fn land(&self, landed: Landed, settled: &mut Vec<(Leased, Outcome)>) -> Option<String> {
-        let Landed { settled: outcomes, unavailable, took } = landed;
+        let Landed {
+            settled: outcomes,
+            unavailable,
+            took,
+        } = landed;
         let who = format!("{} (jobs)", self.queue.service);
         self.metrics.reachable(&who, unavailable.as_deref());
         match &unavailable {
-            Some(problem) => tracing::warn!(queue = &*self.queue.name, problem, "the service cannot be reached; its jobs wait"),
+            Some(problem) => tracing::warn!(
+                queue = &*self.queue.name,
+                problem,
+                "the service cannot be reached; its jobs wait"
+            ),
             None => {
                 if let Some((job, _)) = outcomes.first() {
                     self.metrics.job_took(&job.task, took);
@@ -214,14 +243,34 @@ impl Worker {
         for (job, outcome) in &outcomes {
             match outcome {
                 Outcome::Retry { error, .. } => {
-                    tracing::warn!(queue = &*self.queue.name, task = job.task, id = job.id, attempt = job.attempt, error, "a job failed and will be tried again");
+                    tracing::warn!(
+                        queue = &*self.queue.name,
+                        task = job.task,
+                        id = job.id,
+                        attempt = job.attempt,
+                        error,
+                        "a job failed and will be tried again"
+                    );
                 }
                 Outcome::GivenUp { error, .. } => {
-                    tracing::error!(queue = &*self.queue.name, task = job.task, id = job.id, attempt = job.attempt, error, "a job is a dead letter");
+                    tracing::error!(
+                        queue = &*self.queue.name,
+                        task = job.task,
+                        id = job.id,
+                        attempt = job.attempt,
+                        error,
+                        "a job is a dead letter"
+                    );
                 }
                 Outcome::Done { .. } => {
                     let waited_us = self.clock.now() - job.enqueued_at;
-                    tracing::debug!(queue = &*self.queue.name, task = job.task, id = job.id, waited_us, "a job is done");
+                    tracing::debug!(
+                        queue = &*self.queue.name,
+                        task = job.task,
+                        id = job.id,
+                        waited_us,
+                        "a job is done"
+                    );
                 }
                 Outcome::Returned => {}
             }
@@ -260,7 +309,10 @@ impl Flight {
         for job in leased {
             match serde_json::from_str::<Job>(&job.envelope) {
                 Ok(parsed) => {
-                    jobs.push(Job { attempt: job.attempt, ..parsed });
+                    jobs.push(Job {
+                        attempt: job.attempt,
+                        ..parsed
+                    });
                     known.push(job);
                 }
                 Err(error) => {
@@ -270,7 +322,11 @@ impl Flight {
             }
         }
         if jobs.is_empty() {
-            return Landed { settled, unavailable: None, took: started.elapsed() };
+            return Landed {
+                settled,
+                unavailable: None,
+                took: started.elapsed(),
+            };
         }
         let answer = self.deliver(jobs).await;
         let unavailable = match &answer {
@@ -278,7 +334,11 @@ impl Flight {
             _ => None,
         };
         settled.extend(self.outcomes(known, answer));
-        Landed { settled, unavailable, took: started.elapsed() }
+        Landed {
+            settled,
+            unavailable,
+            took: started.elapsed(),
+        }
     }
 
     /// Delivers and keeps the leases alive meanwhile.
@@ -300,7 +360,8 @@ impl Flight {
         });
         let deadline = tokio::time::sleep(self.task.deadline);
         tokio::pin!(answer, deadline);
-        let mut renew = tokio::time::interval_at(tokio::time::Instant::now() + LEASE_RENEW, LEASE_RENEW);
+        let mut renew =
+            tokio::time::interval_at(tokio::time::Instant::now() + LEASE_RENEW, LEASE_RENEW);
         let (status, body) = loop {
             tokio::select! {
                 answer = &mut answer => break answer?,
@@ -315,7 +376,12 @@ impl Flight {
                 }
             }
         };
-        let text = || format!("the whole delivery was answered {status}: {}", cut(String::from_utf8_lossy(&body).trim()));
+        let text = || {
+            format!(
+                "the whole delivery was answered {status}: {}",
+                cut(String::from_utf8_lossy(&body).trim())
+            )
+        };
         match status {
             200 => serde_json::from_slice(&body)
                 .map_err(|e| DoorError::Failed(format!("the answer is no list of results: {e}"))),
@@ -333,24 +399,44 @@ impl Flight {
         }
     }
 
-    fn outcomes(&self, jobs: Vec<Leased>, answer: Result<JobAnswers, DoorError>) -> Vec<(Leased, Outcome)> {
+    fn outcomes(
+        &self,
+        jobs: Vec<Leased>,
+        answer: Result<JobAnswers, DoorError>,
+    ) -> Vec<(Leased, Outcome)> {
         let whole = match &answer {
             Ok(_) => None,
-            Err(DoorError::Unavailable(_)) => return jobs.into_iter().map(|job| (job, Outcome::Returned)).collect(),
+            Err(DoorError::Unavailable(_)) => {
+                return jobs
+                    .into_iter()
+                    .map(|job| (job, Outcome::Returned))
+                    .collect();
+            }
             Err(error) => Some(error.to_string()),
         };
         // Jobs that failed together travel alone from now on: one of them may be the cause.
         let alone = whole.is_some();
-        let mut by_id: HashMap<String, _> =
-            answer.map(|a| a.results.into_iter().map(|r| (r.id.clone(), r)).collect()).unwrap_or_default();
+        let mut by_id: HashMap<String, _> = answer
+            .map(|a| a.results.into_iter().map(|r| (r.id.clone(), r)).collect())
+            .unwrap_or_default();
         jobs.into_iter()
             .map(|job| {
                 let (status, error) = match by_id.remove(&job.id) {
                     Some(answer) if disposition(answer.status) == Disposition::Acknowledge => {
-                        return (job, Outcome::Done { result: answer.result.to_string() });
+                        return (
+                            job,
+                            Outcome::Done {
+                                result: answer.result.to_string(),
+                            },
+                        );
                     }
                     Some(answer) => (answer.status, answer.error),
-                    None => (502, whole.clone().unwrap_or_else(|| "the answer leaves this job out".into())),
+                    None => (
+                        502,
+                        whole
+                            .clone()
+                            .unwrap_or_else(|| "the answer leaves this job out".into()),
+                    ),
                 };
                 let error = format!("{status} {}", cut(&error));
                 let outcome = if disposition(status) == Disposition::Park {
@@ -358,8 +444,18 @@ impl Flight {
                 } else if job.attempt >= self.task.max_attempts {
                     Outcome::GivenUp { dead: true, error }
                 } else {
-                    let wait = backoff(job.attempt, JOB_BACKOFF_MIN, JOB_BACKOFF_MAX, JOB_JITTER, random());
-                    Outcome::Retry { eta: self.clock.now() + micros(wait), alone, error }
+                    let wait = backoff(
+                        job.attempt,
+                        JOB_BACKOFF_MIN,
+                        JOB_BACKOFF_MAX,
+                        JOB_JITTER,
+                        random(),
+                    );
+                    Outcome::Retry {
+                        eta: self.clock.now() + micros(wait),
+                        alone,
+                        error,
+                    }
                 };
                 (job, outcome)
             })

@@ -37,7 +37,10 @@ use crate::{
     },
     metrics::{Metrics, RelayState},
     publish::{Item, Publisher},
-    store::{Durability, StoreError, events::{NewDeadLetter, NewEvent}},
+    store::{
+        Durability, StoreError,
+        events::{NewDeadLetter, NewEvent},
+    },
 };
 
 /// A row of an outbox.
@@ -104,8 +107,16 @@ impl Relay {
                         last_row = Instant::now();
                     }
                     let eager = last_row.elapsed() < POLL_EAGER;
-                    poll = if eager { POLL_MIN } else { (poll * 3 / 2).min(POLL_MAX) };
-                    poll.min(progress.undeleted_since.map_or(poll, |_| RELAY_DELETE_AFTER))
+                    poll = if eager {
+                        POLL_MIN
+                    } else {
+                        (poll * 3 / 2).min(POLL_MAX)
+                    };
+                    poll.min(
+                        progress
+                            .undeleted_since
+                            .map_or(poll, |_| RELAY_DELETE_AFTER),
+                    )
                 }
                 Err(error) => {
                     if closing {
@@ -118,7 +129,9 @@ impl Relay {
                     failures += 1;
                     state.failed(&error);
                     progress = Progress::default();
-                    RELAY_BACKOFF.saturating_mul(2_u32.saturating_pow(failures.min(8))).min(POLL_MAX)
+                    RELAY_BACKOFF
+                        .saturating_mul(2_u32.saturating_pow(failures.min(8)))
+                        .min(POLL_MAX)
                 }
             };
             tokio::select! {
@@ -130,7 +143,12 @@ impl Relay {
     }
 
     /// Publishes one read of the outbox and deletes what is due. Returns how many rows it read.
-    async fn pass(&self, progress: &mut Progress, state: &RelayState, closing: bool) -> Result<usize, StoreError> {
+    async fn pass(
+        &self,
+        progress: &mut Progress,
+        state: &RelayState,
+        closing: bool,
+    ) -> Result<usize, StoreError> {
         let connection = progress.connection.take();
         let path = self.database.path.clone();
         let after = progress.published;
@@ -147,9 +165,17 @@ impl Relay {
         let count = rows.len();
         state.oldest_row(rows.first().map_or(0, |r| r.created_at));
         if let Some(last) = rows.last().map(|r| r.rowid) {
-            let ids: Vec<_> = rows.iter().map(|r| (r.rowid, r.stored_id.clone())).collect();
-            let items = rows.into_iter().map(|row| item(&self.service, &self.routes, row)).collect();
-            self.publisher.publish(items, Durability::Normal, self.clock.now()).await?;
+            let ids: Vec<_> = rows
+                .iter()
+                .map(|r| (r.rowid, r.stored_id.clone()))
+                .collect();
+            let items = rows
+                .into_iter()
+                .map(|row| item(&self.service, &self.routes, row))
+                .collect();
+            self.publisher
+                .publish(items, Durability::Normal, self.clock.now())
+                .await?;
             progress.published = last;
             progress.undeleted.extend(ids);
             progress.undeleted_since.get_or_insert_with(Instant::now);
@@ -157,15 +183,22 @@ impl Relay {
                 state.oldest_row(0);
             }
         }
-        let due = progress.undeleted_since.is_some_and(|since| since.elapsed() >= RELAY_DELETE_AFTER);
-        if due || progress.undeleted.len() >= RELAY_DELETE_ROWS || (closing && progress.undeleted_since.is_some()) {
+        let due = progress
+            .undeleted_since
+            .is_some_and(|since| since.elapsed() >= RELAY_DELETE_AFTER);
+        if due
+            || progress.undeleted.len() >= RELAY_DELETE_ROWS
+            || (closing && progress.undeleted_since.is_some())
+        {
             self.delete(progress).await?;
         }
         Ok(count)
     }
 
     async fn delete(&self, progress: &mut Progress) -> Result<(), StoreError> {
-        let Some(connection) = progress.connection.take() else { return Ok(()) };
+        let Some(connection) = progress.connection.take() else {
+            return Ok(());
+        };
         // The connection is put back only when all went well; otherwise the next pass starts anew.
         self.publisher.harden(self.clock.now()).await?;
         let published = std::mem::take(&mut progress.undeleted);
@@ -174,7 +207,8 @@ impl Relay {
             // A transaction that is not committed is rolled back when the connection is dropped.
             connection.execute_batch("BEGIN IMMEDIATE")?;
             {
-                let mut delete = connection.prepare_cached("DELETE FROM outbox WHERE rowid = ?1 AND id IS ?2")?;
+                let mut delete = connection
+                    .prepare_cached("DELETE FROM outbox WHERE rowid = ?1 AND id IS ?2")?;
                 for (rowid, id) in published {
                     delete.execute(params![rowid, id])?;
                 }
@@ -184,7 +218,10 @@ impl Relay {
         })
         .await?;
         drop(guard);
-        *progress = Progress { connection: Some(connection), ..Progress::default() };
+        *progress = Progress {
+            connection: Some(connection),
+            ..Progress::default()
+        };
         Ok(())
     }
 }
@@ -192,7 +229,9 @@ impl Relay {
 async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, StoreError> + Send + 'static,
 ) -> Result<T, StoreError> {
-    tokio::task::spawn_blocking(work).await.map_err(|_| StoreError::Closed)?
+    tokio::task::spawn_blocking(work)
+        .await
+        .map_err(|_| StoreError::Closed)?
 }
 
 /// Opens a service's database; it is the service's, so it is never created here.
@@ -217,7 +256,12 @@ fn read(connection: &Connection, after: i64) -> Result<Vec<Row>, rusqlite::Error
         .query_map(params![after, RELAY_ROWS_MAX as i64], |r| {
             // Text that is not UTF-8 must not stop the rows behind it: it is read with replacement
             // characters and then fails as JSON, which parks the row.
-            let text = |i| Ok::<_, rusqlite::Error>(String::from_utf8_lossy(r.get_ref(i)?.as_bytes_or_null()?.unwrap_or(b"")).into_owned());
+            let text = |i| {
+                Ok::<_, rusqlite::Error>(
+                    String::from_utf8_lossy(r.get_ref(i)?.as_bytes_or_null()?.unwrap_or(b""))
+                        .into_owned(),
+                )
+            };
             Ok(Row {
                 rowid: r.get(0)?,
                 stored_id: r.get(8)?,
@@ -239,8 +283,19 @@ fn item(service: &str, routes: &Routes, row: Row) -> Item {
     match parse(service, routes, &row) {
         Ok(item) => item,
         Err((kind, target, error)) => {
-            tracing::error!(service, id = row.id, topic = row.topic, r#type = row.kind, error, "an outbox row was parked");
-            let id = if row.id.is_empty() { format!("{service}-row-{}-{}", row.rowid, row.created_at) } else { row.id };
+            tracing::error!(
+                service,
+                id = row.id,
+                topic = row.topic,
+                r#type = row.kind,
+                error,
+                "an outbox row was parked"
+            );
+            let id = if row.id.is_empty() {
+                format!("{service}-row-{}-{}", row.rowid, row.created_at)
+            } else {
+                row.id
+            };
             Item::Dead(NewDeadLetter {
                 kind,
                 target,
@@ -264,18 +319,23 @@ fn parse(service: &str, routes: &Routes, row: &Row) -> Result<Item, Unreadable> 
     }
     let headers: OutboxHeaders = match row.headers.is_empty() {
         true => OutboxHeaders::default(),
-        false => serde_json::from_str(&row.headers).map_err(|e| unreadable(format!("headers: {e}")))?,
+        false => {
+            serde_json::from_str(&row.headers).map_err(|e| unreadable(format!("headers: {e}")))?
+        }
     };
     if let Some(task) = row.kind.strip_prefix(OUTBOX_TASK_PREFIX) {
-        let mut job: Job =
-            serde_json::from_str(&row.payload).map_err(|e| unreadable(format!("payload of {task}: {e}")))?;
-        let queue = routes.route(Some(&row.topic), &mut job).map_err(|e| ("job", row.topic.clone(), e))?;
+        let mut job: Job = serde_json::from_str(&row.payload)
+            .map_err(|e| unreadable(format!("payload of {task}: {e}")))?;
+        let queue = routes
+            .route(Some(&row.topic), &mut job)
+            .map_err(|e| ("job", row.topic.clone(), e))?;
         job.traceparent = job.traceparent.or(headers.traceparent);
         job.correlationid = job.correlationid.or(headers.correlationid);
         fits(row.payload.len()).map_err(unreadable)?;
         return Ok(Item::Job { queue, job });
     }
-    let envelope = envelope(service, row, &headers).map_err(|e| unreadable(format!("payload: {e}")))?;
+    let envelope =
+        envelope(service, row, &headers).map_err(|e| unreadable(format!("payload: {e}")))?;
     fits(envelope.len()).map_err(unreadable)?;
     Ok(Item::Event(NewEvent {
         id: row.id.clone(),
@@ -289,7 +349,9 @@ fn parse(service: &str, routes: &Routes, row: &Row) -> Result<Item, Unreadable> 
 fn fits(bytes: usize) -> Result<(), String> {
     match bytes <= ENVELOPE_BYTES_MAX {
         true => Ok(()),
-        false => Err(format!("{bytes} bytes, and a delivery carries at most {ENVELOPE_BYTES_MAX}")),
+        false => Err(format!(
+            "{bytes} bytes, and a delivery carries at most {ENVELOPE_BYTES_MAX}"
+        )),
     }
 }
 
@@ -314,7 +376,11 @@ struct Attributes<'a> {
 
 /// Builds the event as JSON. The payload is checked but not parsed into a tree and written again:
 /// that would cost more than everything else here, and would round large numbers.
-fn envelope(service: &str, row: &Row, headers: &OutboxHeaders) -> Result<String, serde_json::Error> {
+fn envelope(
+    service: &str,
+    row: &Row,
+    headers: &OutboxHeaders,
+) -> Result<String, serde_json::Error> {
     serde_json::from_str::<serde::de::IgnoredAny>(&row.payload)?;
     let mut text = serde_json::to_string(&Attributes {
         specversion: "1.0",

@@ -35,31 +35,51 @@ pub(crate) struct Schedule {
 impl Schedule {
     /// Checks a schedule.
     pub(crate) fn new(spec: &ScheduleSpec, routes: &Routes) -> Result<Schedule, StartError> {
-        let bad = |what: String| StartError::Config(format!("the schedule of `{}`: {what}", spec.task));
+        let bad =
+            |what: String| StartError::Config(format!("the schedule of `{}`: {what}", spec.task));
         let route = routes.resolve(None, &spec.task).map_err(bad)?;
         let cron = CronParser::builder()
             .seconds(Seconds::Required)
             .year(Year::Disallowed)
             .build()
             .parse(&spec.cron)
-            .map_err(|e| bad(format!("`{}` is no cron pattern with seconds: {e}", spec.cron)))?;
+            .map_err(|e| {
+                bad(format!(
+                    "`{}` is no cron pattern with seconds: {e}",
+                    spec.cron
+                ))
+            })?;
         let zone = TimeZone::get(&spec.timezone)
             .map_err(|_| bad(format!("`{}` is no IANA time zone", spec.timezone)))?;
         let id = format!("{}|{}|{}", route.task, spec.cron, spec.timezone);
-        Ok(Schedule { id, route, cron, zone, missed: spec.missed, spec: spec.clone() })
+        Ok(Schedule {
+            id,
+            route,
+            cron,
+            zone,
+            missed: spec.missed,
+            spec: spec.clone(),
+        })
     }
 
     /// The first fire time after `after`, both in microseconds since the epoch; `None` when the
     /// pattern never matches again.
     fn next(&self, after: i64) -> Option<i64> {
         let after = Timestamp::from_microsecond(after).ok()?;
-        let next = self.cron.find_next_occurrence(&Zoned::new(after, self.zone.clone()), false).ok()?;
+        let next = self
+            .cron
+            .find_next_occurrence(&Zoned::new(after, self.zone.clone()), false)
+            .ok()?;
         Some(next.timestamp().as_microsecond())
     }
 
     /// What to do about the fire times after `last` up to `now`.
     fn due(&self, last: i64, now: i64) -> Due {
-        let mut due = Due { fire: Vec::new(), left_out: 0, considered: last };
+        let mut due = Due {
+            fire: Vec::new(),
+            left_out: 0,
+            considered: last,
+        };
         // Times that are left out anyway are not walked through one by one: a schedule of every
         // second that slept for a year has 31 million of them. They count as one.
         let too_late = now - micros(SCHEDULE_GRACE) - 1;
@@ -67,7 +87,11 @@ impl Schedule {
             due.left_out = 1;
             due.considered = too_late;
         }
-        let bound = if self.missed == Missed::Skip { 1 } else { CATCH_UP_MAX };
+        let bound = if self.missed == Missed::Skip {
+            1
+        } else {
+            CATCH_UP_MAX
+        };
         let mut fire = VecDeque::new();
         while let Some(next) = self.next(due.considered).filter(|next| *next <= now) {
             fire.push_back(next);
@@ -87,7 +111,11 @@ impl Schedule {
     }
 
     fn job(&self, at: i64) -> Job {
-        Job::new(job_id(&self.id, at), self.route.task.clone(), self.spec.args.clone())
+        Job::new(
+            job_id(&self.id, at),
+            self.route.task.clone(),
+            self.spec.args.clone(),
+        )
     }
 }
 
@@ -135,7 +163,9 @@ impl Timer {
                 Ok(considered) => {
                     last = Some(considered);
                     let next = self.schedule.next(considered).unwrap_or(i64::MAX);
-                    Duration::from_micros(u64::try_from(next.saturating_sub(self.clock.now())).unwrap_or(0))
+                    Duration::from_micros(
+                        u64::try_from(next.saturating_sub(self.clock.now())).unwrap_or(0),
+                    )
                 }
                 Err(StoreError::Closed) => return,
                 Err(error) => {
@@ -156,10 +186,17 @@ impl Timer {
         self.store
             .write(Durability::Normal, move |c| {
                 let last = c
-                    .query_row("SELECT last_fire FROM schedules WHERE id = ?1", [&id], |r| r.get(0))
+                    .query_row(
+                        "SELECT last_fire FROM schedules WHERE id = ?1",
+                        [&id],
+                        |r| r.get(0),
+                    )
                     .optional()?;
                 if last.is_none() {
-                    c.execute("INSERT INTO schedules (id, last_fire) VALUES (?1, ?2)", params![id, now])?;
+                    c.execute(
+                        "INSERT INTO schedules (id, last_fire) VALUES (?1, ?2)",
+                        params![id, now],
+                    )?;
                 }
                 Ok(last.unwrap_or(now))
             })
@@ -168,9 +205,17 @@ impl Timer {
 
     /// Enqueues what is due; returns the time up to which fire times are dealt with.
     async fn fire(&self, last: i64, now: i64) -> Result<i64, StoreError> {
-        let Due { fire, left_out, considered } = self.schedule.due(last, now);
+        let Due {
+            fire,
+            left_out,
+            considered,
+        } = self.schedule.due(last, now);
         if left_out > 0 {
-            tracing::warn!(schedule = self.schedule.id, left_out, "fire times passed while nothing ran and were left out");
+            tracing::warn!(
+                schedule = self.schedule.id,
+                left_out,
+                "fire times passed while nothing ran and were left out"
+            );
             self.metrics.missed(&self.schedule.route.task, left_out);
         }
         if fire.is_empty() {

@@ -38,7 +38,11 @@ enum Order {
 
 impl Order {
     fn of(key: &str, seq: i64) -> Order {
-        if key.is_empty() { Order::Free(seq) } else { Order::Key(key.to_owned()) }
+        if key.is_empty() {
+            Order::Free(seq)
+        } else {
+            Order::Key(key.to_owned())
+        }
     }
 }
 
@@ -96,15 +100,22 @@ pub(crate) struct Subscription {
 impl Subscription {
     /// Continues from what the store holds; `rows` are ordered by seq.
     pub(crate) fn new(cursor: i64, rows: Vec<RetryRow>) -> Subscription {
-        let mut subscription =
-            Subscription { scanned: cursor, waiting: BTreeMap::new(), rows: 0, alone: None };
+        let mut subscription = Subscription {
+            scanned: cursor,
+            waiting: BTreeMap::new(),
+            rows: 0,
+            alone: None,
+        };
         rows.into_iter().for_each(|row| subscription.push(row));
         subscription
     }
 
     fn push(&mut self, row: RetryRow) {
         self.rows += 1;
-        self.waiting.entry(Order::of(&row.key, row.seq)).or_default().push_back(row);
+        self.waiting
+            .entry(Order::of(&row.key, row.seq))
+            .or_default()
+            .push_back(row);
     }
 
     /// Where to read on in the log.
@@ -134,7 +145,12 @@ impl Subscription {
             // Behind a head that was never tried the others were held by an event that is gone now;
             // behind one that failed before they wait until it is through.
             if head.attempts == 0 {
-                due.extend(rows.iter().skip(1).take_while(|r| r.attempts == 0 && !r.alone).map(|r| r.seq));
+                due.extend(
+                    rows.iter()
+                        .skip(1)
+                        .take_while(|r| r.attempts == 0 && !r.alone)
+                        .map(|r| r.seq),
+                );
             }
         }
         due.sort_unstable();
@@ -148,19 +164,28 @@ impl Subscription {
             return None;
         }
         let heads = self.waiting.values().filter_map(|rows| rows.front());
-        heads.filter(|r| r.alone && r.next_at <= now).min_by_key(|r| (r.next_at, r.seq)).map(|r| r.seq)
+        heads
+            .filter(|r| r.alone && r.next_at <= now)
+            .min_by_key(|r| (r.next_at, r.seq))
+            .map(|r| r.seq)
     }
 
     /// Takes a suspect on its lane.
     pub(crate) fn send_alone(&mut self, event: Arc<LogEvent>) -> Batch {
         self.alone = Some(event.seq);
-        Batch { events: vec![event], ..Batch::default() }
+        Batch {
+            events: vec![event],
+            ..Batch::default()
+        }
     }
 
     /// When the next waiting event of a lane is due; `None` when none waits.
     pub(crate) fn next_due(&self, alone: bool) -> Option<i64> {
         let heads = self.waiting.values().filter_map(|rows| rows.front());
-        heads.filter(|r| r.alone == alone && Some(r.seq) != self.alone).map(|r| r.next_at).min()
+        heads
+            .filter(|r| r.alone == alone && Some(r.seq) != self.alone)
+            .map(|r| r.next_at)
+            .min()
     }
 
     /// Puts due events (from the retries) and new ones (read up to `scanned_to`) into one batch. It
@@ -172,7 +197,11 @@ impl Subscription {
         scanned_to: Option<i64>,
         now: i64,
     ) -> Batch {
-        let mut batch = Batch { events: due, scanned_to, ..Batch::default() };
+        let mut batch = Batch {
+            events: due,
+            scanned_to,
+            ..Batch::default()
+        };
         for event in new {
             if self.waiting.contains_key(&Order::of(&event.key, event.seq)) {
                 let row = RetryRow {
@@ -196,12 +225,29 @@ impl Subscription {
     }
 
     /// Settles a batch that was answered per event. `verdicts` is parallel to its events.
-    pub(crate) fn settle(&mut self, batch: Batch, verdicts: &[Verdict], now: i64, random: f64) -> Settled {
+    pub(crate) fn settle(
+        &mut self,
+        batch: Batch,
+        verdicts: &[Verdict],
+        now: i64,
+        random: f64,
+    ) -> Settled {
         self.settle_as(batch, verdicts, now, random, false)
     }
 
-    fn settle_as(&mut self, batch: Batch, verdicts: &[Verdict], now: i64, random: f64, alone: bool) -> Settled {
-        let mut settled = Settled { changes: batch.queued, cursor: batch.scanned_to, ..Settled::default() };
+    fn settle_as(
+        &mut self,
+        batch: Batch,
+        verdicts: &[Verdict],
+        now: i64,
+        random: f64,
+        alone: bool,
+    ) -> Settled {
+        let mut settled = Settled {
+            changes: batch.queued,
+            cursor: batch.scanned_to,
+            ..Settled::default()
+        };
         let mut held: HashSet<Order> = HashSet::new();
         for (event, verdict) in batch.events.iter().zip(verdicts) {
             let order = Order::of(&event.key, event.seq);
@@ -222,15 +268,33 @@ impl Subscription {
                     }
                 }
                 Disposition::Retry if tries < EVENT_TRIES_MAX => {
-                    let wait = backoff(tries, EVENT_BACKOFF_MIN, EVENT_BACKOFF_MAX, EVENT_JITTER, random);
-                    self.wait(&order, event, tries, now + micros(wait), alone, &verdict.error, &mut settled);
+                    let wait = backoff(
+                        tries,
+                        EVENT_BACKOFF_MIN,
+                        EVENT_BACKOFF_MAX,
+                        EVENT_JITTER,
+                        random,
+                    );
+                    self.wait(
+                        &order,
+                        event,
+                        tries,
+                        now + micros(wait),
+                        alone,
+                        &verdict.error,
+                        &mut settled,
+                    );
                     settled.retried += 1;
                     held.insert(order);
                 }
                 Disposition::Park | Disposition::Retry => {
                     self.remove(&order, event.seq);
                     let error = format!("{} {}", verdict.status, cut(&verdict.error));
-                    settled.changes.push(Change::Dead { seq: event.seq, attempts: tries, error });
+                    settled.changes.push(Change::Dead {
+                        seq: event.seq,
+                        attempts: tries,
+                        error,
+                    });
                     settled.dead += 1;
                 }
             }
@@ -243,7 +307,13 @@ impl Subscription {
 
     /// Decides what follows when a batch failed as a whole with `status` (504 for a timeout, 502 for
     /// a cut connection or an unreadable answer).
-    pub(crate) fn failed_whole(&mut self, mut batch: Batch, verdict: Verdict, now: i64, random: f64) -> AfterFailure {
+    pub(crate) fn failed_whole(
+        &mut self,
+        mut batch: Batch,
+        verdict: Verdict,
+        now: i64,
+        random: f64,
+    ) -> AfterFailure {
         batch.tries += 1;
         if batch.events.len() == 1 {
             return AfterFailure::Settled(self.settle_as(batch, &[verdict], now, random, true));
@@ -251,23 +321,44 @@ impl Subscription {
         // Refused as it is: sending the same again would be refused again.
         let hopeless = disposition(verdict.status) == Disposition::Park || verdict.status == 413;
         if batch.tries < UNIT_TRIES_MAX && !hopeless {
-            let wait = backoff(batch.tries, EVENT_BACKOFF_MIN, EVENT_BACKOFF_MAX, EVENT_JITTER, random);
+            let wait = backoff(
+                batch.tries,
+                EVENT_BACKOFF_MIN,
+                EVENT_BACKOFF_MAX,
+                EVENT_JITTER,
+                random,
+            );
             return AfterFailure::Again(batch, wait);
         }
-        let mut settled = Settled { changes: batch.queued, cursor: batch.scanned_to, ..Settled::default() };
+        let mut settled = Settled {
+            changes: batch.queued,
+            cursor: batch.scanned_to,
+            ..Settled::default()
+        };
         for event in &batch.events {
             let order = Order::of(&event.key, event.seq);
             let before = self.row(&order, event.seq).map_or(0, |row| row.attempts);
             // Each gets at least one try by itself before it may be a dead letter.
             let tries = (before + batch.tries).min(EVENT_TRIES_MAX - 1);
-            self.wait(&order, event, tries, now, true, &verdict.error, &mut settled);
+            self.wait(
+                &order,
+                event,
+                tries,
+                now,
+                true,
+                &verdict.error,
+                &mut settled,
+            );
             settled.retried += 1;
         }
         AfterFailure::Settled(settled)
     }
 
     fn row(&mut self, order: &Order, seq: i64) -> Option<&mut RetryRow> {
-        self.waiting.get_mut(order)?.iter_mut().find(|r| r.seq == seq)
+        self.waiting
+            .get_mut(order)?
+            .iter_mut()
+            .find(|r| r.seq == seq)
     }
 
     #[expect(clippy::too_many_arguments, reason = "one row's columns")]
@@ -281,7 +372,14 @@ impl Subscription {
         error: &str,
         settled: &mut Settled,
     ) {
-        let row = RetryRow { seq: event.seq, key: event.key.clone(), attempts, next_at, alone, error: cut(error).into() };
+        let row = RetryRow {
+            seq: event.seq,
+            key: event.key.clone(),
+            attempts,
+            next_at,
+            alone,
+            error: cut(error).into(),
+        };
         settled.changes.push(Change::Wait(row.clone()));
         match self.row(order, event.seq) {
             Some(known) => *known = row,
@@ -290,7 +388,9 @@ impl Subscription {
     }
 
     fn remove(&mut self, order: &Order, seq: i64) {
-        let Some(rows) = self.waiting.get_mut(order) else { return };
+        let Some(rows) = self.waiting.get_mut(order) else {
+            return;
+        };
         let before = rows.len();
         rows.retain(|r| r.seq != seq);
         self.rows -= before - rows.len();
@@ -301,7 +401,11 @@ impl Subscription {
 
     /// Forgets a waiting event whose text is gone from the log.
     pub(crate) fn lose(&mut self, seq: i64) {
-        let order = self.waiting.iter().find(|(_, rows)| rows.iter().any(|r| r.seq == seq)).map(|(o, _)| o.clone());
+        let order = self
+            .waiting
+            .iter()
+            .find(|(_, rows)| rows.iter().any(|r| r.seq == seq))
+            .map(|(o, _)| o.clone());
         if let Some(order) = order {
             self.remove(&order, seq);
         }

@@ -40,8 +40,16 @@ pub(crate) enum Found {
 
 impl Tail {
     pub(crate) fn new(head: i64, waiting: HashMap<String, Vec<Arc<Notify>>>) -> Tail {
-        let inner = Inner { events: VecDeque::new(), bytes: 0, floor: head, head };
-        Tail { inner: Mutex::new(inner), waiting }
+        let inner = Inner {
+            events: VecDeque::new(),
+            bytes: 0,
+            floor: head,
+            head,
+        };
+        Tail {
+            inner: Mutex::new(inner),
+            waiting,
+        }
     }
 
     /// Nothing here can panic half way through a change, so a poisoned lock is still whole.
@@ -58,13 +66,19 @@ impl Tail {
             inner.events.push_back(event.clone());
         }
         while inner.events.len() > TAIL_EVENTS_MAX || inner.bytes > TAIL_BYTES_MAX {
-            let Some(oldest) = inner.events.pop_front() else { break };
+            let Some(oldest) = inner.events.pop_front() else {
+                break;
+            };
             inner.bytes -= oldest.envelope.len();
             inner.floor = oldest.seq;
         }
         drop(inner);
         let topics: HashSet<&str> = events.iter().map(|e| e.topic.as_str()).collect();
-        for waiting in topics.iter().filter_map(|topic| self.waiting.get(*topic)).flatten() {
+        for waiting in topics
+            .iter()
+            .filter_map(|topic| self.waiting.get(*topic))
+            .flatten()
+        {
             waiting.notify_one();
         }
     }
@@ -99,7 +113,13 @@ mod tests {
     use super::*;
 
     fn event(seq: i64, topic: &str) -> Arc<LogEvent> {
-        Arc::new(LogEvent { seq, id: seq.to_string(), topic: topic.into(), key: String::new(), envelope: "{}".into() })
+        Arc::new(LogEvent {
+            seq,
+            id: seq.to_string(),
+            topic: topic.into(),
+            key: String::new(),
+            envelope: "{}".into(),
+        })
     }
 
     fn seqs(found: Found) -> (Vec<i64>, i64) {
@@ -112,10 +132,20 @@ mod tests {
     #[test]
     fn a_reader_gets_its_topics_in_order_and_learns_how_far_it_has_read() {
         let tail = Tail::new(10, HashMap::new());
-        tail.append(&[event(11, "a"), event(12, "b"), event(13, "a"), event(15, "b"), event(16, "a")]);
+        tail.append(&[
+            event(11, "a"),
+            event(12, "b"),
+            event(13, "a"),
+            event(15, "b"),
+            event(16, "a"),
+        ]);
         let a = HashSet::from(["a".to_owned()]);
         assert_eq!(seqs(tail.read(&a, 10, 10)), (vec![11, 13, 16], 16));
-        assert_eq!(seqs(tail.read(&a, 10, 2)), (vec![11, 13], 15), "stops before the third");
+        assert_eq!(
+            seqs(tail.read(&a, 10, 2)),
+            (vec![11, 13], 15),
+            "stops before the third"
+        );
         assert_eq!(seqs(tail.read(&a, 16, 2)), (vec![], 16));
         assert_eq!(tail.read(&a, 9, 2), Found::Behind(10));
     }
@@ -123,7 +153,9 @@ mod tests {
     #[test]
     fn the_tail_is_bounded_and_says_who_fell_behind() {
         let tail = Tail::new(0, HashMap::new());
-        let many: Vec<_> = (1..=TAIL_EVENTS_MAX as i64 + 5).map(|seq| event(seq, "a")).collect();
+        let many: Vec<_> = (1..=TAIL_EVENTS_MAX as i64 + 5)
+            .map(|seq| event(seq, "a"))
+            .collect();
         tail.append(&many);
         let a = HashSet::from(["a".to_owned()]);
         assert_eq!(tail.read(&a, 4, 1), Found::Behind(5));

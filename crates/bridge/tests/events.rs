@@ -11,17 +11,30 @@ use support::{Answer, FakeDoor, Platform, START, emit, until};
 
 #[tokio::test]
 async fn an_event_reaches_its_subscribers_as_a_cloudevent_and_leaves_the_outbox() {
-    let platform = Platform::new(&[("payment", &["ledger.posted"]), ("forex", &["payment.initiated"])]);
+    let platform = Platform::new(&[
+        ("payment", &["ledger.posted"]),
+        ("forex", &["payment.initiated"]),
+    ]);
     let door = FakeDoor::ok();
     let commits = Commits::new(&platform.services);
     let bridge = platform.start_with(&door, commits.clone()).await;
-    emit(&platform.open("payment"), "e1", "payment.initiated", "pay_1", r#"{"amount":12345678901234567890}"#);
+    emit(
+        &platform.open("payment"),
+        "e1",
+        "payment.initiated",
+        "pay_1",
+        r#"{"amount":12345678901234567890}"#,
+    );
     commits.committed("payment");
     until("delivered", || !door.seen().is_empty()).await;
     let seen = door.seen().remove(0);
     assert_eq!(seen.service, "forex");
     let mut body = seen.body;
-    assert_eq!(body["data"]["amount"].to_string(), "12345678901234567890", "the payload is not rewritten");
+    assert_eq!(
+        body["data"]["amount"].to_string(),
+        "12345678901234567890",
+        "the payload is not rewritten"
+    );
     body["data"] = json!({});
     assert_eq!(
         body,
@@ -33,7 +46,10 @@ async fn an_event_reaches_its_subscribers_as_a_cloudevent_and_leaves_the_outbox(
             "correlationid": "req-1", "data": {},
         })
     );
-    assert!(seen.traceparent.is_some(), "one event's delivery is part of its trace");
+    assert!(
+        seen.traceparent.is_some(),
+        "one event's delivery is part of its trace"
+    );
     until("deleted", || platform.outbox("payment") == 0).await;
     bridge.shutdown().await;
     assert_eq!(door.seen().len(), 1);
@@ -58,21 +74,44 @@ async fn later_events_of_a_key_wait_behind_a_failing_one_and_other_keys_flow() {
         _ => Answer::Status(200),
     });
     let bridge = platform.start(&door).await;
-    for (id, key) in [("a1", "a"), ("b1", "b"), ("a2", "a"), ("b2", "b"), ("a3", "a")] {
+    for (id, key) in [
+        ("a1", "a"),
+        ("b1", "b"),
+        ("a2", "a"),
+        ("b2", "b"),
+        ("a3", "a"),
+    ] {
         platform.emit("payment", id, "payment.initiated", key);
     }
-    until("a3 is delivered", || door.ids("forex").iter().filter(|id| *id == "a3").count() > 0).await;
-    until("settled", || inspect::subscribers(&platform.store()).unwrap().iter().all(|s| s.retrying == 0)).await;
+    until("a3 is delivered", || {
+        door.ids("forex").iter().filter(|id| *id == "a3").count() > 0
+    })
+    .await;
+    until("settled", || {
+        inspect::subscribers(&platform.store())
+            .unwrap()
+            .iter()
+            .all(|s| s.retrying == 0)
+    })
+    .await;
     let acknowledged = acknowledged(&door);
     let place = |id: &str| acknowledged.iter().rposition(|a| a == id).unwrap();
-    assert!(place("a1") < place("a2") && place("a2") < place("a3"), "{acknowledged:?}");
-    assert!(place("b2") < place("a1"), "another key did not wait: {acknowledged:?}");
+    assert!(
+        place("a1") < place("a2") && place("a2") < place("a3"),
+        "{acknowledged:?}"
+    );
+    assert!(
+        place("b2") < place("a1"),
+        "another key did not wait: {acknowledged:?}"
+    );
     bridge.shutdown().await;
 }
 
 fn acknowledged(door: &FakeDoor) -> Vec<String> {
     let seen = door.seen().into_iter();
-    seen.filter(|s| matches!(s.answer, Answer::Status(200))).map(|s| s.id).collect()
+    seen.filter(|s| matches!(s.answer, Answer::Status(200)))
+        .map(|s| s.id)
+        .collect()
 }
 
 #[tokio::test(start_paused = true)]
@@ -89,21 +128,37 @@ async fn refused_events_are_parked_at_once_and_hopeless_ones_after_25_tries() {
     for id in ["refused", "hopeless", "forgotten", "good"] {
         platform.emit("payment", id, "payment.initiated", id);
     }
-    let letters = || inspect::dead_letters(&platform.store(), Some("event"), Some("forex"), 10).unwrap();
+    let letters =
+        || inspect::dead_letters(&platform.store(), Some("event"), Some("forex"), 10).unwrap();
     until("three dead letters", || letters().len() == 3).await;
-    let mut letters: Vec<_> =
-        letters().into_iter().map(|l| (l.id, l.attempts, l.error)).collect();
+    let mut letters: Vec<_> = letters()
+        .into_iter()
+        .map(|l| (l.id, l.attempts, l.error))
+        .collect();
     letters.sort();
     assert_eq!(
         letters,
         [
-            ("forgotten".into(), 25, "502 the answer leaves this event out".into()),
+            (
+                "forgotten".into(),
+                25,
+                "502 the answer leaves this event out".into()
+            ),
             ("hopeless".into(), 25, "409 as told".into()),
             ("refused".into(), 1, "422 as told".into()),
         ]
     );
-    assert!(platform.clock.now() - START > 60 * 60 * 1_000_000, "25 tries take over an hour of backoff");
-    assert!(bridge.metrics().contains("innover_events_dead_total{subscriber=\"forex\"} 3"), "{}", bridge.metrics());
+    assert!(
+        platform.clock.now() - START > 60 * 60 * 1_000_000,
+        "25 tries take over an hour of backoff"
+    );
+    assert!(
+        bridge
+            .metrics()
+            .contains("innover_events_dead_total{subscriber=\"forex\"} 3"),
+        "{}",
+        bridge.metrics()
+    );
     bridge.shutdown().await;
 }
 
@@ -119,21 +174,38 @@ async fn a_poison_event_is_isolated_from_its_batch() {
         let connection = platform.open("payment");
         let run = platform.clock.now();
         for n in 0..20 {
-            let id = if n == 7 { format!("{run}-poison") } else { format!("{run}-{n}") };
-            emit(&connection, &id, "payment.initiated", &format!("{run}-{}", n % 10), "{}");
+            let id = if n == 7 {
+                format!("{run}-poison")
+            } else {
+                format!("{run}-{n}")
+            };
+            emit(
+                &connection,
+                &id,
+                "payment.initiated",
+                &format!("{run}-{}", n % 10),
+                "{}",
+            );
         }
         let bridge = platform.start(&door).await;
         let good = |id: &str| door.seen().iter().any(|s| s.id == id && s.of == 1);
         until("the others are delivered", || {
-            (0..20).filter(|n| n % 10 != 7).all(|n| good(&format!("{run}-{n}")))
+            (0..20)
+                .filter(|n| n % 10 != 7)
+                .all(|n| good(&format!("{run}-{n}")))
         })
         .await;
         until("the poison is a dead letter", || {
-            inspect::dead_letters(&platform.store(), Some("event"), None, 100).unwrap().iter().any(|l| l.id == format!("{run}-poison"))
+            inspect::dead_letters(&platform.store(), Some("event"), None, 100)
+                .unwrap()
+                .iter()
+                .any(|l| l.id == format!("{run}-poison"))
         })
         .await;
         until("the one behind it is delivered then", || {
-            door.seen().iter().any(|s| s.id == format!("{run}-17") && s.of == 1)
+            door.seen()
+                .iter()
+                .any(|s| s.id == format!("{run}-17") && s.of == 1)
         })
         .await;
         bridge.shutdown().await;
@@ -144,15 +216,27 @@ async fn a_poison_event_is_isolated_from_its_batch() {
 async fn events_wait_without_losing_tries_while_the_service_cannot_be_reached() {
     let mut platform = Platform::new(&[("payment", &[]), ("forex", &["payment.initiated"])]);
     platform.clock = Clock::tokio(START);
-    let door = FakeDoor::new(|_, _, before| if before < 100 { Answer::Unavailable } else { Answer::Status(200) });
+    let door = FakeDoor::new(|_, _, before| {
+        if before < 100 {
+            Answer::Unavailable
+        } else {
+            Answer::Status(200)
+        }
+    });
     let bridge = platform.start(&door).await;
     platform.emit("payment", "e1", "payment.initiated", "a");
     until("tried", || door.seen().len() > 3).await;
     let readiness = bridge.readiness();
-    assert!(!readiness.ready && readiness.problems[0].contains("forex"), "{readiness:?}");
+    assert!(
+        !readiness.ready && readiness.problems[0].contains("forex"),
+        "{readiness:?}"
+    );
     until("delivered", || door.seen().len() == 101).await;
     until("ready again", || bridge.readiness().ready).await;
-    assert_eq!(inspect::dead_letters(&platform.store(), None, None, 10).unwrap(), []);
+    assert_eq!(
+        inspect::dead_letters(&platform.store(), None, None, 10).unwrap(),
+        []
+    );
     bridge.shutdown().await;
 }
 
@@ -160,13 +244,29 @@ async fn events_wait_without_losing_tries_while_the_service_cannot_be_reached() 
 async fn events_wait_when_the_service_has_no_door_for_them() {
     let mut platform = Platform::new(&[("payment", &[]), ("forex", &["payment.initiated"])]);
     platform.clock = Clock::tokio(START);
-    let door = FakeDoor::new(|_, _, before| if before < 60 { Answer::Whole(404) } else { Answer::Status(200) });
+    let door = FakeDoor::new(|_, _, before| {
+        if before < 60 {
+            Answer::Whole(404)
+        } else {
+            Answer::Status(200)
+        }
+    });
     for id in ["e1", "e2"] {
         platform.emit("payment", id, "payment.initiated", id);
     }
     let bridge = platform.start(&door).await;
-    until("both are delivered", || door.seen().iter().filter(|s| matches!(s.answer, Answer::Status(_))).count() == 2).await;
-    assert_eq!(inspect::dead_letters(&platform.store(), None, None, 10).unwrap(), []);
+    until("both are delivered", || {
+        door.seen()
+            .iter()
+            .filter(|s| matches!(s.answer, Answer::Status(_)))
+            .count()
+            == 2
+    })
+    .await;
+    assert_eq!(
+        inspect::dead_letters(&platform.store(), None, None, 10).unwrap(),
+        []
+    );
     bridge.shutdown().await;
 }
 
@@ -182,7 +282,10 @@ async fn an_event_published_but_not_deleted_before_a_crash_is_delivered_once() {
     platform.emit("payment", "e1", "payment.initiated", "a");
     let bridge = platform.start(&door).await;
     platform.emit("payment", "e2", "payment.initiated", "a");
-    until("e2 is delivered", || door.ids("forex").contains(&"e2".into())).await;
+    until("e2 is delivered", || {
+        door.ids("forex").contains(&"e2".into())
+    })
+    .await;
     until("both are deleted", || platform.outbox("payment") == 0).await;
     assert_eq!(door.ids("forex"), ["e1", "e2"]);
     bridge.shutdown().await;
@@ -194,27 +297,72 @@ async fn unreadable_rows_are_parked_with_their_reason_and_the_rest_flows_on() {
     let door = FakeDoor::ok();
     let connection = platform.open("payment");
     emit(&connection, "no-json", "payment.initiated", "a", "{");
-    support::row(&connection, "no-job", "payment-tasks", "", "task:payment.run", r#"{"id":1}"#);
-    support::row(&connection, "no-queue", "nobody-tasks", "", "task:payment.run", r#"{"id":"j1","task":"payment.run"}"#);
-    connection.execute("INSERT INTO outbox (id, topic, type, payload) VALUES ('blob', 'x', 'x', x'ff')", []).unwrap();
-    connection.execute("INSERT INTO outbox (id, topic, type, payload) VALUES (NULL, NULL, NULL, NULL)", []).unwrap();
+    support::row(
+        &connection,
+        "no-job",
+        "payment-tasks",
+        "",
+        "task:payment.run",
+        r#"{"id":1}"#,
+    );
+    support::row(
+        &connection,
+        "no-queue",
+        "nobody-tasks",
+        "",
+        "task:payment.run",
+        r#"{"id":"j1","task":"payment.run"}"#,
+    );
+    connection
+        .execute(
+            "INSERT INTO outbox (id, topic, type, payload) VALUES ('blob', 'x', 'x', x'ff')",
+            [],
+        )
+        .unwrap();
+    connection
+        .execute(
+            "INSERT INTO outbox (id, topic, type, payload) VALUES (NULL, NULL, NULL, NULL)",
+            [],
+        )
+        .unwrap();
     emit(&connection, "good", "payment.initiated", "a", "{}");
     let bridge = platform.start(&door).await;
     until("the rest flows on", || door.ids("forex") == ["good"]).await;
     let letters = inspect::dead_letters(&platform.store(), None, None, 10).unwrap();
-    let mut reasons: Vec<_> = letters.iter().map(|l| (l.kind.as_str(), l.target.as_str(), l.error.as_str())).collect();
+    let mut reasons: Vec<_> = letters
+        .iter()
+        .map(|l| (l.kind.as_str(), l.target.as_str(), l.error.as_str()))
+        .collect();
     reasons.sort_unstable();
     assert_eq!(reasons.len(), 5, "{reasons:?}");
-    assert_eq!(reasons[0], ("job", "nobody-tasks", "no queue is called `nobody-tasks`"));
-    assert!(reasons[1..].iter().all(|r| r.0 == "outbox" && r.1 == "payment"), "{reasons:?}");
+    assert_eq!(
+        reasons[0],
+        ("job", "nobody-tasks", "no queue is called `nobody-tasks`")
+    );
+    assert!(
+        reasons[1..]
+            .iter()
+            .all(|r| r.0 == "outbox" && r.1 == "payment"),
+        "{reasons:?}"
+    );
     until("the outbox is empty", || platform.outbox("payment") == 0).await;
     bridge.shutdown().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_bridge_that_is_dropped_in_the_middle_loses_nothing_and_keeps_the_order() {
-    let platform = Platform::new(&[("payment", &[]), ("forex", &["payment.initiated"]), ("audit", &["payment.initiated"])]);
-    let door = FakeDoor::new(|_, _, before| if before == 0 { Answer::Status(409) } else { Answer::Status(200) });
+    let platform = Platform::new(&[
+        ("payment", &[]),
+        ("forex", &["payment.initiated"]),
+        ("audit", &["payment.initiated"]),
+    ]);
+    let door = FakeDoor::new(|_, _, before| {
+        if before == 0 {
+            Answer::Status(409)
+        } else {
+            Answer::Status(200)
+        }
+    });
     *door.takes.lock().unwrap() = Duration::from_millis(3);
     let connection = platform.open("payment");
     let total = 400;
@@ -223,7 +371,13 @@ async fn a_bridge_that_is_dropped_in_the_middle_loses_nothing_and_keeps_the_orde
     for life in 0..6 {
         for _ in 0..total / 6 + 1 {
             if sent < total {
-                emit(&connection, &format!("{sent:04}"), "payment.initiated", &format!("k{}", sent % 7), "{}");
+                emit(
+                    &connection,
+                    &format!("{sent:04}"),
+                    "payment.initiated",
+                    &format!("k{}", sent % 7),
+                    "{}",
+                );
                 sent += 1;
             }
         }
@@ -234,13 +388,20 @@ async fn a_bridge_that_is_dropped_in_the_middle_loses_nothing_and_keeps_the_orde
         assert!(life < 6);
     }
     for service in ["forex", "audit"] {
-        until("all are acknowledged", || acknowledged_by(&door, service).len() == total).await;
+        until("all are acknowledged", || {
+            acknowledged_by(&door, service).len() == total
+        })
+        .await;
         let mut last: [Option<String>; 7] = Default::default();
         let mut known = HashSet::new();
         for id in first_acknowledged(&door, service) {
             let key = id.parse::<usize>().unwrap() % 7;
             assert!(known.insert(id.clone()));
-            assert!(last[key].as_ref() < Some(&id), "{service}: {id} after {:?}", last[key]);
+            assert!(
+                last[key].as_ref() < Some(&id),
+                "{service}: {id} after {:?}",
+                last[key]
+            );
             last[key] = Some(id);
         }
     }
@@ -259,7 +420,10 @@ fn first_acknowledged(door: &FakeDoor, service: &str) -> Vec<String> {
     let mut order = Vec::new();
     let mut held: HashSet<(usize, String)> = HashSet::new();
     for seen in door.seen().into_iter().filter(|s| s.service == service) {
-        let key = (seen.delivery, seen.body["partitionkey"].as_str().unwrap().to_owned());
+        let key = (
+            seen.delivery,
+            seen.body["partitionkey"].as_str().unwrap().to_owned(),
+        );
         match seen.answer {
             Answer::Status(200) if !held.contains(&key) => {
                 if done.insert(seen.id.clone()) {
@@ -291,8 +455,11 @@ async fn a_second_bridge_on_the_same_file_does_not_start() {
 
 #[tokio::test(start_paused = true)]
 async fn events_are_deleted_after_seven_days_unless_somebody_still_needs_them() {
-    let mut platform =
-        Platform::new(&[("payment", &[]), ("forex", &["payment.initiated"]), ("audit", &["payment.initiated"])]);
+    let mut platform = Platform::new(&[
+        ("payment", &[]),
+        ("forex", &["payment.initiated"]),
+        ("audit", &["payment.initiated"]),
+    ]);
     platform.clock = Clock::tokio(START);
     let door = FakeDoor::new(|service, _, _| match service {
         "audit" => Answer::Unavailable,
@@ -311,7 +478,10 @@ async fn events_are_deleted_after_seven_days_unless_somebody_still_needs_them() 
     door.set(|_, _, _| Answer::Status(200));
     until("it is deleted", || log().is_empty()).await;
     platform.emit("payment", "e2", "payment.initiated", "a");
-    until("e2 is delivered", || door.ids("audit").contains(&"e2".into())).await;
+    until("e2 is delivered", || {
+        door.ids("audit").contains(&"e2".into())
+    })
+    .await;
     assert_eq!(log()[0].seq, 2, "a seq is never given twice");
     bridge.shutdown().await;
 }

@@ -15,7 +15,10 @@ fn job(id: &str) -> Value {
 }
 
 fn state(platform: &Platform, id: &str) -> String {
-    inspect::job(&platform.store(), id).unwrap().map(|j| j.state).unwrap_or_default()
+    inspect::job(&platform.store(), id)
+        .unwrap()
+        .map(|j| j.state)
+        .unwrap_or_default()
 }
 
 #[tokio::test]
@@ -26,13 +29,22 @@ async fn a_job_from_an_outbox_runs_and_its_result_is_kept() {
     platform.push("payment", "wallet-tasks", &job("j1"));
     until("done", || state(&platform, "j1") == "done").await;
     let row = inspect::job(&platform.store(), "j1").unwrap().unwrap();
-    assert_eq!((row.result.as_deref(), row.attempts), (Some(r#"{"sum":3}"#), 1));
+    assert_eq!(
+        (row.result.as_deref(), row.attempts),
+        (Some(r#"{"sum":3}"#), 1)
+    );
     let seen = door.seen();
     assert_eq!((seen.len(), seen[0].service.as_str()), (1, "wallet"));
-    assert_eq!((&seen[0].body["attempt"], &seen[0].body["correlationid"]), (&json!(1), &json!("req-1")));
+    assert_eq!(
+        (&seen[0].body["attempt"], &seen[0].body["correlationid"]),
+        (&json!(1), &json!("req-1"))
+    );
     assert!(seen[0].traceparent.is_some());
     let queues = inspect::queues(&platform.store()).unwrap();
-    assert_eq!((queues[0].queue.as_str(), queues[0].done), ("wallet-tasks", 1));
+    assert_eq!(
+        (queues[0].queue.as_str(), queues[0].done),
+        ("wallet-tasks", 1)
+    );
     bridge.shutdown().await;
 }
 
@@ -42,12 +54,27 @@ async fn enqueueing_an_id_twice_runs_it_once() {
     let door = FakeDoor::ok();
     let bridge = platform.start(&door).await;
     let run = || Job::new("j1", "run", vec![]);
-    assert_eq!(bridge.enqueue(Some("wallet-tasks"), run()).await.unwrap(), Enqueued::New);
-    assert_eq!(bridge.enqueue(Some("wallet-tasks"), run()).await.unwrap(), Enqueued::Known);
+    assert_eq!(
+        bridge.enqueue(Some("wallet-tasks"), run()).await.unwrap(),
+        Enqueued::New
+    );
+    assert_eq!(
+        bridge.enqueue(Some("wallet-tasks"), run()).await.unwrap(),
+        Enqueued::Known
+    );
     until("done", || state(&platform, "j1") == "done").await;
-    assert_eq!(bridge.enqueue(Some("wallet-tasks"), run()).await.unwrap(), Enqueued::Known);
-    let unknown = bridge.enqueue(None, Job::new("j2", "wallet.fly", vec![])).await.unwrap_err();
-    assert_eq!(unknown.to_string(), "the queue `wallet-tasks` has no task `wallet.fly`");
+    assert_eq!(
+        bridge.enqueue(Some("wallet-tasks"), run()).await.unwrap(),
+        Enqueued::Known
+    );
+    let unknown = bridge
+        .enqueue(None, Job::new("j2", "wallet.fly", vec![]))
+        .await
+        .unwrap_err();
+    assert_eq!(
+        unknown.to_string(),
+        "the queue `wallet-tasks` has no task `wallet.fly`"
+    );
     bridge.shutdown().await;
     assert_eq!(door.ids("wallet"), ["j1"]);
 }
@@ -57,7 +84,12 @@ async fn a_job_pushed_by_another_process_is_found() {
     let platform = Platform::new(&[("wallet", &[])]);
     let door = FakeDoor::ok();
     let bridge = platform.start(&door).await;
-    let pushed = innover_bridge::enqueue(&platform.store(), &platform.services, None, Job::new("j1", "wallet.run", vec![]));
+    let pushed = innover_bridge::enqueue(
+        &platform.store(),
+        &platform.services,
+        None,
+        Job::new("j1", "wallet.run", vec![]),
+    );
     assert_eq!(pushed.unwrap(), Enqueued::New);
     until("done", || state(&platform, "j1") == "done").await;
     bridge.shutdown().await;
@@ -79,24 +111,36 @@ async fn a_failing_job_is_retried_ten_times_and_a_refused_one_not_at_all() {
         platform.push("wallet", "wallet-tasks", &job(id));
     }
     until("all have ended", || {
-        ["refused", "flaky", "slow", "broken"].iter().all(|id| ["done", "failed", "dead"].contains(&&*state(&platform, id)))
+        ["refused", "flaky", "slow", "broken"]
+            .iter()
+            .all(|id| ["done", "failed", "dead"].contains(&&*state(&platform, id)))
     })
     .await;
-    let ended = |id: &str| inspect::job(&platform.store(), id).unwrap().map(|j| (j.state, j.attempts)).unwrap();
+    let ended = |id: &str| {
+        inspect::job(&platform.store(), id)
+            .unwrap()
+            .map(|j| (j.state, j.attempts))
+            .unwrap()
+    };
     assert_eq!(ended("refused"), ("failed".into(), 1));
     assert_eq!(ended("flaky"), ("done".into(), 3));
     assert_eq!(ended("slow"), ("dead".into(), 10));
     assert_eq!(ended("broken"), ("dead".into(), 10));
-    let mut letters: Vec<_> = inspect::dead_letters(&platform.store(), Some("job"), Some("wallet-tasks"), 10)
-        .unwrap()
-        .into_iter()
-        .map(|l| (l.id, l.attempts, l.error))
-        .collect();
+    let mut letters: Vec<_> =
+        inspect::dead_letters(&platform.store(), Some("job"), Some("wallet-tasks"), 10)
+            .unwrap()
+            .into_iter()
+            .map(|l| (l.id, l.attempts, l.error))
+            .collect();
     letters.sort();
     assert_eq!(
         letters,
         [
-            ("broken".into(), 10, "500 the whole delivery was answered 500: all of it".into()),
+            (
+                "broken".into(),
+                10,
+                "500 the whole delivery was answered 500: all of it".into()
+            ),
             ("refused".into(), 1, "422 as told".into()),
             ("slow".into(), 10, "502 no answer within 60s".into()),
         ]
@@ -124,8 +168,15 @@ async fn jobs_of_one_task_share_a_delivery_and_one_that_fails_it_is_isolated() {
     .await;
     let seen = door.seen();
     assert_eq!(seen[0].of, 10, "the first delivery takes them all");
-    assert!(seen.iter().skip(10).all(|s| s.of == 1), "after it failed each goes by itself");
-    assert_eq!(seen.iter().filter(|s| s.id == "j1").count(), 2, "one try with the others, one by itself");
+    assert!(
+        seen.iter().skip(10).all(|s| s.of == 1),
+        "after it failed each goes by itself"
+    );
+    assert_eq!(
+        seen.iter().filter(|s| s.id == "j1").count(),
+        2,
+        "one try with the others, one by itself"
+    );
     bridge.shutdown().await;
 }
 
@@ -135,16 +186,32 @@ async fn jobs_run_by_priority_then_age_within_the_queues_concurrency() {
     platform.clock = Clock::tokio(START);
     platform.queue("wallet").concurrency = 1;
     for (id, priority) in [("a", 5), ("b", 0), ("c", 5), ("d", 9), ("e", 0)] {
-        platform.push("wallet", "wallet-tasks", &json!({"id": id, "task": "wallet.run", "priority": priority}));
+        platform.push(
+            "wallet",
+            "wallet-tasks",
+            &json!({"id": id, "task": "wallet.run", "priority": priority}),
+        );
     }
     let later = START + 3_600_000_000;
-    platform.push("wallet", "wallet-tasks", &json!({"id": "late", "task": "wallet.run", "priority": 0, "eta": later}));
+    platform.push(
+        "wallet",
+        "wallet-tasks",
+        &json!({"id": "late", "task": "wallet.run", "priority": 0, "eta": later}),
+    );
     let door = FakeDoor::ok();
     let bridge = platform.start(&door).await;
     until("the late one too", || state(&platform, "late") == "done").await;
     assert_eq!(door.ids("wallet"), ["b", "e", "a", "c", "d", "late"]);
-    let started = inspect::job(&platform.store(), "late").unwrap().unwrap().started_at.unwrap();
-    assert!((later..later + 1_000_000).contains(&started), "{}", started - later);
+    let started = inspect::job(&platform.store(), "late")
+        .unwrap()
+        .unwrap()
+        .started_at
+        .unwrap();
+    assert!(
+        (later..later + 1_000_000).contains(&started),
+        "{}",
+        started - later
+    );
     bridge.shutdown().await;
 }
 
@@ -186,13 +253,25 @@ async fn a_job_that_outlives_its_lease_is_not_run_twice() {
 async fn jobs_wait_without_losing_tries_while_the_service_cannot_be_reached() {
     let mut platform = Platform::new(&[("wallet", &[])]);
     platform.clock = Clock::tokio(START);
-    let door = FakeDoor::new(|_, _, before| if before < 50 { Answer::Whole(503) } else { Answer::Status(200) });
+    let door = FakeDoor::new(|_, _, before| {
+        if before < 50 {
+            Answer::Whole(503)
+        } else {
+            Answer::Status(200)
+        }
+    });
     let bridge = platform.start(&door).await;
     platform.push("wallet", "wallet-tasks", &job("j1"));
     until("tried", || door.seen().len() > 2).await;
     assert!(!bridge.readiness().ready);
     until("done", || state(&platform, "j1") == "done").await;
-    assert_eq!(inspect::job(&platform.store(), "j1").unwrap().unwrap().attempts, 1);
+    assert_eq!(
+        inspect::job(&platform.store(), "j1")
+            .unwrap()
+            .unwrap()
+            .attempts,
+        1
+    );
     assert!(bridge.readiness().ready);
     bridge.shutdown().await;
 }
@@ -238,7 +317,10 @@ async fn a_schedule_fires_each_time_once_across_restarts() {
     fired.sort();
     fired.dedup();
     assert_eq!(fired.len() as i64, total, "none twice");
-    assert!((passed - 1..=passed).contains(&total), "{total} of {passed}");
+    assert!(
+        (passed - 1..=passed).contains(&total),
+        "{total} of {passed}"
+    );
     assert_eq!(door.seen()[0].body["args"], json!(["tick"]));
 }
 

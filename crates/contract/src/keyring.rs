@@ -59,7 +59,10 @@ impl Keyring {
     /// # Errors
     /// [`KeyringError`] names the entry's number, never its content.
     pub fn parse(text: &str) -> Result<Keyring, KeyringError> {
-        let mut ring = Keyring { own: None, callees: BTreeMap::new() };
+        let mut ring = Keyring {
+            own: None,
+            callees: BTreeMap::new(),
+        };
         for (entry, part) in text.split(',').filter(|p| !p.is_empty()).enumerate() {
             let fail = |reason| KeyringError { entry, reason };
             let (name, key) = part.split_once(':').ok_or(fail("no `:`"))?;
@@ -80,9 +83,14 @@ impl Keyring {
 
     /// The variable's text.
     pub fn encode(&self) -> String {
-        let own = self.own.iter().map(|k| format!("self:{}", URL_SAFE_NO_PAD.encode(k)));
-        let callees =
-            self.callees.iter().map(|(n, k)| format!("{n}:{}", URL_SAFE_NO_PAD.encode(k)));
+        let own = self
+            .own
+            .iter()
+            .map(|k| format!("self:{}", URL_SAFE_NO_PAD.encode(k)));
+        let callees = self
+            .callees
+            .iter()
+            .map(|(n, k)| format!("{n}:{}", URL_SAFE_NO_PAD.encode(k)));
         own.chain(callees).collect::<Vec<_>>().join(",")
     }
 
@@ -105,7 +113,9 @@ mod tests {
     use super::*;
 
     fn secrets() -> BTreeMap<String, [u8; KEY_BYTES]> {
-        [("wallet", 1), ("ledger", 2), ("payment", 3)].map(|(n, b)| (n.to_owned(), [b; KEY_BYTES])).into()
+        [("wallet", 1), ("ledger", 2), ("payment", 3)]
+            .map(|(n, b)| (n.to_owned(), [b; KEY_BYTES]))
+            .into()
     }
 
     #[test]
@@ -122,7 +132,10 @@ mod tests {
         let ring = Keyring::build("payment", &["wallet".into()], &secrets());
         let again = Keyring::parse(&ring.encode()).expect("own text parses");
         assert_eq!(again.key_for("wallet"), ring.key_for("wallet"));
-        let error = Keyring::parse("self:AAAA").err().expect("short key refused").to_string();
+        let error = Keyring::parse("self:AAAA")
+            .err()
+            .expect("short key refused")
+            .to_string();
         assert!(!error.contains("AAAA"), "{error}");
     }
 }

@@ -98,7 +98,9 @@ pub fn mint(
     identity: &Identity,
     request_id: &str,
 ) -> Result<String, TokenError> {
-    let key = keyring.key_for(callee).ok_or_else(|| TokenError::NoKey(callee.into()))?;
+    let key = keyring
+        .key_for(callee)
+        .ok_or_else(|| TokenError::NoKey(callee.into()))?;
     let custom = Custom {
         preferred_username: identity.preferred_username.clone(),
         email: identity.email.clone(),
@@ -111,7 +113,9 @@ pub fn mint(
         .with_issuer(caller)
         .with_audience(callee)
         .with_subject(&identity.sub);
-    HS256Key::from_bytes(key).authenticate(claims).map_err(|e| TokenError::Refused(e.to_string()))
+    HS256Key::from_bytes(key)
+        .authenticate(claims)
+        .map_err(|e| TokenError::Refused(e.to_string()))
 }
 
 /// Checks a token that reached `service`: signed by its issuer's key for this service, addressed to
@@ -130,7 +134,9 @@ pub fn verify(keyring: &Keyring, service: &str, token: &str) -> Result<ServiceCl
         allowed_audiences: Some([service.to_owned()].into()),
         // jwt-simple's default tolerance is 900 s; ours is what http.md states.
         time_tolerance: Some(Duration::from_secs(CLOCK_SKEW_SECONDS)),
-        max_validity: Some(Duration::from_secs(SERVICE_TOKEN_SECONDS + CLOCK_SKEW_SECONDS)),
+        max_validity: Some(Duration::from_secs(
+            SERVICE_TOKEN_SECONDS + CLOCK_SKEW_SECONDS,
+        )),
         max_token_length: Some(TOKEN_BYTES_MAX),
         ..Default::default()
     };
@@ -141,11 +147,25 @@ pub fn verify(keyring: &Keyring, service: &str, token: &str) -> Result<ServiceCl
     if claims.expires_at.is_none() {
         return Err(TokenError::Refused("no exp".into()));
     }
-    let Custom { preferred_username, email, roles, scope, client_id, request_id } = claims.custom;
+    let Custom {
+        preferred_username,
+        email,
+        roles,
+        scope,
+        client_id,
+        request_id,
+    } = claims.custom;
     let sub = claims.subject.unwrap_or_default();
     Ok(ServiceClaims {
         caller,
-        identity: Identity { sub, preferred_username, email, roles, scope, client_id },
+        identity: Identity {
+            sub,
+            preferred_username,
+            email,
+            roles,
+            scope,
+            client_id,
+        },
         request_id,
     })
 }
@@ -172,8 +192,9 @@ mod tests {
     use std::collections::BTreeMap;
 
     fn rings() -> (Keyring, Keyring, Keyring) {
-        let secrets: BTreeMap<_, _> =
-            [("payment", 1), ("wallet", 2), ("ledger", 3)].map(|(n, b)| (n.to_owned(), [b; 32])).into();
+        let secrets: BTreeMap<_, _> = [("payment", 1), ("wallet", 2), ("ledger", 3)]
+            .map(|(n, b)| (n.to_owned(), [b; 32]))
+            .into();
         let all = ["payment".to_owned(), "wallet".into(), "ledger".into()];
         (
             Keyring::build("payment", &all, &secrets),
@@ -185,11 +206,19 @@ mod tests {
     #[test]
     fn a_token_is_good_for_its_audience_only() {
         let (payment, wallet, ledger) = rings();
-        let who = Identity { sub: "usr_1".into(), scope: "wallet:read".into(), ..Default::default() };
-        let token = mint(&payment, "payment", "wallet", &who, "req-1").expect("payment may call wallet");
+        let who = Identity {
+            sub: "usr_1".into(),
+            scope: "wallet:read".into(),
+            ..Default::default()
+        };
+        let token =
+            mint(&payment, "payment", "wallet", &who, "req-1").expect("payment may call wallet");
         let claims = verify(&wallet, "wallet", &token).expect("wallet accepts it");
         assert_eq!((claims.caller.as_str(), claims.identity), ("payment", who));
-        assert!(verify(&ledger, "ledger", &token).is_err(), "another service's token");
+        assert!(
+            verify(&ledger, "ledger", &token).is_err(),
+            "another service's token"
+        );
     }
 
     #[test]

@@ -12,7 +12,12 @@ fn the_documented_codes_are_the_ones_in_the_code() {
          | code | status | title |\n|---|---|---|\n",
     );
     for code in Code::ALL {
-        page += &format!("| `{}` | {} | {} |\n", code.as_str(), code.status(), code.title());
+        page += &format!(
+            "| `{}` | {} | {} |\n",
+            code.as_str(),
+            code.status(),
+            code.title()
+        );
     }
     page += "\nThis page is made by `UPDATE_DOCS=1 cargo test --release -p innover-contract`.\n";
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/errors.md");
@@ -20,5 +25,8 @@ fn the_documented_codes_are_the_ones_in_the_code() {
         std::fs::write(path, &page).expect("docs/errors.md can be written");
     }
     let written = std::fs::read_to_string(path).unwrap_or_default();
-    assert_eq!(written, page, "run UPDATE_DOCS=1 cargo test --release -p innover-contract");
+    assert_eq!(
+        written, page,
+        "run UPDATE_DOCS=1 cargo test --release -p innover-contract"
+    );
 }

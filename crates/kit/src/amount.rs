@@ -100,7 +100,10 @@ mod tests {
     #[test]
     fn what_is_not_a_positive_amount_of_the_currency_is_refused_with_its_field() {
         let amount = |json: &str| serde_json::from_str::<Amount>(json).expect("an amount");
-        assert_eq!(money(&amount("\"33.33\""), "EUR").map(|m| m.minor()).ok(), Some(3333));
+        assert_eq!(
+            money(&amount("\"33.33\""), "EUR").map(|m| m.minor()).ok(),
+            Some(3333)
+        );
         assert_eq!(money(&amount("5"), "JPY").map(|m| m.minor()).ok(), Some(5));
         for (json, code, expected, param) in [
             ("\"0.00\"", "EUR", Code::InvalidAmount, "/amount"),
@@ -109,13 +112,27 @@ mod tests {
             ("\"1.0\"", "JPY", Code::InvalidAmount, "/amount"),
             ("1.5", "EUR", Code::InvalidAmount, "/amount"),
             ("\"1e3\"", "EUR", Code::InvalidAmount, "/amount"),
-            ("\"1000000000000000000000000000000\"", "EUR", Code::InvalidAmount, "/amount"),
-            ("1000000000000000000000000000000", "EUR", Code::InvalidAmount, "/amount"),
+            (
+                "\"1000000000000000000000000000000\"",
+                "EUR",
+                Code::InvalidAmount,
+                "/amount",
+            ),
+            (
+                "1000000000000000000000000000000",
+                "EUR",
+                Code::InvalidAmount,
+                "/amount",
+            ),
             ("\"1.00\"", "XAU", Code::UnsupportedCurrency, "/currency"),
             ("\"1.00\"", "eur", Code::UnsupportedCurrency, "/currency"),
         ] {
             let failure = money(&amount(json), code).expect_err(json);
-            assert_eq!((failure.code(), failure.0.param.as_deref()), (expected, Some(param)), "{json} {code}");
+            assert_eq!(
+                (failure.code(), failure.0.param.as_deref()),
+                (expected, Some(param)),
+                "{json} {code}"
+            );
         }
     }
 }

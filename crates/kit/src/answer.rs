@@ -28,7 +28,11 @@ impl Answer {
     pub fn json(status: u16, body: &impl Serialize) -> Result<Answer> {
         let body = serde_json::to_string(body)
             .map_err(|e| Failure::new(crate::Code::Internal, e.to_string()))?;
-        Ok(Answer { status, body, replayed: false })
+        Ok(Answer {
+            status,
+            body,
+            replayed: false,
+        })
     }
 }
 
@@ -41,9 +45,13 @@ impl IntoResponse for Answer {
             "application/json"
         };
         let mut response = (status, self.body).into_response();
-        response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
+        response
+            .headers_mut()
+            .insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
         if self.replayed {
-            response.headers_mut().insert(REPLAYED, HeaderValue::from_static("true"));
+            response
+                .headers_mut()
+                .insert(REPLAYED, HeaderValue::from_static("true"));
         }
         response
     }

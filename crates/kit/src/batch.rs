@@ -111,14 +111,32 @@ impl Batch {
         params: Vec<Value>,
         expect: Expect,
     ) -> &mut Batch {
-        self.steps.push(Step { name, sql, params, expect });
+        self.steps.push(Step {
+            name,
+            sql,
+            params,
+            expect,
+        });
         self
     }
 
     /// Adds an event to the outbox.
     pub fn emit(&mut self, event: Emit) -> &mut Batch {
-        let Emit { kind, key, key_version, data, cause } = event;
-        self.outbox_row(kind.into(), kind.into(), key, key_version, data.to_string(), cause)
+        let Emit {
+            kind,
+            key,
+            key_version,
+            data,
+            cause,
+        } = event;
+        self.outbox_row(
+            kind.into(),
+            kind.into(),
+            key,
+            key_version,
+            data.to_string(),
+            cause,
+        )
     }
 
     /// Enqueues a job on `queue`, in the same commit as the change.
@@ -197,11 +215,21 @@ impl Batch {
     }
 
     fn run(self, db: &Db) -> Result<(), BatchError> {
-        for Step { name, sql, params, expect } in self.steps {
+        for Step {
+            name,
+            sql,
+            params,
+            expect,
+        } in self.steps
+        {
             let got = db.modify(sql, params)?;
             match expect {
                 Expect::Rows(expected) if expected != got => {
-                    return Err(BatchError::Expectation { step: name, expected, got });
+                    return Err(BatchError::Expectation {
+                        step: name,
+                        expected,
+                        got,
+                    });
                 }
                 _ => {}
             }
@@ -238,7 +266,9 @@ impl Batch {
                 Expect::Rows(count),
             );
         }
-        self.steps.sort_by_key(|step| !matches!(step.name, crate::idempotency::STEP | crate::inbox::STEP));
+        self.steps.sort_by_key(|step| {
+            !matches!(step.name, crate::idempotency::STEP | crate::inbox::STEP)
+        });
         #[cfg(not(target_family = "wasm"))]
         self.shuffle();
     }
@@ -248,7 +278,8 @@ impl Batch {
     fn shuffle(&mut self) {
         use std::hash::{BuildHasher, RandomState};
         let random = RandomState::new();
-        self.steps.sort_by_cached_key(|step| random.hash_one(step.name));
+        self.steps
+            .sort_by_cached_key(|step| random.hash_one(step.name));
     }
 }
 

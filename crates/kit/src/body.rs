@@ -31,7 +31,12 @@ impl<T: DeserializeOwned> Body<T> {
                 format!("the body has {} bytes, {limit} are allowed", bytes.len()),
             ));
         }
-        let media = content_type.unwrap_or_default().split(';').next().unwrap_or_default().trim();
+        let media = content_type
+            .unwrap_or_default()
+            .split(';')
+            .next()
+            .unwrap_or_default()
+            .trim();
         if !(media.eq_ignore_ascii_case("application/json") || media.ends_with("+json")) {
             return Err(Failure::new(
                 Code::UnsupportedMediaType,
@@ -71,8 +76,11 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Body<T> {
     type Rejection = Failure;
 
     async fn from_request(req: Request<axum::body::Body>, state: &S) -> Result<Self> {
-        let content_type =
-            req.headers().get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok()).map(str::to_owned);
+        let content_type = req
+            .headers()
+            .get(header::CONTENT_TYPE)
+            .and_then(|v| v.to_str().ok())
+            .map(str::to_owned);
         // The service has read the body within its bound already, so this cannot be long or slow.
         let bytes = Bytes::from_request(req, state)
             .await

@@ -67,7 +67,11 @@ pub async fn json<T: DeserializeOwned>(
             .into(),
         None => Bytes::new(),
     };
-    let attempts = if retry || method != Method::POST { ATTEMPTS } else { 1 };
+    let attempts = if retry || method != Method::POST {
+        ATTEMPTS
+    } else {
+        1
+    };
     let mut last = upstream(Code::UpstreamError, callee, "it was not called");
     for attempt in 0..attempts {
         if attempt > 0 {
@@ -94,12 +98,26 @@ pub async fn json<T: DeserializeOwned>(
 
 fn read<T: DeserializeOwned>(callee: &str, status: u16, bytes: &[u8]) -> Result<T> {
     if status < 400 {
-        return serde_json::from_slice(bytes)
-            .map_err(|e| upstream(Code::UpstreamError, callee, &format!("its answer does not fit: {e}")));
+        return serde_json::from_slice(bytes).map_err(|e| {
+            upstream(
+                Code::UpstreamError,
+                callee,
+                &format!("its answer does not fit: {e}"),
+            )
+        });
     }
     match serde_json::from_slice::<Problem>(bytes) {
-        Ok(problem) => Err(Problem { instance: None, request_id: None, ..problem }.into()),
-        Err(_) => Err(upstream(Code::UpstreamError, callee, &format!("status {status}"))),
+        Ok(problem) => Err(Problem {
+            instance: None,
+            request_id: None,
+            ..problem
+        }
+        .into()),
+        Err(_) => Err(upstream(
+            Code::UpstreamError,
+            callee,
+            &format!("status {status}"),
+        )),
     }
 }
 
@@ -121,18 +139,28 @@ impl Drop for Slot {
 }
 
 fn enter(callee: &'static str) -> Result<Slot> {
-    let Ok(mut all) = BREAKERS.lock() else { return Ok(Slot(callee)) };
+    let Ok(mut all) = BREAKERS.lock() else {
+        return Ok(Slot(callee));
+    };
     let breaker = all.entry(callee.to_owned()).or_default();
     let now = ids::now_us();
     if breaker.failures >= BREAKER_FAILURES {
         if now < breaker.open_until_us {
-            return Err(upstream(Code::UpstreamOpen, callee, "it keeps failing; try again in 5 s"));
+            return Err(upstream(
+                Code::UpstreamOpen,
+                callee,
+                "it keeps failing; try again in 5 s",
+            ));
         }
         // Half open: this call may pass, the next ones wait for its outcome.
         breaker.open_until_us = now + BREAKER_OPEN_US;
     }
     if breaker.in_flight >= BULKHEAD {
-        return Err(upstream(Code::Overloaded, callee, "too many calls to it at once"));
+        return Err(upstream(
+            Code::Overloaded,
+            callee,
+            "too many calls to it at once",
+        ));
     }
     breaker.in_flight += 1;
     Ok(Slot(callee))
@@ -142,7 +170,11 @@ fn settle(callee: &str, ok: bool) {
     if let Ok(mut all) = BREAKERS.lock()
         && let Some(breaker) = all.get_mut(callee)
     {
-        breaker.failures = if ok { 0 } else { breaker.failures.saturating_add(1) };
+        breaker.failures = if ok {
+            0
+        } else {
+            breaker.failures.saturating_add(1)
+        };
         if breaker.failures == BREAKER_FAILURES {
             breaker.open_until_us = ids::now_us() + BREAKER_OPEN_US;
         }
@@ -167,9 +199,14 @@ async fn send(
 
     let anonymous = innover_contract::Identity::default();
     let identity = cx.claims().map_or(&anonymous, |c| &c.identity);
-    let token =
-        service_token::mint(keyring().await?, cx.service(), callee, identity, cx.request_id())
-            .map_err(|e| Failure::new(Code::NotReady, e.to_string()))?;
+    let token = service_token::mint(
+        keyring().await?,
+        cx.service(),
+        callee,
+        identity,
+        cx.request_id(),
+    )
+    .map_err(|e| Failure::new(Code::NotReady, e.to_string()))?;
     let request = http::Request::builder()
         .method(method)
         .uri(format!("http://{callee}.spin.internal{path}"))
@@ -204,23 +241,29 @@ async fn send(
 
 /// Natively nothing is there to call; tests of handlers stop before this.
 #[cfg(not(target_family = "wasm"))]
-async fn send(
-    cx: &Cx,
-    _: &Method,
-    callee: &str,
-    _: &str,
-    _: Bytes,
-) -> Result<(u16, Bytes)> {
+async fn send(cx: &Cx, _: &Method, callee: &str, _: &str, _: Bytes) -> Result<(u16, Bytes)> {
     let identity = innover_contract::Identity::default();
-    let _ = service_token::mint(keyring().await?, cx.service(), callee, &identity, cx.request_id());
-    Err(upstream(Code::UpstreamError, callee, "calls need the platform"))
+    let _ = service_token::mint(
+        keyring().await?,
+        cx.service(),
+        callee,
+        &identity,
+        cx.request_id(),
+    );
+    Err(upstream(
+        Code::UpstreamError,
+        callee,
+        "calls need the platform",
+    ))
 }
 
 /// Waits.
 pub async fn sleep_ms(ms: u64) {
     #[cfg(target_family = "wasm")]
-    send_wrapper::SendWrapper::new(spin_sdk::wasip3::clocks::monotonic_clock::wait_for(ms * 1_000_000))
-        .await;
+    send_wrapper::SendWrapper::new(spin_sdk::wasip3::clocks::monotonic_clock::wait_for(
+        ms * 1_000_000,
+    ))
+    .await;
     #[cfg(not(target_family = "wasm"))]
     std::thread::sleep(std::time::Duration::from_millis(ms));
 }

@@ -17,7 +17,10 @@ pub async fn get(name: &str) -> Result<String> {
         return Ok(known);
     }
     let value = read(name).await.map_err(|e| {
-        Failure::new(Code::NotReady, format!("the variable `{name}` cannot be read: {e}"))
+        Failure::new(
+            Code::NotReady,
+            format!("the variable `{name}` cannot be read: {e}"),
+        )
     })?;
     if let Ok(mut read) = READ.lock() {
         read.insert(name.into(), value.clone());
@@ -32,13 +35,18 @@ pub async fn get(name: &str) -> Result<String> {
 pub async fn get_number(name: &str) -> Result<i64> {
     let text = get(name).await?;
     text.trim().parse().map_err(|_| {
-        Failure::new(Code::NotReady, format!("the variable `{name}` must be a whole number, not `{text}`"))
+        Failure::new(
+            Code::NotReady,
+            format!("the variable `{name}` must be a whole number, not `{text}`"),
+        )
     })
 }
 
 #[cfg(target_family = "wasm")]
 async fn read(name: &str) -> std::result::Result<String, String> {
-    send_wrapper::SendWrapper::new(spin_sdk::variables::get(name)).await.map_err(|e| e.to_string())
+    send_wrapper::SendWrapper::new(spin_sdk::variables::get(name))
+        .await
+        .map_err(|e| e.to_string())
 }
 
 /// Natively there is no manifest: tests set what they need with [`set`].

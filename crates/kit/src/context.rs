@@ -166,7 +166,11 @@ impl Cx {
     pub fn require_reader_of(&self, owner: &str) -> Result<()> {
         let identity = self.identity()?;
         let reads_all = identity.roles.iter().any(|r| r != "user") || is_client(identity);
-        if identity.sub == owner || reads_all { Ok(()) } else { Err(not_owner()) }
+        if identity.sub == owner || reads_all {
+            Ok(())
+        } else {
+            Err(not_owner())
+        }
     }
 
     /// Requires that the caller owns `owner`'s things or acts for the house (admin, finance, or a
@@ -176,7 +180,11 @@ impl Cx {
     /// 403 `not_owner`.
     pub fn require_actor_for(&self, owner: &str) -> Result<()> {
         let identity = self.identity()?;
-        if identity.sub == owner || self.acts_for_house()? { Ok(()) } else { Err(not_owner()) }
+        if identity.sub == owner || self.acts_for_house()? {
+            Ok(())
+        } else {
+            Err(not_owner())
+        }
     }
 
     /// Whether the caller acts for the house: admin, finance, or a client without a person.
@@ -197,17 +205,31 @@ impl Cx {
         &self,
         fields: &serde_json::Map<String, serde_json::Value>,
     ) -> Result<Option<IdempotencyKey>> {
-        let Some(key) = &self.0.idempotency_key else { return Ok(None) };
+        let Some(key) = &self.0.idempotency_key else {
+            return Ok(None);
+        };
         let printable = key.bytes().all(|b| (0x20..0x7f).contains(&b));
         if key.is_empty() || key.len() > IDEMPOTENCY_KEY_BYTES_MAX || !printable {
             return Err(Failure::new(
                 Code::InvalidIdempotencyKey,
-                format!("an Idempotency-Key is 1 to {IDEMPOTENCY_KEY_BYTES_MAX} printable ASCII characters"),
+                format!(
+                    "an Idempotency-Key is 1 to {IDEMPOTENCY_KEY_BYTES_MAX} printable ASCII characters"
+                ),
             ));
         }
         let identity = self.identity()?;
-        let caller = if identity.sub.is_empty() { &identity.client_id } else { &identity.sub };
-        Ok(Some(IdempotencyKey::new(caller, &self.0.method, &self.0.path, key, fields)))
+        let caller = if identity.sub.is_empty() {
+            &identity.client_id
+        } else {
+            &identity.sub
+        };
+        Ok(Some(IdempotencyKey::new(
+            caller,
+            &self.0.method,
+            &self.0.path,
+            key,
+            fields,
+        )))
     }
 
     /// As [`Cx::idempotency`] where the key is required.
@@ -230,15 +252,18 @@ impl Cx {
     pub(crate) fn is_delivery(&self) -> bool {
         self.claims().is_some_and(|c| {
             matches!(c.caller.as_str(), "bridge" | "gateway")
-                && c.identity.has_scope(innover_contract::service_token::SCOPE_DELIVER)
+                && c.identity
+                    .has_scope(innover_contract::service_token::SCOPE_DELIVER)
         })
     }
 }
 
 /// 403 `insufficient_scope` naming the scope that was needed.
 pub fn insufficient_scope(scope: &str) -> Failure {
-    let mut failure =
-        Failure::new(Code::InsufficientScope, format!("the token lacks the scope `{scope}`"));
+    let mut failure = Failure::new(
+        Code::InsufficientScope,
+        format!("the token lacks the scope `{scope}`"),
+    );
     failure.0.scope = Some(scope.into());
     failure
 }
@@ -255,7 +280,9 @@ fn is_client(identity: &Identity) -> bool {
 /// Whether a caller's request id is kept: 1–128 of `[A-Za-z0-9._-]`.
 pub fn is_request_id(id: &str) -> bool {
     (1..=REQUEST_ID_BYTES_MAX).contains(&id.len())
-        && id.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-'))
+        && id
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-'))
 }
 
 impl<S: Send + Sync> FromRequestParts<S> for Cx {
@@ -263,7 +290,10 @@ impl<S: Send + Sync> FromRequestParts<S> for Cx {
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Cx> {
         parts.extensions.get::<Cx>().cloned().ok_or_else(|| {
-            Failure::new(Code::Internal, "the request was not served through `innover_kit::serve`")
+            Failure::new(
+                Code::Internal,
+                "the request was not served through `innover_kit::serve`",
+            )
         })
     }
 }

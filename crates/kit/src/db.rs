@@ -76,7 +76,9 @@ impl Row {
     pub fn int(&self, i: usize) -> Result<i64, DbError> {
         match self.0.get(i) {
             Some(Value::Int(n)) => Ok(*n),
-            other => Err(DbError::Shape(format!("column {i} is not a BIGINT: {other:?}"))),
+            other => Err(DbError::Shape(format!(
+                "column {i} is not a BIGINT: {other:?}"
+            ))),
         }
     }
 
@@ -130,13 +132,18 @@ pub enum DbError {
 
 impl From<DbError> for Failure {
     fn from(error: DbError) -> Failure {
-        let line = serde_json::json!({"level": "error", "msg": "database", "error": error.to_string()});
+        let line =
+            serde_json::json!({"level": "error", "msg": "database", "error": error.to_string()});
         println!("{line}");
         match error {
-            DbError::Busy(_) => {
-                Failure::new(Code::Unavailable, "the database is busy; try again with the same key")
-            }
-            _ => Failure::new(Code::Internal, "the database refused; the log has the reason"),
+            DbError::Busy(_) => Failure::new(
+                Code::Unavailable,
+                "the database is busy; try again with the same key",
+            ),
+            _ => Failure::new(
+                Code::Internal,
+                "the database refused; the log has the reason",
+            ),
         }
     }
 }
@@ -172,7 +179,10 @@ impl Db {
                 session::Session::open(label).await?
             }
         };
-        Ok(Db { session: Some(session), in_transaction: false })
+        Ok(Db {
+            session: Some(session),
+            in_transaction: false,
+        })
     }
 
     /// A connection to a database file of a native test.
@@ -181,7 +191,10 @@ impl Db {
     /// When the file cannot be opened.
     #[cfg(not(target_family = "wasm"))]
     pub fn open_file(path: &std::path::Path) -> Result<Db, DbError> {
-        Ok(Db { session: Some(session::Session::open_file(path)?), in_transaction: false })
+        Ok(Db {
+            session: Some(session::Session::open_file(path)?),
+            in_transaction: false,
+        })
     }
 
     /// Runs a query. `sql` uses `$1…$n` and `rows($n: …)`.
@@ -193,7 +206,9 @@ impl Db {
     }
 
     fn session(&self) -> Result<&session::Session, DbError> {
-        self.session.as_ref().ok_or_else(|| DbError::Shape("the connection is closed".into()))
+        self.session
+            .as_ref()
+            .ok_or_else(|| DbError::Shape("the connection is closed".into()))
     }
 
     pub(crate) async fn begin(&mut self) -> Result<(), DbError> {
@@ -298,8 +313,11 @@ mod session {
         async fn run(&self, statement: &str) -> Result<(), DbError> {
             let statement = statement.to_owned();
             SendWrapper::new(async {
-                let (_, rows, done) =
-                    self.0.execute_async(statement, Vec::new()).await.map_err(error)?;
+                let (_, rows, done) = self
+                    .0
+                    .execute_async(statement, Vec::new())
+                    .await
+                    .map_err(error)?;
                 drop(rows);
                 done.await.map_err(error)
             })
@@ -390,16 +408,22 @@ mod session {
             let connection = self.lock();
             let mut statement = connection.prepare_cached(sql).map_err(error)?;
             let columns = statement.column_count();
-            let mut rows =
-                statement.query(rusqlite::params_from_iter(params)).map_err(error)?;
+            let mut rows = statement
+                .query(rusqlite::params_from_iter(params))
+                .map_err(error)?;
             let mut out = Vec::new();
             while let Some(row) = rows.next().map_err(error)? {
                 let values = (0..columns)
                     .map(|i| match row.get_ref(i).map_err(error)? {
                         ValueRef::Null => Ok(Value::Null),
                         ValueRef::Integer(n) => Ok(Value::Int(n)),
-                        ValueRef::Text(text) => Ok(Value::Text(String::from_utf8_lossy(text).into_owned())),
-                        other => Err(DbError::Shape(format!("column {i} is {:?}", other.data_type()))),
+                        ValueRef::Text(text) => {
+                            Ok(Value::Text(String::from_utf8_lossy(text).into_owned()))
+                        }
+                        other => Err(DbError::Shape(format!(
+                            "column {i} is {:?}",
+                            other.data_type()
+                        ))),
                     })
                     .collect::<Result<_, _>>()?;
                 out.push(Row(values));

@@ -24,7 +24,11 @@ impl inbox::Item for Event {
         &self.id
     }
     fn key(&self) -> &str {
-        if self.partitionkey.is_empty() { &self.id } else { &self.partitionkey }
+        if self.partitionkey.is_empty() {
+            &self.id
+        } else {
+            &self.partitionkey
+        }
     }
     fn kind(&self) -> &str {
         &self.kind
@@ -47,7 +51,10 @@ pub(crate) async fn receive(
     if events.len() > EVENT_BATCH_MAX {
         return Err(Failure::new(
             Code::InvalidRequest,
-            format!("{} events in one delivery, {EVENT_BATCH_MAX} at most", events.len()),
+            format!(
+                "{} events in one delivery, {EVENT_BATCH_MAX} at most",
+                events.len()
+            ),
         ));
     }
     let handle = async |db: &Db, group: &[Event]| {
@@ -57,8 +64,14 @@ pub(crate) async fn receive(
             None => {
                 let reason = format!("this service does not subscribe to `{kind}`");
                 let failure = Failure::new(Code::NotFound, reason);
-                let refused = group.iter().map(|e| (e.id.clone(), failure.clone())).collect();
-                Ok(Handled { refused, ..Handled::default() })
+                let refused = group
+                    .iter()
+                    .map(|e| (e.id.clone(), failure.clone()))
+                    .collect();
+                Ok(Handled {
+                    refused,
+                    ..Handled::default()
+                })
             }
         }
     };
@@ -66,8 +79,16 @@ pub(crate) async fn receive(
     let results = events
         .into_iter()
         .map(|event| match outcomes.remove(&event.id) {
-            Some(o) => EventAnswer { id: event.id, status: o.status, error: o.error },
-            None => EventAnswer { id: event.id, status: 500, error: "no outcome".into() },
+            Some(o) => EventAnswer {
+                id: event.id,
+                status: o.status,
+                error: o.error,
+            },
+            None => EventAnswer {
+                id: event.id,
+                status: 500,
+                error: "no outcome".into(),
+            },
         })
         .collect();
     Answer::json(200, &EventAnswers { results })
@@ -79,8 +100,10 @@ pub(crate) async fn receive(
 /// 422, which parks the event.
 pub fn data<T: serde::de::DeserializeOwned>(event: &Event) -> Result<T> {
     serde_json::from_value(event.data.clone()).map_err(|e| {
-        let mut failure =
-            Failure::new(Code::InvalidRequest, format!("the data of `{}` does not fit: {e}", event.kind));
+        let mut failure = Failure::new(
+            Code::InvalidRequest,
+            format!("the data of `{}` does not fit: {e}", event.kind),
+        );
         failure.0.status = 422;
         failure
     })

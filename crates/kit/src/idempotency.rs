@@ -23,7 +23,13 @@ pub struct IdempotencyKey {
 
 impl IdempotencyKey {
     /// The key `key` of `caller` for `method` and `path`, with the body's top-level fields.
-    pub fn new(caller: &str, method: &str, path: &str, key: &str, fields: &Map<String, Json>) -> Self {
+    pub fn new(
+        caller: &str,
+        method: &str,
+        path: &str,
+        key: &str,
+        fields: &Map<String, Json>,
+    ) -> Self {
         let mut scope = Sha256::new();
         for part in [caller, method, path, key] {
             // Length-prefixed, so that no two scopes run together.
@@ -40,7 +46,10 @@ impl IdempotencyKey {
                 (name.clone(), URL_SAFE_NO_PAD.encode(&digest[..9]).into())
             })
             .collect();
-        IdempotencyKey { id, fields: Json::Object(digests).to_string() }
+        IdempotencyKey {
+            id,
+            fields: Json::Object(digests).to_string(),
+        }
     }
 
     /// The stored answer, if this key was used before with the same body.
@@ -49,15 +58,24 @@ impl IdempotencyKey {
     /// 422 `idempotency_key_reused` naming the fields that differ, or a database failure.
     pub async fn replay(&self, db: &Db) -> Result<Option<Answer>> {
         let rows = db
-            .query("SELECT fields, status, response FROM idempotency WHERE id = $1", params![&self.id])
+            .query(
+                "SELECT fields, status, response FROM idempotency WHERE id = $1",
+                params![&self.id],
+            )
             .await?;
-        let Some(row) = rows.first() else { return Ok(None) };
+        let Some(row) = rows.first() else {
+            return Ok(None);
+        };
         let stored = row.text(0)?;
         if stored != self.fields {
             return Err(self.reused(stored));
         }
         let status = u16::try_from(row.int(1)?).unwrap_or(500);
-        Ok(Some(Answer { status, body: row.text(2)?.to_owned(), replayed: true }))
+        Ok(Some(Answer {
+            status,
+            body: row.text(2)?.to_owned(),
+            replayed: true,
+        }))
     }
 
     /// Adds the record of `answer` to the batch of the effect.
@@ -66,13 +84,20 @@ impl IdempotencyKey {
             STEP,
             "INSERT INTO idempotency (id, fields, status, response, created_at)
              VALUES ($1, $2, $3, $4, $5) ON CONFLICT (id) DO NOTHING",
-            params![&self.id, &self.fields, i64::from(answer.status), &answer.body, ids::now_us()],
+            params![
+                &self.id,
+                &self.fields,
+                i64::from(answer.status),
+                &answer.body,
+                ids::now_us()
+            ],
             Expect::Rows(1),
         );
     }
 
     fn reused(&self, stored: &str) -> Failure {
-        let parse = |text: &str| serde_json::from_str::<Map<String, Json>>(text).unwrap_or_default();
+        let parse =
+            |text: &str| serde_json::from_str::<Map<String, Json>>(text).unwrap_or_default();
         let (before, now) = (parse(stored), parse(&self.fields));
         let names: std::collections::BTreeSet<&String> = before.keys().chain(now.keys()).collect();
         let differing: Vec<String> = names

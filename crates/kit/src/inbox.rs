@@ -33,7 +33,10 @@ pub struct Handled {
 impl Handled {
     /// The whole effect is `batch`.
     pub fn all(batch: Batch) -> Handled {
-        Handled { batch, ..Handled::default() }
+        Handled {
+            batch,
+            ..Handled::default()
+        }
     }
 }
 
@@ -55,11 +58,19 @@ pub(crate) struct Outcome {
 
 impl Outcome {
     fn done(result: Json) -> Outcome {
-        Outcome { status: 200, result, error: String::new() }
+        Outcome {
+            status: 200,
+            result,
+            error: String::new(),
+        }
     }
 
     fn failed(failure: &Failure) -> Outcome {
-        Outcome { status: failure.status(), result: Json::Null, error: failure.to_string() }
+        Outcome {
+            status: failure.status(),
+            result: Json::Null,
+            error: failure.to_string(),
+        }
     }
 }
 
@@ -72,15 +83,19 @@ pub(crate) async fn deliver<I: Item>(
 ) -> Result<BTreeMap<String, Outcome>> {
     let mut db = Db::open().await?;
     let mut outcomes = handled_before(&db, prefix, items).await?;
-    let mut waiting: Vec<I> =
-        items.iter().filter(|item| !outcomes.contains_key(item.id())).cloned().collect();
+    let mut waiting: Vec<I> = items
+        .iter()
+        .filter(|item| !outcomes.contains_key(item.id()))
+        .cloned()
+        .collect();
     let mut blocked: BTreeSet<String> = BTreeSet::new();
     while !waiting.is_empty() {
         // One round takes the first waiting item of every key; what comes later for the same key
         // must see its effect.
         let mut keys = BTreeSet::new();
-        let (round, later): (Vec<I>, Vec<I>) =
-            waiting.into_iter().partition(|item| keys.insert(item.key().to_owned()));
+        let (round, later): (Vec<I>, Vec<I>) = waiting
+            .into_iter()
+            .partition(|item| keys.insert(item.key().to_owned()));
         waiting = later;
         let mut groups: BTreeMap<String, Vec<I>> = BTreeMap::new();
         for item in round {
@@ -147,7 +162,9 @@ async fn run_one<I: Item>(
                 // Another delivery of the same item may have won.
                 match handled_before(db, prefix, one).await {
                     Ok(done) if !done.is_empty() => return outcomes.extend(done),
-                    _ => last = Failure::new(Code::Conflict, format!("lost a race at step `{step}`")),
+                    _ => {
+                        last = Failure::new(Code::Conflict, format!("lost a race at step `{step}`"))
+                    }
                 }
             }
             Err(Attempt::Batch(error)) => {
@@ -156,11 +173,15 @@ async fn run_one<I: Item>(
             }
         }
     }
-    log::warn(cx, "delivery failed", &[
-        ("id", item.id().into()),
-        ("kind", item.kind().into()),
-        ("error", last.to_string().into()),
-    ]);
+    log::warn(
+        cx,
+        "delivery failed",
+        &[
+            ("id", item.id().into()),
+            ("kind", item.kind().into()),
+            ("error", last.to_string().into()),
+        ],
+    );
     outcomes.insert(item.id().to_owned(), Outcome::failed(&last));
 }
 
@@ -175,8 +196,11 @@ async fn attempt<I: Item>(
     group: &[I],
     handle: &impl AsyncFn(&Db, &[I]) -> Result<Handled>,
 ) -> Result<BTreeMap<String, Outcome>, Attempt> {
-    let Handled { mut batch, refused, mut results } =
-        handle(db, group).await.map_err(Attempt::Failed)?;
+    let Handled {
+        mut batch,
+        refused,
+        mut results,
+    } = handle(db, group).await.map_err(Attempt::Failed)?;
     let mut outcomes = BTreeMap::new();
     for item in group {
         let outcome = match refused.get(item.id()) {
@@ -209,7 +233,9 @@ async fn handled_before<I: Item>(
     rows.iter()
         .map(|row| {
             let id = row.text(0)?.trim_start_matches(prefix).to_owned();
-            let result = row.opt_text(1)?.and_then(|text| serde_json::from_str(text).ok());
+            let result = row
+                .opt_text(1)?
+                .and_then(|text| serde_json::from_str(text).ok());
             Ok((id, Outcome::done(result.unwrap_or(Json::Null))))
         })
         .collect()

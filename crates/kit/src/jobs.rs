@@ -2,9 +2,7 @@
 
 use std::{future::Future, pin::Pin};
 
-use innover_contract::{
-    Code, Job, JobAnswer, JobAnswers, job::JobBatch, limits::JOB_BATCH_MAX,
-};
+use innover_contract::{Code, Job, JobAnswer, JobAnswers, job::JobBatch, limits::JOB_BATCH_MAX};
 use serde_json::Value as Json;
 
 pub use crate::inbox::Handled;
@@ -41,7 +39,10 @@ pub(crate) async fn receive(cx: &Cx, tasks: Tasks, body: &[u8]) -> Result<Answer
     if batch.jobs.len() > JOB_BATCH_MAX {
         return Err(Failure::new(
             Code::InvalidRequest,
-            format!("{} jobs in one delivery, {JOB_BATCH_MAX} at most", batch.jobs.len()),
+            format!(
+                "{} jobs in one delivery, {JOB_BATCH_MAX} at most",
+                batch.jobs.len()
+            ),
         ));
     }
     let handle = async |db: &Db, group: &[Job]| {
@@ -49,7 +50,10 @@ pub(crate) async fn receive(cx: &Cx, tasks: Tasks, body: &[u8]) -> Result<Answer
         if let Some((_, task)) = tasks.iter().find(|(task, _)| *task == name) {
             return task(cx, db, group).await;
         }
-        match name.strip_prefix(cx.service()).and_then(|n| n.strip_prefix('.')) {
+        match name
+            .strip_prefix(cx.service())
+            .and_then(|n| n.strip_prefix('.'))
+        {
             Some("add" | "echo" | "slow") => samples(group).await,
             _ => Err(Failure::new(
                 Code::UnknownTask,
@@ -62,8 +66,18 @@ pub(crate) async fn receive(cx: &Cx, tasks: Tasks, body: &[u8]) -> Result<Answer
         .jobs
         .into_iter()
         .map(|job| match outcomes.remove(&job.id) {
-            Some(o) => JobAnswer { id: job.id, status: o.status, result: o.result, error: o.error },
-            None => JobAnswer { id: job.id, status: 500, result: Json::Null, error: "no outcome".into() },
+            Some(o) => JobAnswer {
+                id: job.id,
+                status: o.status,
+                result: o.result,
+                error: o.error,
+            },
+            None => JobAnswer {
+                id: job.id,
+                status: 500,
+                result: Json::Null,
+                error: "no outcome".into(),
+            },
         })
         .collect();
     Answer::json(200, &JobAnswers { results })
@@ -119,8 +133,16 @@ async fn slow(args: &[Json]) -> Result<Json> {
 ///
 /// # Errors
 /// 422, which fails the job for good.
-pub fn argument<T: serde::de::DeserializeOwned>(job: &Job, position: usize, name: &str) -> Result<T> {
-    let value = job.args.get(position).or_else(|| job.kwargs.get(name)).cloned();
+pub fn argument<T: serde::de::DeserializeOwned>(
+    job: &Job,
+    position: usize,
+    name: &str,
+) -> Result<T> {
+    let value = job
+        .args
+        .get(position)
+        .or_else(|| job.kwargs.get(name))
+        .cloned();
     let value = value.ok_or_else(|| bad_arguments(&format!("`{}` needs `{name}`", job.task)))?;
     serde_json::from_value(value)
         .map_err(|e| bad_arguments(&format!("`{name}` of `{}` does not fit: {e}", job.task)))

@@ -41,11 +41,20 @@ impl PageQuery {
     /// # Errors
     /// 400 `invalid_cursor`.
     pub fn after(&self) -> Result<String> {
-        let Some(cursor) = &self.cursor else { return Ok(String::new()) };
-        URL_SAFE_NO_PAD.decode(cursor).ok().and_then(|b| String::from_utf8(b).ok()).ok_or_else(|| {
-            Failure::new(Code::InvalidCursor, "pass `next_cursor` of the page before unchanged")
+        let Some(cursor) = &self.cursor else {
+            return Ok(String::new());
+        };
+        URL_SAFE_NO_PAD
+            .decode(cursor)
+            .ok()
+            .and_then(|b| String::from_utf8(b).ok())
+            .ok_or_else(|| {
+                Failure::new(
+                    Code::InvalidCursor,
+                    "pass `next_cursor` of the page before unchanged",
+                )
                 .param("cursor")
-        })
+            })
     }
 }
 
@@ -63,8 +72,13 @@ impl<T> Page<T> {
     pub fn new(mut items: Vec<T>, limit: u32, id: impl Fn(&T) -> &str) -> Page<T> {
         let more = items.len() > limit as usize;
         items.truncate(limit as usize);
-        let next_cursor =
-            items.last().filter(|_| more).map(|last| URL_SAFE_NO_PAD.encode(id(last)));
-        Page { data: items, next_cursor }
+        let next_cursor = items
+            .last()
+            .filter(|_| more)
+            .map(|last| URL_SAFE_NO_PAD.encode(id(last)));
+        Page {
+            data: items,
+            next_cursor,
+        }
     }
 }

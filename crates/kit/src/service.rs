@@ -55,7 +55,14 @@ pub struct Service {
 impl Service {
     /// A service with this name and routes and nothing else.
     pub const fn new(name: &'static str, api: fn() -> OpenApiRouter) -> Service {
-        Service { name, api, events: &[], tasks: &[], migration: None, body_bytes_max: BODY_BYTES_MAX }
+        Service {
+            name,
+            api,
+            events: &[],
+            tasks: &[],
+            migration: None,
+            body_bytes_max: BODY_BYTES_MAX,
+        }
     }
 
     /// Its OpenAPI 3.1 document.
@@ -79,9 +86,15 @@ fn built(service: &Service) -> &'static Built {
             .route_layer(axum::middleware::from_fn(note_route))
             .fallback(async || Failure::new(Code::NotFound, "no such path; see /openapi.json"))
             .method_not_allowed_fallback(async || {
-                Failure::new(Code::MethodNotAllowed, "see /openapi.json for this path's methods")
+                Failure::new(
+                    Code::MethodNotAllowed,
+                    "see /openapi.json for this path's methods",
+                )
             });
-        Built { router, openapi: openapi.to_json().unwrap_or_default() }
+        Built {
+            router,
+            openapi: openapi.to_json().unwrap_or_default(),
+        }
     })
 }
 
@@ -99,7 +112,10 @@ async fn note_route(
 
 /// Serves one request of `service`.
 #[cfg(target_family = "wasm")]
-pub async fn serve(service: &'static Service, request: spin_sdk::http::Request) -> crate::wire::Served {
+pub async fn serve(
+    service: &'static Service,
+    request: spin_sdk::http::Request,
+) -> crate::wire::Served {
     crate::wire::Served::new(handle(service, request).await).await
 }
 
@@ -125,14 +141,22 @@ where
         .remove(FORWARDED_PATH)
         .and_then(|path| path.to_str().map(str::to_owned).ok())
         .unwrap_or_else(|| parts.uri.path().to_owned());
-    let named = parts.headers.get(REQUEST_ID).and_then(|id| id.to_str().ok());
-    let named = named.filter(|id| crate::context::is_request_id(id)).map(str::to_owned);
+    let named = parts
+        .headers
+        .get(REQUEST_ID)
+        .and_then(|id| id.to_str().ok());
+    let named = named
+        .filter(|id| crate::context::is_request_id(id))
+        .map(str::to_owned);
     let (request_id, mut response) = match enter(service, parts, body).await {
         Ok((cx, request)) => {
             let id = cx.request_id().to_owned();
             (id, answer(service, cx, request).await)
         }
-        Err(failure) => (named.unwrap_or_else(crate::ids::new_uuid), failure.into_response()),
+        Err(failure) => (
+            named.unwrap_or_else(crate::ids::new_uuid),
+            failure.into_response(),
+        ),
     };
     if let Some(failure) = response.extensions_mut().remove::<Failure>() {
         response = explain(failure, &asked_path, &request_id, &response);
@@ -144,7 +168,12 @@ where
 }
 
 /// Adds the path and the request's id to a problem.
-fn explain(failure: Failure, path: &str, request_id: &str, first: &Response<Body>) -> Response<Body> {
+fn explain(
+    failure: Failure,
+    path: &str,
+    request_id: &str,
+    first: &Response<Body>,
+) -> Response<Body> {
     let mut problem = *failure.0;
     problem.instance.get_or_insert_with(|| path.to_owned());
     problem.request_id = Some(request_id.to_owned());
@@ -194,12 +223,16 @@ async fn verified(service: &Service, token: &str) -> Result<ServiceClaims> {
     {
         return Ok(claims.clone());
     }
-    let claims = service_token::verify(call::keyring().await?, service.name, token).map_err(|e| {
-        // Why is for the log; a caller learns only that it was refused.
-        println!("{}", serde_json::json!({"level": "warn", "service_name": service.name,
-            "msg": "service token refused", "error": e.to_string()}));
-        Failure::new(Code::InvalidToken, "the service token was refused")
-    })?;
+    let claims =
+        service_token::verify(call::keyring().await?, service.name, token).map_err(|e| {
+            // Why is for the log; a caller learns only that it was refused.
+            println!(
+                "{}",
+                serde_json::json!({"level": "warn", "service_name": service.name,
+            "msg": "service token refused", "error": e.to_string()})
+            );
+            Failure::new(Code::InvalidToken, "the service token was refused")
+        })?;
     if let Ok(mut seen) = SEEN.lock() {
         if seen.len() >= VERIFIED_MAX {
             seen.clear();
@@ -232,8 +265,12 @@ where
     B::Error: std::fmt::Display,
 {
     use http_body_util::{BodyExt, LengthLimitError, Limited};
-    let too_large =
-        || Failure::new(Code::BodyTooLarge, format!("the body is larger than {limit} bytes"));
+    let too_large = || {
+        Failure::new(
+            Code::BodyTooLarge,
+            format!("the body is larger than {limit} bytes"),
+        )
+    };
     if body.size_hint().lower() > limit as u64 {
         return Err(too_large());
     }
@@ -244,7 +281,10 @@ where
     match Limited::new(body, limit).collect().await {
         Ok(read) => Ok(read.to_bytes()),
         Err(e) if e.downcast_ref::<LengthLimitError>().is_some() => Err(too_large()),
-        Err(e) => Err(Failure::new(Code::InvalidRequest, format!("the body broke off: {e}"))),
+        Err(e) => Err(Failure::new(
+            Code::InvalidRequest,
+            format!("the body broke off: {e}"),
+        )),
     }
 }
 
@@ -289,7 +329,10 @@ async fn readiness(service: &Service) -> Result<Answer> {
     if let Some(Migration(needed, name)) = service.migration {
         let db = Db::open().await?;
         let rows = db
-            .query("SELECT COALESCE(MAX(version), 0) FROM schema_migrations", params![])
+            .query(
+                "SELECT COALESCE(MAX(version), 0) FROM schema_migrations",
+                params![],
+            )
             .await
             .map_err(|_| not_migrated(service, needed, name, 0))?;
         let found = rows.first().map_or(Ok(0), |row| row.int(0))?;
@@ -297,7 +340,10 @@ async fn readiness(service: &Service) -> Result<Answer> {
             return Err(not_migrated(service, needed, name, found));
         }
     }
-    Answer::json(200, &serde_json::json!({"status": "ready", "service": format!("svc-{}", service.name)}))
+    Answer::json(
+        200,
+        &serde_json::json!({"status": "ready", "service": format!("svc-{}", service.name)}),
+    )
 }
 
 fn not_migrated(service: &Service, needed: i64, name: &str, found: i64) -> Failure {
@@ -311,7 +357,11 @@ fn not_migrated(service: &Service, needed: i64, name: &str, found: i64) -> Failu
 }
 
 fn openapi(service: &Service) -> Response<Body> {
-    ([(header::CONTENT_TYPE, "application/json")], built(service).openapi.as_str()).into_response()
+    (
+        [(header::CONTENT_TYPE, "application/json")],
+        built(service).openapi.as_str(),
+    )
+        .into_response()
 }
 
 fn docs(service: &Service) -> Response<Body> {
@@ -324,11 +374,16 @@ async fn deliver(service: &Service, cx: &Cx, request: &Request<Bytes>) -> Result
         return Err(Failure::new(Code::MethodNotAllowed, "POST a delivery"));
     }
     if !cx.is_delivery() {
-        return Err(crate::context::insufficient_scope(service_token::SCOPE_DELIVER));
+        return Err(crate::context::insufficient_scope(
+            service_token::SCOPE_DELIVER,
+        ));
     }
     if request.uri().path() == "/_tasks" {
         return jobs::receive(cx, service.tasks, request.body()).await;
     }
-    let kind = request.headers().get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok());
+    let kind = request
+        .headers()
+        .get(header::CONTENT_TYPE)
+        .and_then(|v| v.to_str().ok());
     events::receive(cx, service.events, kind.unwrap_or_default(), request.body()).await
 }

@@ -17,10 +17,12 @@ pub fn sqlite(sql: &'static str) -> &'static str {
         return Box::leak(compile_sqlite(sql).into_owned().into_boxed_str());
     };
     // Two texts share an address only when one is a prefix of the other, hence the length.
-    compiled.entry((sql.as_ptr() as usize, sql.len())).or_insert_with(|| match compile_sqlite(sql) {
-        Cow::Borrowed(text) => text,
-        Cow::Owned(text) => Box::leak(text.into_boxed_str()),
-    })
+    compiled
+        .entry((sql.as_ptr() as usize, sql.len()))
+        .or_insert_with(|| match compile_sqlite(sql) {
+            Cow::Borrowed(text) => text,
+            Cow::Owned(text) => Box::leak(text.into_boxed_str()),
+        })
 }
 
 fn compile_sqlite(sql: &'static str) -> Cow<'static, str> {
@@ -68,9 +70,17 @@ fn row_set(text: &str) -> Option<(RowSet<'_>, &str)> {
     let inner = text.strip_prefix("rows($")?;
     let end = inner.find(')')?;
     let (parameter, columns) = inner[..end].split_once(':')?;
-    let columns =
-        columns.split(',').filter_map(|c| c.split_whitespace().next()).collect::<Vec<_>>();
-    Some((RowSet { parameter: parameter.trim(), columns }, &inner[end + 1..]))
+    let columns = columns
+        .split(',')
+        .filter_map(|c| c.split_whitespace().next())
+        .collect::<Vec<_>>();
+    Some((
+        RowSet {
+            parameter: parameter.trim(),
+            columns,
+        },
+        &inner[end + 1..],
+    ))
 }
 
 impl RowSet<'_> {

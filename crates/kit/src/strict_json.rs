@@ -20,9 +20,15 @@ pub fn check(text: &[u8]) -> Result<()> {
         .map_err(|e| match e.to_string().split_once(DUPLICATE) {
             Some((_, rest)) => {
                 let key = rest.split('`').next().unwrap_or_default();
-                Failure::new(Code::DuplicateKey, format!("the key `{key}` is given twice; give it once"))
+                Failure::new(
+                    Code::DuplicateKey,
+                    format!("the key `{key}` is given twice; give it once"),
+                )
             }
-            None => Failure::new(Code::MalformedJson, format!("the body is not valid JSON: {e}")),
+            None => Failure::new(
+                Code::MalformedJson,
+                format!("the body is not valid JSON: {e}"),
+            ),
         })
 }
 
@@ -33,9 +39,10 @@ struct Level(usize);
 
 impl Level {
     fn inner<E: Error>(self) -> Result<Level, E> {
-        self.0.checked_sub(1).map(Level).ok_or_else(|| {
-            E::custom(format_args!("nested deeper than {JSON_DEPTH_MAX} levels"))
-        })
+        self.0
+            .checked_sub(1)
+            .map(Level)
+            .ok_or_else(|| E::custom(format_args!("nested deeper than {JSON_DEPTH_MAX} levels")))
     }
 }
 
@@ -106,10 +113,17 @@ mod tests {
             (r#"{"a":1} {}"#, Code::MalformedJson),
             ("", Code::MalformedJson),
         ] {
-            assert_eq!(check(text.as_bytes()).map_err(|f| f.code()), Err(code), "{text}");
+            assert_eq!(
+                check(text.as_bytes()).map_err(|f| f.code()),
+                Err(code),
+                "{text}"
+            );
         }
         let deep = |n: usize| "[".repeat(n) + &"]".repeat(n);
         assert!(check(deep(64).as_bytes()).is_ok());
-        assert_eq!(check(deep(65).as_bytes()).map_err(|f| f.code()), Err(Code::MalformedJson));
+        assert_eq!(
+            check(deep(65).as_bytes()).map_err(|f| f.code()),
+            Err(Code::MalformedJson)
+        );
     }
 }

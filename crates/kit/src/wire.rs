@@ -30,7 +30,11 @@ impl Served {
         }
         let (parts, body) = response.into_parts();
         // A body of known length is in memory: this neither waits nor fails.
-        let bytes = body.collect().await.map(|b| b.to_bytes()).unwrap_or_default();
+        let bytes = body
+            .collect()
+            .await
+            .map(|b| b.to_bytes())
+            .unwrap_or_default();
         Served::Whole(parts, bytes.into())
     }
 }
@@ -41,8 +45,11 @@ impl IntoResponse for Served {
             Served::Streamed(response) => return response.into_response(),
             Served::Whole(parts, body) => (parts, body),
         };
-        let mut fields: Vec<(String, Vec<u8>)> =
-            parts.headers.iter().map(|(n, v)| (n.as_str().to_owned(), v.as_bytes().to_vec())).collect();
+        let mut fields: Vec<(String, Vec<u8>)> = parts
+            .headers
+            .iter()
+            .map(|(n, v)| (n.as_str().to_owned(), v.as_bytes().to_vec()))
+            .collect();
         if !body.is_empty() && !parts.headers.contains_key(header::CONTENT_LENGTH) {
             fields.push(("content-length".into(), body.len().to_string().into_bytes()));
         }

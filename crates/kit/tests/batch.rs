@@ -25,8 +25,14 @@ impl Store {
     fn new() -> Store {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("test.db");
-        rusqlite::Connection::open(&file).unwrap().execute_batch(SCHEMA).unwrap();
-        Store { _folder: folder, file }
+        rusqlite::Connection::open(&file)
+            .unwrap()
+            .execute_batch(SCHEMA)
+            .unwrap();
+        Store {
+            _folder: folder,
+            file,
+        }
     }
 
     fn db(&self) -> Db {
@@ -35,7 +41,10 @@ impl Store {
 }
 
 async fn balance(db: &Db, id: &str) -> i64 {
-    let rows = db.query("SELECT balance FROM account WHERE id = $1", params![id]).await.unwrap();
+    let rows = db
+        .query("SELECT balance FROM account WHERE id = $1", params![id])
+        .await
+        .unwrap();
     rows[0].int(0).unwrap()
 }
 
@@ -67,9 +76,17 @@ async fn a_batch_whose_guard_fails_leaves_nothing_behind_and_the_connection_usab
     let error = transfer().commit(&mut db).await.unwrap_err();
     assert_eq!(error.step(), Some("balances"));
     assert_eq!((balance(&db, "a").await, balance(&db, "b").await), (40, 60));
-    assert_eq!(db.query("SELECT id FROM note", vec![]).await.unwrap().len(), 1);
+    assert_eq!(
+        db.query("SELECT id FROM note", vec![]).await.unwrap().len(),
+        1
+    );
     let mut batch = Batch::new();
-    batch.step("note", "INSERT INTO note (id, text) VALUES ($1, $2)", params!["x", "y"], Expect::Rows(1));
+    batch.step(
+        "note",
+        "INSERT INTO note (id, text) VALUES ($1, $2)",
+        params!["x", "y"],
+        Expect::Rows(1),
+    );
     batch.commit(&mut db).await.unwrap();
 }
 
@@ -77,8 +94,19 @@ async fn a_batch_whose_guard_fails_leaves_nothing_behind_and_the_connection_usab
 async fn row_sets_carry_any_text_and_any_integer() {
     let store = Store::new();
     let mut db = store.db();
-    let texts = ["", "o'neil", "quote \" and \\", "snow ☃ \u{0}x", "[1,2]", "null"];
-    let rows: Vec<_> = texts.iter().enumerate().map(|(i, t)| params![format!("n{i}"), *t]).collect();
+    let texts = [
+        "",
+        "o'neil",
+        "quote \" and \\",
+        "snow ☃ \u{0}x",
+        "[1,2]",
+        "null",
+    ];
+    let rows: Vec<_> = texts
+        .iter()
+        .enumerate()
+        .map(|(i, t)| params![format!("n{i}"), *t])
+        .collect();
     let mut batch = Batch::new();
     batch.step(
         "note",
@@ -88,19 +116,34 @@ async fn row_sets_carry_any_text_and_any_integer() {
     );
     batch.commit(&mut db).await.unwrap();
     for (i, text) in texts.iter().enumerate() {
-        let rows = db.query("SELECT text FROM note WHERE id = $1", params![format!("n{i}")]).await.unwrap();
+        let rows = db
+            .query(
+                "SELECT text FROM note WHERE id = $1",
+                params![format!("n{i}")],
+            )
+            .await
+            .unwrap();
         assert_eq!(rows[0].text(0).unwrap(), *text);
     }
     let extremes = [i64::MIN, -1, 0, i64::MAX];
     let rows = db
-        .query("SELECT n FROM rows($1: n BIGINT) r", vec![innover_kit::db::column(extremes)])
+        .query(
+            "SELECT n FROM rows($1: n BIGINT) r",
+            vec![innover_kit::db::column(extremes)],
+        )
         .await
         .unwrap();
-    assert_eq!(rows.iter().map(|r| r.int(0).unwrap()).collect::<Vec<_>>(), extremes);
+    assert_eq!(
+        rows.iter().map(|r| r.int(0).unwrap()).collect::<Vec<_>>(),
+        extremes
+    );
 }
 
 fn fields(amount: &str) -> Map<String, Json> {
-    json!({"amount": amount, "currency": "EUR"}).as_object().unwrap().clone()
+    json!({"amount": amount, "currency": "EUR"})
+        .as_object()
+        .unwrap()
+        .clone()
 }
 
 fn key(amount: &str) -> IdempotencyKey {
@@ -157,7 +200,12 @@ async fn of_concurrent_twins_one_takes_effect_and_all_get_its_answer() {
     let twins: Vec<_> = (0..16)
         .map(|n| {
             let store = store.clone();
-            tokio::spawn(async move { send(&mut store.db(), "60.00", &format!("pay_{n}")).await.unwrap().body })
+            tokio::spawn(async move {
+                send(&mut store.db(), "60.00", &format!("pay_{n}"))
+                    .await
+                    .unwrap()
+                    .body
+            })
         })
         .collect();
     let mut bodies = std::collections::BTreeSet::new();

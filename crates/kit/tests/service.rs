@@ -27,7 +27,10 @@ struct Greeting {
 #[utoipa::path(post, path = "/v1/greetings", request_body = Greeting, responses((status = 201)))]
 async fn greet(cx: Cx, body: Body<Greeting>) -> Result<Answer> {
     cx.require("profile:write")?;
-    Answer::json(201, &json!({"hello": body.value.name, "request_id": cx.request_id()}))
+    Answer::json(
+        201,
+        &json!({"hello": body.value.name, "request_id": cx.request_id()}),
+    )
 }
 
 fn api() -> OpenApiRouter {
@@ -65,9 +68,21 @@ fn tally<'a>(_: &'a Cx, _: &'a Db, jobs: &'a [Job]) -> Running<'a> {
     Box::pin(async move {
         let mut batch = Batch::new();
         let n = i64::try_from(jobs.len()).unwrap();
-        batch.step("counter", "UPDATE counter SET n = n + $1 WHERE id = 2", params![n], Expect::Rows(1));
-        let results = jobs.iter().map(|j| (j.id.clone(), json!({"ran": j.id}))).collect();
-        Ok(Handled { batch, results, ..Handled::default() })
+        batch.step(
+            "counter",
+            "UPDATE counter SET n = n + $1 WHERE id = 2",
+            params![n],
+            Expect::Rows(1),
+        );
+        let results = jobs
+            .iter()
+            .map(|j| (j.id.clone(), json!({"ran": j.id})))
+            .collect();
+        Ok(Handled {
+            batch,
+            results,
+            ..Handled::default()
+        })
     })
 }
 
@@ -101,13 +116,20 @@ fn world() -> &'static World {
             )
             .unwrap();
         let names = ["greeter", "gateway", "bridge", "wallet"];
-        let secrets: BTreeMap<String, [u8; 32]> =
-            names.iter().zip(1_u8..).map(|(n, b)| ((*n).to_owned(), [b; 32])).collect();
+        let secrets: BTreeMap<String, [u8; 32]> = names
+            .iter()
+            .zip(1_u8..)
+            .map(|(n, b)| ((*n).to_owned(), [b; 32]))
+            .collect();
         let all: Vec<String> = names.map(str::to_owned).into();
         let rings: BTreeMap<_, _> = names.map(|n| (n, Keyring::build(n, &all, &secrets))).into();
         innover_kit::config::set("keyring", &rings["greeter"].encode());
         innover_kit::config::set("database_url", &format!("sqlite:{}", file.display()));
-        World { _folder: folder, file, rings }
+        World {
+            _folder: folder,
+            file,
+            rings,
+        }
     })
 }
 
@@ -121,25 +143,45 @@ fn token(caller: &str, callee: &str, scope: &str) -> String {
     service_token::mint(&world().rings[caller], caller, callee, &identity, "req").unwrap()
 }
 
-async fn send(method: Method, path: &str, token: Option<&str>, body: &str) -> (StatusCode, Value, http::HeaderMap) {
+async fn send(
+    method: Method,
+    path: &str,
+    token: Option<&str>,
+    body: &str,
+) -> (StatusCode, Value, http::HeaderMap) {
     world();
     let mut request = Request::builder()
         .method(method)
         .uri(path)
-        .header("content-type", if path == "/_events" { innover_contract::event::CLOUDEVENTS_BATCH } else { "application/json" })
+        .header(
+            "content-type",
+            if path == "/_events" {
+                innover_contract::event::CLOUDEVENTS_BATCH
+            } else {
+                "application/json"
+            },
+        )
         .header("x-request-id", "my-request");
     if let Some(token) = token {
         request = request.header("authorization", format!("Bearer {token}"));
     }
-    let request = request.body(Full::new(Bytes::from(body.to_owned()))).unwrap();
+    let request = request
+        .body(Full::new(Bytes::from(body.to_owned())))
+        .unwrap();
     let response = innover_kit::serve(&SERVICE, request).await;
     let (status, headers) = (response.status(), response.headers().clone());
     let bytes = response.into_body().collect().await.unwrap().to_bytes();
-    (status, serde_json::from_slice(&bytes).unwrap_or(Value::Null), headers)
+    (
+        status,
+        serde_json::from_slice(&bytes).unwrap_or(Value::Null),
+        headers,
+    )
 }
 
 async fn greet_with(token: Option<&str>) -> StatusCode {
-    send(Method::POST, "/v1/greetings", token, r#"{"name":"x"}"#).await.0
+    send(Method::POST, "/v1/greetings", token, r#"{"name":"x"}"#)
+        .await
+        .0
 }
 
 #[tokio::test]
@@ -148,27 +190,61 @@ async fn only_a_service_token_for_this_service_opens_it() {
     assert_eq!(greet_with(Some(&good)).await, StatusCode::CREATED);
     assert_eq!(greet_with(None).await, StatusCode::UNAUTHORIZED);
     let for_another = token("gateway", "wallet", "profile:write");
-    assert_eq!(greet_with(Some(&for_another)).await, StatusCode::UNAUTHORIZED);
+    assert_eq!(
+        greet_with(Some(&for_another)).await,
+        StatusCode::UNAUTHORIZED
+    );
     // Signed with a key wallet holds, but in gateway's name.
-    let identity = Identity { scope: "profile:write".into(), ..Identity::default() };
-    let forged =
-        service_token::mint(&world().rings["wallet"], "gateway", "greeter", &identity, "r").unwrap();
+    let identity = Identity {
+        scope: "profile:write".into(),
+        ..Identity::default()
+    };
+    let forged = service_token::mint(
+        &world().rings["wallet"],
+        "gateway",
+        "greeter",
+        &identity,
+        "r",
+    )
+    .unwrap();
     assert_eq!(greet_with(Some(&forged)).await, StatusCode::UNAUTHORIZED);
     let mut cut = good.clone();
     cut.pop();
     for bad in [cut.as_str(), "", "a.b.c", "x"] {
-        assert_eq!(greet_with(Some(bad)).await, StatusCode::UNAUTHORIZED, "{bad}");
+        assert_eq!(
+            greet_with(Some(bad)).await,
+            StatusCode::UNAUTHORIZED,
+            "{bad}"
+        );
     }
-    let (status, problem, headers) =
-        send(Method::POST, "/v1/greetings", Some(&token("gateway", "greeter", "profile:read")), r#"{"name":"x"}"#).await;
-    assert_eq!((status, &problem["code"], &problem["scope"]), (StatusCode::FORBIDDEN, &json!("insufficient_scope"), &json!("profile:write")));
-    assert!(headers["www-authenticate"].to_str().unwrap().contains("insufficient_scope"));
+    let (status, problem, headers) = send(
+        Method::POST,
+        "/v1/greetings",
+        Some(&token("gateway", "greeter", "profile:read")),
+        r#"{"name":"x"}"#,
+    )
+    .await;
+    assert_eq!(
+        (status, &problem["code"], &problem["scope"]),
+        (
+            StatusCode::FORBIDDEN,
+            &json!("insufficient_scope"),
+            &json!("profile:write")
+        )
+    );
+    assert!(
+        headers["www-authenticate"]
+            .to_str()
+            .unwrap()
+            .contains("insufficient_scope")
+    );
 }
 
 #[tokio::test]
 async fn a_problem_names_the_request_and_what_is_wrong() {
     let token = token("gateway", "greeter", "profile:write");
-    let (status, problem, headers) = send(Method::POST, "/v1/greetings", Some(&token), r#"{"nam":1}"#).await;
+    let (status, problem, headers) =
+        send(Method::POST, "/v1/greetings", Some(&token), r#"{"nam":1}"#).await;
     assert_eq!(status, StatusCode::BAD_REQUEST);
     assert_eq!(problem["request_id"], "my-request");
     assert_eq!(problem["instance"], "/v1/greetings");
@@ -176,24 +252,39 @@ async fn a_problem_names_the_request_and_what_is_wrong() {
     assert_eq!(headers["content-type"], "application/problem+json");
     assert_eq!(headers["x-request-id"], "my-request");
     let (status, problem, _) = send(Method::GET, "/v1/greetings", Some(&token), "").await;
-    assert_eq!((status, &problem["code"]), (StatusCode::METHOD_NOT_ALLOWED, &json!("method_not_allowed")));
+    assert_eq!(
+        (status, &problem["code"]),
+        (StatusCode::METHOD_NOT_ALLOWED, &json!("method_not_allowed"))
+    );
     let (status, problem, _) = send(Method::GET, "/v1/nothing", Some(&token), "").await;
-    assert_eq!((status, &problem["code"]), (StatusCode::NOT_FOUND, &json!("not_found")));
+    assert_eq!(
+        (status, &problem["code"]),
+        (StatusCode::NOT_FOUND, &json!("not_found"))
+    );
     let large = format!(r#"{{"name":"{}"}}"#, "x".repeat(1 << 20));
     let (status, problem, _) = send(Method::POST, "/v1/greetings", Some(&token), &large).await;
-    assert_eq!((status, &problem["code"]), (StatusCode::PAYLOAD_TOO_LARGE, &json!("body_too_large")));
+    assert_eq!(
+        (status, &problem["code"]),
+        (StatusCode::PAYLOAD_TOO_LARGE, &json!("body_too_large"))
+    );
 }
 
 #[tokio::test]
 async fn health_is_open_and_readiness_names_the_missing_migration() {
     let (status, health, _) = send(Method::GET, "/health", None, "").await;
-    assert_eq!((status, &health["service"], &health["user"]), (StatusCode::OK, &json!("svc-greeter"), &Value::Null));
+    assert_eq!(
+        (status, &health["service"], &health["user"]),
+        (StatusCode::OK, &json!("svc-greeter"), &Value::Null)
+    );
     let token = token("gateway", "greeter", "");
     let (_, health, _) = send(Method::GET, "/health", Some(&token), "").await;
     assert_eq!(health["user"]["username"], "user");
     let (status, problem, _) = send(Method::GET, "/readiness", None, "").await;
     assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE);
-    assert!(problem["detail"].as_str().unwrap().contains("0002_later"), "{problem}");
+    assert!(
+        problem["detail"].as_str().unwrap().contains("0002_later"),
+        "{problem}"
+    );
 }
 
 fn event(id: &str, key: &str, n: i64) -> Value {
@@ -203,16 +294,28 @@ fn event(id: &str, key: &str, n: i64) -> Value {
 
 async fn deliver(events: &[Value]) -> Vec<u16> {
     let token = token("bridge", "greeter", service_token::SCOPE_DELIVER);
-    let (status, answers, _) =
-        send(Method::POST, "/_events", Some(&token), &json!(events).to_string()).await;
+    let (status, answers, _) = send(
+        Method::POST,
+        "/_events",
+        Some(&token),
+        &json!(events).to_string(),
+    )
+    .await;
     assert_eq!(status, StatusCode::OK, "{answers}");
     let results = answers["results"].as_array().unwrap();
-    results.iter().map(|r| u16::try_from(r["status"].as_u64().unwrap()).unwrap()).collect()
+    results
+        .iter()
+        .map(|r| u16::try_from(r["status"].as_u64().unwrap()).unwrap())
+        .collect()
 }
 
 async fn counter(id: i64) -> i64 {
     let db = Db::open_file(&world().file).unwrap();
-    db.query("SELECT n FROM counter WHERE id = $1", params![id]).await.unwrap()[0].int(0).unwrap()
+    db.query("SELECT n FROM counter WHERE id = $1", params![id])
+        .await
+        .unwrap()[0]
+        .int(0)
+        .unwrap()
 }
 
 #[tokio::test]
@@ -227,13 +330,27 @@ async fn deliveries_need_the_deliver_scope_of_the_bridge_or_the_gateway() {
 #[tokio::test]
 async fn events_take_effect_once_and_trouble_stays_with_its_own() {
     let before = counter(1).await;
-    let batch = [event("e1", "a", 1), event("e2", "b", 2), event("e3", "c", 0), event("e4", "a", 4)];
+    let batch = [
+        event("e1", "a", 1),
+        event("e2", "b", 2),
+        event("e3", "c", 0),
+        event("e4", "a", 4),
+    ];
     assert_eq!(deliver(&batch).await, [200, 200, 422, 200]);
     assert_eq!(counter(1).await - before, 7);
-    assert_eq!(deliver(&batch).await, [200, 200, 422, 200], "again: the same answers");
+    assert_eq!(
+        deliver(&batch).await,
+        [200, 200, 422, 200],
+        "again: the same answers"
+    );
     assert_eq!(counter(1).await - before, 7, "and no second effect");
     // One that cannot commit does not take the others down, and holds up only its own key.
-    let batch = [event("e5", "k", 10), event("e6", "m", 13), event("e7", "m", 100), event("e8", "n", 20)];
+    let batch = [
+        event("e5", "k", 10),
+        event("e6", "m", 13),
+        event("e7", "m", 100),
+        event("e8", "n", 20),
+    ];
     assert_eq!(deliver(&batch).await, [200, 409, 409, 200]);
     assert_eq!(counter(1).await - before, 37);
     let unknown = json!({"specversion": "1.0", "id": "e9", "source": "external", "type": "other",
@@ -245,12 +362,24 @@ async fn events_take_effect_once_and_trouble_stays_with_its_own() {
 async fn a_job_runs_once_and_returns_its_result_again() {
     let token = token("bridge", "greeter", service_token::SCOPE_DELIVER);
     let run = async |jobs: Value| {
-        send(Method::POST, "/_tasks", Some(&token), &json!({ "jobs": jobs }).to_string()).await.1["results"].clone()
+        send(
+            Method::POST,
+            "/_tasks",
+            Some(&token),
+            &json!({ "jobs": jobs }).to_string(),
+        )
+        .await
+        .1["results"]
+            .clone()
     };
     let before = counter(2).await;
-    let jobs = json!([{"id": "j1", "task": "greeter.tally"}, {"id": "j2", "task": "greeter.tally"}]);
+    let jobs =
+        json!([{"id": "j1", "task": "greeter.tally"}, {"id": "j2", "task": "greeter.tally"}]);
     let first = run(jobs.clone()).await;
-    assert_eq!((&first[0]["status"], &first[0]["result"]), (&json!(200), &json!({"ran": "j1"})));
+    assert_eq!(
+        (&first[0]["status"], &first[0]["result"]),
+        (&json!(200), &json!({"ran": "j1"}))
+    );
     assert_eq!(run(jobs).await, first);
     assert_eq!(counter(2).await - before, 2);
     let samples = json!([{"id": "j3", "task": "greeter.add", "args": [1, 2]}]);

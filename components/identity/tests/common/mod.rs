@@ -19,11 +19,16 @@ pub struct Answer {
 
 impl Answer {
     pub fn text(&self, name: &str) -> &str {
-        self.body[name].as_str().unwrap_or_else(|| panic!("no `{name}` in {}", self.body))
+        self.body[name]
+            .as_str()
+            .unwrap_or_else(|| panic!("no `{name}` in {}", self.body))
     }
 
     pub fn header(&self, name: &str) -> &str {
-        self.headers.get(name).and_then(|v| v.to_str().ok()).unwrap_or_default()
+        self.headers
+            .get(name)
+            .and_then(|v| v.to_str().ok())
+            .unwrap_or_default()
     }
 }
 
@@ -40,12 +45,18 @@ pub fn start(profile: &str) -> &'static Keyring {
         let secrets = [("identity".to_owned(), [7; 32])].into();
         let key = Ed25519KeyPair::generate().with_key_id("k1").to_jwk();
         config::set("database_url", &format!("sqlite:{}", file.display()));
-        config::set("keyring", &Keyring::build("identity", &[], &secrets).encode());
+        config::set(
+            "keyring",
+            &Keyring::build("identity", &[], &secrets).encode(),
+        );
         config::set("signing_keys", &format!(r#"{{"keys":[{key}]}}"#));
         config::set("issuer", "http://127.0.0.1:3000");
         config::set("audience", "innover-api");
         config::set("profile", profile);
-        (Keyring::build("gateway", &["identity".into()], &secrets), folder)
+        (
+            Keyring::build("gateway", &["identity".into()], &secrets),
+            folder,
+        )
     });
     gateway
 }
@@ -59,9 +70,12 @@ pub fn call(
     headers: &[(&str, &str)],
     body: String,
 ) -> Answer {
-    let token = service_token::mint(start(profile), "gateway", "identity", who, "").expect("minted");
-    let mut request =
-        Request::builder().method(method).uri(path).header("authorization", format!("Bearer {token}"));
+    let token =
+        service_token::mint(start(profile), "gateway", "identity", who, "").expect("minted");
+    let mut request = Request::builder()
+        .method(method)
+        .uri(path)
+        .header("authorization", format!("Bearer {token}"));
     for (name, value) in headers {
         request = request.header(*name, *value);
     }
@@ -71,13 +85,24 @@ pub fn call(
         let (parts, body) = response.into_parts();
         let bytes = axum::body::to_bytes(body, 1 << 20).await.expect("a body");
         let body = serde_json::from_slice(&bytes).unwrap_or(Json::Null);
-        Answer { status: parts.status.as_u16(), headers: parts.headers, body }
+        Answer {
+            status: parts.status.as_u16(),
+            headers: parts.headers,
+            body,
+        }
     })
 }
 
 /// A form, without a caller.
-pub fn form(profile: &str, path: &str, fields: &[(&str, &str)], headers: &[(&str, &str)]) -> Answer {
-    let body = form_urlencoded::Serializer::new(String::new()).extend_pairs(fields).finish();
+pub fn form(
+    profile: &str,
+    path: &str,
+    fields: &[(&str, &str)],
+    headers: &[(&str, &str)],
+) -> Answer {
+    let body = form_urlencoded::Serializer::new(String::new())
+        .extend_pairs(fields)
+        .finish();
     let mut all = vec![("content-type", "application/x-www-form-urlencoded")];
     all.extend(headers);
     call(profile, &Identity::default(), "POST", path, &all, body)

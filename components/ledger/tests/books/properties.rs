@@ -108,7 +108,7 @@ proptest! {
             prop_assert_eq!(account.totals.credits.0, sum(Side::Credit));
             let versions: Vec<i64> = mine().map(|p| p.version).collect();
             prop_assert_eq!(versions, (read_at + 1..=account.version).collect::<Vec<_>>(), "no gaps");
-            prop_assert_eq!(mine().last().map(|p| p.balance), Some(account.balance()));
+            prop_assert_eq!(mine().next_back().map(|p| p.balance), Some(account.balance()));
             if let Some(floor) = account.floor {
                 prop_assert!(mine().all(|p| p.balance.available >= floor.0), "{}", account.id);
             }

@@ -43,7 +43,11 @@ pub(crate) enum Change {
     /// It is acknowledged and waits no longer.
     Settled { seq: i64 },
     /// It is given up.
-    Dead { seq: i64, attempts: u32, error: String },
+    Dead {
+        seq: i64,
+        attempts: u32,
+        error: String,
+    },
 }
 
 /// A dead letter that is not an event of the log.
@@ -60,15 +64,27 @@ pub(crate) struct NewDeadLetter {
 
 /// Appends; `None` when the id is in the log already.
 pub(crate) fn append(c: &Connection, event: NewEvent, now: i64) -> Result<Option<Arc<LogEvent>>> {
-    let NewEvent { id, topic, key, envelope } = event;
+    let NewEvent {
+        id,
+        topic,
+        key,
+        envelope,
+    } = event;
     let inserted = c
         .prepare_cached(
             "INSERT INTO event_log (id, topic, key, envelope, appended_at) VALUES (?1, ?2, ?3, ?4, ?5)
              ON CONFLICT (id) DO NOTHING",
         )?
         .execute(params![id, topic, key, envelope, now])?;
-    Ok((inserted == 1)
-        .then(|| Arc::new(LogEvent { seq: c.last_insert_rowid(), id, topic, key, envelope })))
+    Ok((inserted == 1).then(|| {
+        Arc::new(LogEvent {
+            seq: c.last_insert_rowid(),
+            id,
+            topic,
+            key,
+            envelope,
+        })
+    }))
 }
 
 /// The seq of the newest event there ever was.
@@ -121,7 +137,11 @@ fn log_event(r: &rusqlite::Row<'_>) -> Result<Arc<LogEvent>> {
 /// kept: what was published before its first start is for it too.
 pub(crate) fn load(c: &Connection, subscriber: &str) -> Result<(i64, Vec<RetryRow>)> {
     let cursor = c
-        .query_row("SELECT seq FROM cursors WHERE subscriber = ?1", [subscriber], |r| r.get(0))
+        .query_row(
+            "SELECT seq FROM cursors WHERE subscriber = ?1",
+            [subscriber],
+            |r| r.get(0),
+        )
         .optional()?
         .unwrap_or(0);
     let rows = c
@@ -153,7 +173,14 @@ pub(crate) fn settle(
 ) -> Result<()> {
     for change in changes {
         match change {
-            Change::Wait(RetryRow { seq, key, attempts, next_at, alone, error }) => {
+            Change::Wait(RetryRow {
+                seq,
+                key,
+                attempts,
+                next_at,
+                alone,
+                error,
+            }) => {
                 c.prepare_cached(
                     "INSERT OR REPLACE INTO retries (subscriber, seq, key, attempts, next_at, alone, error)
                      VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
@@ -161,7 +188,11 @@ pub(crate) fn settle(
                 .execute(params![subscriber, seq, key, attempts, next_at, i64::from(*alone), error])?;
             }
             Change::Settled { seq } => forget(c, subscriber, *seq)?,
-            Change::Dead { seq, attempts, error } => {
+            Change::Dead {
+                seq,
+                attempts,
+                error,
+            } => {
                 c.prepare_cached(
                     "INSERT INTO dead_letters (kind, target, id, name, key, envelope, error, attempts, dead_at)
                      SELECT 'event', ?1, id, topic, key, envelope, ?2, ?3, ?4 FROM event_log WHERE seq = ?5
@@ -187,7 +218,16 @@ fn forget(c: &Connection, subscriber: &str, seq: i64) -> Result<()> {
 
 /// Keeps what cannot be delivered; a second report of the same item changes nothing.
 pub(crate) fn bury(c: &Connection, letter: &NewDeadLetter, now: i64) -> Result<bool> {
-    let NewDeadLetter { kind, target, id, name, key, envelope, error, attempts } = letter;
+    let NewDeadLetter {
+        kind,
+        target,
+        id,
+        name,
+        key,
+        envelope,
+        error,
+        attempts,
+    } = letter;
     let inserted = c
         .prepare_cached(
             "INSERT INTO dead_letters (kind, target, id, name, key, envelope, error, attempts, dead_at)
@@ -199,7 +239,12 @@ pub(crate) fn bury(c: &Connection, letter: &NewDeadLetter, now: i64) -> Result<b
 
 /// Deletes up to `limit` events published before `before` that every current subscriber (a JSON
 /// array of names) has passed and none still waits for. Returns how many.
-pub(crate) fn retire(c: &Connection, subscribers: &str, before: i64, limit: usize) -> Result<usize> {
+pub(crate) fn retire(
+    c: &Connection,
+    subscribers: &str,
+    before: i64,
+    limit: usize,
+) -> Result<usize> {
     // Subscribers that left the manifest are not asked: their cursor would hold the log for good.
     // Only the oldest `limit` rows are looked at, so a round costs the same however long the log is.
     c.prepare_cached(

@@ -22,7 +22,11 @@ pub(crate) enum Outcome {
     /// Its result, as JSON.
     Done { result: String },
     /// Tried again at `eta`; by itself when it is suspected of failing whole batches.
-    Retry { eta: i64, alone: bool, error: String },
+    Retry {
+        eta: i64,
+        alone: bool,
+        error: String,
+    },
     /// No handler ran: it is as if it had not been fetched.
     Returned,
     /// Refused for good (`dead` false), or its tries are used up.
@@ -48,7 +52,16 @@ pub(crate) fn enqueue(c: &Connection, queue: &str, job: &Job, now: i64) -> Resul
             "INSERT INTO jobs (id, queue, task, envelope, priority, state, eta, enqueued_at)
              VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8) ON CONFLICT (id) DO NOTHING",
         )?
-        .execute(params![job.id, queue, job.task, envelope, job.priority, state, eta, now])?;
+        .execute(params![
+            job.id,
+            queue,
+            job.task,
+            envelope,
+            job.priority,
+            state,
+            eta,
+            now
+        ])?;
     Ok(inserted == 1)
 }
 
@@ -71,7 +84,9 @@ pub(crate) fn lease(
         )?
         .query_row([queue], |r| Ok((r.get(0)?, r.get::<_, i64>(1)? != 0)))
         .optional()?;
-    let Some((task, alone)) = head else { return Ok(Vec::new()) };
+    let Some((task, alone)) = head else {
+        return Ok(Vec::new());
+    };
     let limit = if alone { 1 } else { batch(&task).max(1) };
     let mut leased: Vec<(i64, i64, Leased)> = c
         .prepare_cached(
@@ -83,7 +98,15 @@ pub(crate) fn lease(
              RETURNING priority, seq, id, task, envelope, attempts, enqueued_at",
         )?
         .query_map(
-            params![queue, task, terms.owner, terms.until, terms.now, i64::from(alone), limit as i64],
+            params![
+                queue,
+                task,
+                terms.owner,
+                terms.until,
+                terms.now,
+                i64::from(alone),
+                limit as i64
+            ],
             |r| {
                 let leased = Leased {
                     id: r.get(2)?,
@@ -112,7 +135,8 @@ pub(crate) fn renew(c: &Connection, ids: &[String], owner: &str, until: i64) -> 
     let mut statement = c.prepare_cached(
         "UPDATE jobs SET lease_until = ?1 WHERE id = ?2 AND state = 'leased' AND lease_owner = ?3",
     )?;
-    ids.iter().try_for_each(|id| statement.execute(params![until, id, owner]).map(drop))
+    ids.iter()
+        .try_for_each(|id| statement.execute(params![until, id, owner]).map(drop))
 }
 
 /// Writes what became of a job. A job whose lease has passed to somebody else is left to them,
@@ -128,7 +152,8 @@ pub(crate) fn settle(
     match outcome {
         Outcome::Done { result } => {
             let too_long = result.len() > RESULT_BYTES_MAX;
-            let note = too_long.then(|| format!("the result of {} bytes was not kept", result.len()));
+            let note =
+                too_long.then(|| format!("the result of {} bytes was not kept", result.len()));
             let result = (!too_long).then_some(result);
             c.prepare_cached(
                 "UPDATE jobs SET state = 'done', finished_at = ?2, result = ?3, error = ?4, lease_owner = ''

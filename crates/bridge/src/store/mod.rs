@@ -136,7 +136,10 @@ fn migrate(connection: &Connection) -> Result<(), StoreError> {
             .and_then(|()| connection.pragma_update(None, "user_version", SCHEMA_VERSION))
             .map_err(StoreError::from),
         SCHEMA_VERSION => Ok(()),
-        found => Err(StoreError::Newer { found, known: SCHEMA_VERSION }),
+        found => Err(StoreError::Newer {
+            found,
+            known: SCHEMA_VERSION,
+        }),
     };
     connection.execute_batch(if done.is_ok() { "COMMIT" } else { "ROLLBACK" })?;
     done
@@ -144,12 +147,20 @@ fn migrate(connection: &Connection) -> Result<(), StoreError> {
 
 /// Claims the file for this process.
 pub(crate) fn claim(path: &Path) -> Result<Claim, StartError> {
-    let io = |e: std::io::Error| StartError::Store { path: path.into(), source: e.into() };
+    let io = |e: std::io::Error| StartError::Store {
+        path: path.into(),
+        source: e.into(),
+    };
     if let Some(folder) = path.parent().filter(|p| !p.as_os_str().is_empty()) {
         std::fs::create_dir_all(folder).map_err(io)?;
     }
     let lock_path = path.with_extension("lock");
-    let file = OpenOptions::new().create(true).truncate(false).write(true).open(lock_path).map_err(io)?;
+    let file = OpenOptions::new()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(lock_path)
+        .map_err(io)?;
     match file.try_lock() {
         Ok(()) => Ok(Claim { _file: file }),
         Err(std::fs::TryLockError::WouldBlock) => Err(StartError::InUse(path.into())),
@@ -166,7 +177,11 @@ impl Store {
         // Not tied to the bridge's tasks: a command that was accepted is carried out even when its
         // sender is gone, and only then the claim on the file is given up.
         tokio::spawn(write_loop(connection, inbox, claim));
-        Ok(Store { commands, readers: Readers::new(path), checkpoints })
+        Ok(Store {
+            commands,
+            readers: Readers::new(path),
+            checkpoints,
+        })
     }
 
     /// Runs `work` in the next commit.
@@ -200,8 +215,14 @@ impl Store {
                 let _ = sender.send(outcome);
             })
         };
-        let command = Command { durability, work: Box::new(work) };
-        self.commands.send(command).await.map_err(|_| StoreError::Closed)?;
+        let command = Command {
+            durability,
+            work: Box::new(work),
+        };
+        self.commands
+            .send(command)
+            .await
+            .map_err(|_| StoreError::Closed)?;
         receiver.await.map_err(|_| StoreError::Closed)?
     }
 
@@ -230,10 +251,14 @@ fn in_savepoint<T>(
     connection: &Connection,
     work: impl FnOnce(&Connection) -> Result<T, rusqlite::Error>,
 ) -> Result<T, StoreError> {
-    connection.prepare_cached("SAVEPOINT command")?.execute([])?;
+    connection
+        .prepare_cached("SAVEPOINT command")?
+        .execute([])?;
     let outcome = work(connection);
     if outcome.is_err() {
-        connection.prepare_cached("ROLLBACK TO command")?.execute([])?;
+        connection
+            .prepare_cached("ROLLBACK TO command")?
+            .execute([])?;
     }
     connection.prepare_cached("RELEASE command")?.execute([])?;
     Ok(outcome?)
@@ -246,7 +271,11 @@ async fn write_loop(mut connection: Connection, mut inbox: mpsc::Receiver<Comman
         if inbox.recv_many(&mut group, STORE_GROUP).await == 0 {
             break;
         }
-        let wanted = group.iter().map(|c| c.durability).max().unwrap_or(Durability::Full);
+        let wanted = group
+            .iter()
+            .map(|c| c.durability)
+            .max()
+            .unwrap_or(Durability::Full);
         // spawn_blocking rather than a thread of its own: tokio's paused test clock stands still
         // while it runs.
         let committed = tokio::task::spawn_blocking(move || {
@@ -274,7 +303,11 @@ fn run_group(
     let mut now = current;
     let begun = (|| {
         if wanted != current {
-            let level = if wanted == Durability::Full { "FULL" } else { "NORMAL" };
+            let level = if wanted == Durability::Full {
+                "FULL"
+            } else {
+                "NORMAL"
+            };
             connection.pragma_update(None, "synchronous", level)?;
             now = wanted;
         }
@@ -285,7 +318,9 @@ fn run_group(
         // SQLite ends the transaction by itself when the disk is full or fails. A savepoint outside
         // of one would commit on its own, so whatever follows is refused.
         let open = match &begun {
-            Ok(()) if connection.is_autocommit() => Err(StoreError::Sqlite("the commit was given up".into())),
+            Ok(()) if connection.is_autocommit() => {
+                Err(StoreError::Sqlite("the commit was given up".into()))
+            }
             Ok(()) => Ok(connection),
             Err(error) => Err(error.clone()),
         };
@@ -293,7 +328,9 @@ fn run_group(
     };
     let replies: Vec<Reply> = group.into_iter().map(run).collect();
     let commit = begun.and_then(|()| {
-        let commit = connection.prepare_cached("COMMIT").and_then(|mut s| s.execute([]));
+        let commit = connection
+            .prepare_cached("COMMIT")
+            .and_then(|mut s| s.execute([]));
         if commit.is_err() && !connection.is_autocommit() {
             let _ = connection.execute_batch("ROLLBACK");
         }
@@ -318,12 +355,18 @@ pub(crate) fn barrier(connection: &Connection, now: i64) -> Result<(), rusqlite:
 pub(crate) fn next_life(connection: &Connection) -> Result<(String, i64), rusqlite::Error> {
     let get = |key| {
         connection
-            .query_row("SELECT value FROM meta WHERE key = ?1", [key], |r| r.get::<_, String>(0))
+            .query_row("SELECT value FROM meta WHERE key = ?1", [key], |r| {
+                r.get::<_, String>(0)
+            })
             .optional()
     };
     let instance = get("instance")?.unwrap_or_else(|| uuid::Uuid::now_v7().to_string());
-    let life = get("life")?.and_then(|l| l.parse::<i64>().ok()).unwrap_or(0) + 1;
-    let mut put = connection.prepare_cached("INSERT OR REPLACE INTO meta (key, value) VALUES (?1, ?2)")?;
+    let life = get("life")?
+        .and_then(|l| l.parse::<i64>().ok())
+        .unwrap_or(0)
+        + 1;
+    let mut put =
+        connection.prepare_cached("INSERT OR REPLACE INTO meta (key, value) VALUES (?1, ?2)")?;
     put.execute(["instance", &instance])?;
     put.execute(["life", &life.to_string()])?;
     Ok((instance, life))

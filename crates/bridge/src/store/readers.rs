@@ -27,7 +27,10 @@ pub(crate) fn open_read_only(path: &std::path::Path) -> Result<Connection, Store
 
 impl Readers {
     pub(super) fn new(path: PathBuf) -> Readers {
-        Readers { path, idle: Arc::default() }
+        Readers {
+            path,
+            idle: Arc::default(),
+        }
     }
 
     pub(super) async fn read<T: Send + 'static>(

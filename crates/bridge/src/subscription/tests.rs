@@ -52,8 +52,18 @@ struct World {
 impl World {
     fn new(keys: &[u8]) -> World {
         let log = keys.iter().zip(1..).map(|(key, seq)| {
-            let key = if *key == 0 { String::new() } else { format!("k{key}") };
-            Arc::new(LogEvent { seq, id: seq.to_string(), topic: "t".into(), key, envelope: "{}".into() })
+            let key = if *key == 0 {
+                String::new()
+            } else {
+                format!("k{key}")
+            };
+            Arc::new(LogEvent {
+                seq,
+                id: seq.to_string(),
+                topic: "t".into(),
+                key,
+                envelope: "{}".into(),
+            })
         });
         World {
             log: log.collect(),
@@ -75,9 +85,19 @@ impl World {
     /// What the delivery loop does before it waits.
     fn depart(&mut self) {
         if self.main.is_none() {
-            let due: Vec<_> = self.subscription.due(self.now, 4).into_iter().map(|s| self.event(s)).collect();
-            let new: Vec<_> =
-                self.log.iter().filter(|e| e.seq > self.subscription.scanned()).take(4 - due.len()).cloned().collect();
+            let due: Vec<_> = self
+                .subscription
+                .due(self.now, 4)
+                .into_iter()
+                .map(|s| self.event(s))
+                .collect();
+            let new: Vec<_> = self
+                .log
+                .iter()
+                .filter(|e| e.seq > self.subscription.scanned())
+                .take(4 - due.len())
+                .cloned()
+                .collect();
             let to = new.last().map(|e| e.seq);
             if !due.is_empty() || !new.is_empty() {
                 let batch = self.subscription.batch(due, new, to, self.now);
@@ -96,24 +116,54 @@ impl World {
             let event = self.event(seq);
             self.alone = Some(self.subscription.send_alone(event));
         }
-        let both = |b: &Option<Batch>| b.iter().flat_map(|b| &b.events).map(|e| e.key.clone()).collect::<HashSet<_>>();
-        let shared: Vec<_> = both(&self.main).intersection(&both(&self.alone)).filter(|k| !k.is_empty()).cloned().collect();
+        let both = |b: &Option<Batch>| {
+            b.iter()
+                .flat_map(|b| &b.events)
+                .map(|e| e.key.clone())
+                .collect::<HashSet<_>>()
+        };
+        let shared: Vec<_> = both(&self.main)
+            .intersection(&both(&self.alone))
+            .filter(|k| !k.is_empty())
+            .cloned()
+            .collect();
         assert_eq!(shared, Vec::<String>::new(), "a key is on one lane only");
     }
 
     fn land(&mut self, lane: bool, statuses: &[u16]) {
-        let Some(batch) = (if lane { self.main.take() } else { self.alone.take() }) else { return };
+        let Some(batch) = (if lane {
+            self.main.take()
+        } else {
+            self.alone.take()
+        }) else {
+            return;
+        };
         let verdicts: Vec<_> = (0..batch.events.len())
-            .map(|n| Verdict { status: statuses[n % statuses.len()], error: "as told".into() })
+            .map(|n| Verdict {
+                status: statuses[n % statuses.len()],
+                error: "as told".into(),
+            })
             .collect();
         let settled = self.subscription.settle(batch, &verdicts, self.now, 0.5);
         self.write(settled);
     }
 
     fn fail(&mut self, lane: bool, status: u16) {
-        let Some(batch) = (if lane { self.main.take() } else { self.alone.take() }) else { return };
-        let verdict = Verdict { status, error: "all of it".into() };
-        match self.subscription.failed_whole(batch, verdict, self.now, 0.5) {
+        let Some(batch) = (if lane {
+            self.main.take()
+        } else {
+            self.alone.take()
+        }) else {
+            return;
+        };
+        let verdict = Verdict {
+            status,
+            error: "all of it".into(),
+        };
+        match self
+            .subscription
+            .failed_whole(batch, verdict, self.now, 0.5)
+        {
             AfterFailure::Again(batch, _) => self.main = Some(batch),
             AfterFailure::Settled(settled) => self.write(settled),
         }
@@ -127,8 +177,14 @@ impl World {
                 Change::Settled { seq } => drop(self.rows.remove(&seq)),
                 Change::Dead { seq, attempts, .. } => {
                     self.rows.remove(&seq);
-                    assert!(self.dead.insert(seq, attempts).is_none(), "{seq} died twice");
-                    assert!(!self.acknowledged.contains(&seq), "{seq} died after it was acknowledged");
+                    assert!(
+                        self.dead.insert(seq, attempts).is_none(),
+                        "{seq} died twice"
+                    );
+                    assert!(
+                        !self.acknowledged.contains(&seq),
+                        "{seq} died after it was acknowledged"
+                    );
                 }
             }
         }
@@ -137,12 +193,23 @@ impl World {
             self.cursor = cursor;
         }
         for seq in settled.acknowledged {
-            assert!(!self.acknowledged.contains(&seq), "{seq} was acknowledged twice");
-            assert!(!self.dead.contains_key(&seq), "{seq} was acknowledged after it died");
+            assert!(
+                !self.acknowledged.contains(&seq),
+                "{seq} was acknowledged twice"
+            );
+            assert!(
+                !self.dead.contains_key(&seq),
+                "{seq} was acknowledged after it died"
+            );
             let key = self.event(seq).key.clone();
-            for earlier in self.log.iter().filter(|e| e.seq < seq && !key.is_empty() && e.key == key) {
+            for earlier in self
+                .log
+                .iter()
+                .filter(|e| e.seq < seq && !key.is_empty() && e.key == key)
+            {
                 assert!(
-                    self.acknowledged.contains(&earlier.seq) || self.dead.contains_key(&earlier.seq),
+                    self.acknowledged.contains(&earlier.seq)
+                        || self.dead.contains_key(&earlier.seq),
                     "{seq} was acknowledged before {}",
                     earlier.seq
                 );

@@ -62,7 +62,9 @@ pub struct FakeDoor {
 }
 
 impl FakeDoor {
-    pub fn new(rule: impl Fn(&str, &Value, usize) -> Answer + Send + Sync + 'static) -> Arc<FakeDoor> {
+    pub fn new(
+        rule: impl Fn(&str, &Value, usize) -> Answer + Send + Sync + 'static,
+    ) -> Arc<FakeDoor> {
         Arc::new(FakeDoor {
             rule: Mutex::new(Box::new(rule)),
             seen: Mutex::default(),
@@ -85,19 +87,31 @@ impl FakeDoor {
     }
 
     pub fn ids(&self, service: &str) -> Vec<String> {
-        self.seen().into_iter().filter(|s| s.service == service).map(|s| s.id).collect()
+        self.seen()
+            .into_iter()
+            .filter(|s| s.service == service)
+            .map(|s| s.id)
+            .collect()
     }
 }
 
 impl Door for FakeDoor {
-    fn deliver<'a>(&'a self, delivery: Delivery<'a>) -> BoxFuture<'a, Result<(u16, Bytes), DoorError>> {
+    fn deliver<'a>(
+        &'a self,
+        delivery: Delivery<'a>,
+    ) -> BoxFuture<'a, Result<(u16, Bytes), DoorError>> {
         async move {
             let takes = *self.takes.lock().unwrap();
             if !takes.is_zero() {
                 tokio::time::sleep(takes).await;
             }
             let body: Value = serde_json::from_slice(&delivery.body).unwrap();
-            let items = body.get("jobs").unwrap_or(&body).as_array().unwrap().clone();
+            let items = body
+                .get("jobs")
+                .unwrap_or(&body)
+                .as_array()
+                .unwrap()
+                .clone();
             let number = {
                 let mut deliveries = self.deliveries.lock().unwrap();
                 *deliveries += 1;
@@ -108,14 +122,20 @@ impl Door for FakeDoor {
                 let id = item["id"].as_str().unwrap().to_owned();
                 let before = {
                     let mut counts = self.counts.lock().unwrap();
-                    let count = counts.entry((delivery.service.to_owned(), id.clone())).or_default();
+                    let count = counts
+                        .entry((delivery.service.to_owned(), id.clone()))
+                        .or_default();
                     *count += 1;
                     *count - 1
                 };
                 let answer = (self.rule.lock().unwrap())(delivery.service, item, before);
                 match &answer {
-                    Answer::Status(status) => results.push(json!({"id": id, "status": status, "error": "as told"})),
-                    Answer::Result(value) => results.push(json!({"id": id, "status": 200, "result": value})),
+                    Answer::Status(status) => {
+                        results.push(json!({"id": id, "status": status, "error": "as told"}))
+                    }
+                    Answer::Result(value) => {
+                        results.push(json!({"id": id, "status": 200, "result": value}))
+                    }
                     Answer::LeftOut => {}
                     other => whole = Some(other.clone()),
                 }
@@ -182,7 +202,11 @@ impl Platform {
                 }
             })
             .collect();
-        Platform { folder, services, clock: Clock::System }
+        Platform {
+            folder,
+            services,
+            clock: Clock::System,
+        }
     }
 
     pub fn store(&self) -> PathBuf {
@@ -198,7 +222,10 @@ impl Platform {
     }
 
     pub fn task(&mut self, name: &str) -> &mut TaskSpec {
-        self.queue(name).tasks.get_mut(&format!("{name}.run")).unwrap()
+        self.queue(name)
+            .tasks
+            .get_mut(&format!("{name}.run"))
+            .unwrap()
     }
 
     pub fn config(&self) -> BridgeConfig {
@@ -212,27 +239,45 @@ impl Platform {
     }
 
     pub async fn start_with(&self, door: &Arc<FakeDoor>, commits: Commits) -> Bridge {
-        Bridge::start(self.config(), door.clone(), Arc::new(NoGate), commits).await.unwrap()
+        Bridge::start(self.config(), door.clone(), Arc::new(NoGate), commits)
+            .await
+            .unwrap()
     }
 
     pub fn open(&self, service: &str) -> Connection {
-        let connection = Connection::open(self.folder.path().join(format!("{service}.db"))).unwrap();
+        let connection =
+            Connection::open(self.folder.path().join(format!("{service}.db"))).unwrap();
         connection.busy_timeout(Duration::from_secs(5)).unwrap();
         connection
     }
 
     /// Writes an event row as `kit` does.
     pub fn emit(&self, service: &str, id: &str, topic: &str, key: &str) {
-        emit(&self.open(service), id, topic, key, &json!({"id": id}).to_string());
+        emit(
+            &self.open(service),
+            id,
+            topic,
+            key,
+            &json!({"id": id}).to_string(),
+        );
     }
 
     /// Writes a job row as `kit` does.
     pub fn push(&self, service: &str, queue: &str, job: &Value) {
-        row(&self.open(service), job["id"].as_str().unwrap(), queue, "", &format!("task:{}", job["task"].as_str().unwrap()), &job.to_string());
+        row(
+            &self.open(service),
+            job["id"].as_str().unwrap(),
+            queue,
+            "",
+            &format!("task:{}", job["task"].as_str().unwrap()),
+            &job.to_string(),
+        );
     }
 
     pub fn outbox(&self, service: &str) -> i64 {
-        self.open(service).query_row("SELECT count(*) FROM outbox", [], |r| r.get(0)).unwrap()
+        self.open(service)
+            .query_row("SELECT count(*) FROM outbox", [], |r| r.get(0))
+            .unwrap()
     }
 }
 
