@@ -8,13 +8,17 @@ use innover_kit::{
     contract::{Identity, TraceParent, service_token},
     ids,
 };
-use spin_sdk::wasip3::http::types::{ErrorCode, Method, Request, Response};
+use spin_sdk::wasip3::{
+    http::types::{ErrorCode, Method, Request, Response},
+    random::random::get_random_u64,
+};
 
 use crate::{
     catalogue, cors,
     headers::{Header, Inbound, goes_out},
     keys,
     limits::{HEALTH_FRESH_US, PREFLIGHT_SECONDS, READINESS_TIMEOUT_MS},
+    names,
     problem::Own,
     settings::Settings,
     table::{Access, Nowhere, Service, Table, Target},
@@ -34,8 +38,16 @@ pub async fn handle(request: Request) -> Result<Response, ErrorCode> {
     let path = request.get_path_with_query().unwrap_or_else(|| "/".into());
     let method = request.get_method();
     let mut inbound = Inbound::read(request.get_headers().copy_all());
-    let request_id = inbound.request_id.take().unwrap_or_else(ids::new_uuid);
-    let mut visit = Visit { inbound, request_id, now_us: ids::now_us() };
+    let now_us = ids::now_us();
+    let request_id = inbound
+        .request_id
+        .take()
+        .unwrap_or_else(|| names::with(seed, |names| names.uuid(now_us)));
+    let mut visit = Visit {
+        inbound,
+        request_id,
+        now_us,
+    };
     let settings = Settings::get().await;
     let own = match &settings {
         Ok(settings) => match answer(request, &mut visit, settings, &method, &path).await {
@@ -53,6 +65,11 @@ pub async fn handle(request: Request) -> Result<Response, ErrorCode> {
         headers.push(("x-route".into(), own.1.as_bytes().to_vec()));
     }
     upstream::own(own.0, headers)
+}
+
+fn seed() -> [u8; 16] {
+    let (a, b) = (get_random_u64(), get_random_u64());
+    (u128::from(a) << 64 | u128::from(b)).to_be_bytes()
 }
 
 fn refused(failure: Failure, visit: &Visit, path: &str) -> Own {
@@ -98,7 +115,10 @@ async fn answer(
         Body::Bytes(bytes) => Some(bytes.len() as u64),
     };
     if length.is_some() || !matches!(method, Method::Get | Method::Head) {
-        headers.push(("content-length".into(), length.unwrap_or(0).to_string().into_bytes()));
+        headers.push((
+            "content-length".into(),
+            length.unwrap_or(0).to_string().into_bytes(),
+        ));
     }
     let response = upstream::call(
         &target.service.authority,
@@ -146,31 +166,50 @@ async fn own(nowhere: Nowhere, method: &Method, path: &str, visit: &Visit) -> Re
         }
         ("/health" | "/readiness" | "/api", _) => Ok(not_allowed("GET", path, visit)),
         (_, Nowhere::Method(allow)) => Ok(not_allowed(&allow, path, visit)),
-        (_, Nowhere::NotFound) => {
-            Err(Failure::new(Code::NotFound, "no such path; GET /api lists what there is"))
-        }
+        (_, Nowhere::NotFound) => Err(Failure::new(
+            Code::NotFound,
+            "no such path; GET /api lists what there is",
+        )),
     }
 }
 
 fn not_allowed(allow: &str, path: &str, visit: &Visit) -> Answer {
     let failure = Failure::new(Code::MethodNotAllowed, format!("this path takes {allow}"));
-    Answer::Own(Own::problem(failure, path, &visit.request_id).with("allow", allow), "")
+    Answer::Own(
+        Own::problem(failure, path, &visit.request_id).with("allow", allow),
+        "",
+    )
 }
 
 fn preflight(inbound: &Inbound, settings: &Settings) -> Own {
-    let own = Own { status: 204, headers: Vec::new(), body: Vec::new() };
-    match inbound.origin.as_deref().and_then(|origin| settings.origins.allow(origin)) {
+    let own = Own {
+        status: 204,
+        headers: Vec::new(),
+        body: Vec::new(),
+    };
+    match inbound
+        .origin
+        .as_deref()
+        .and_then(|origin| settings.origins.allow(origin))
+    {
         // Without the headers the browser keeps the page from sending; they come with `dress`.
         None => own,
         Some(_) => own
-            .with("access-control-allow-methods", "GET, HEAD, POST, PUT, PATCH, DELETE")
+            .with(
+                "access-control-allow-methods",
+                "GET, HEAD, POST, PUT, PATCH, DELETE",
+            )
             .with("access-control-allow-headers", cors::ALLOW_HEADERS)
             .with("access-control-max-age", PREFLIGHT_SECONDS.to_string()),
     }
 }
 
 /// Who is calling, when they may.
-async fn admit(target: &Target<'_, '_>, visit: &Visit, settings: &'static Settings) -> Result<Arc<Caller>> {
+async fn admit(
+    target: &Target<'_, '_>,
+    visit: &Visit,
+    settings: &'static Settings,
+) -> Result<Arc<Caller>> {
     if target.delivery {
         return deliverer(visit).await;
     }
@@ -213,14 +252,20 @@ async fn deliverer(visit: &Visit) -> Result<Arc<Caller>> {
         scope: service_token::SCOPE_DELIVER.into(),
         ..Identity::default()
     };
-    Ok(Arc::clone(BRIDGE.get_or_init(|| Arc::new(Caller::new(identity(), i64::MAX)))))
+    Ok(Arc::clone(BRIDGE.get_or_init(|| {
+        Arc::new(Caller::new(identity(), i64::MAX))
+    })))
 }
 
 /// The caller's body: handed on unread when its length is known and allowed, else read up to the
 /// limit first. A GET has none.
 async fn body(request: Request, inbound: &Inbound, method: &Method, limit: usize) -> Result<Body> {
-    let too_large =
-        || Failure::new(Code::BodyTooLarge, format!("the body is larger than {limit} bytes"));
+    let too_large = || {
+        Failure::new(
+            Code::BodyTooLarge,
+            format!("the body is larger than {limit} bytes"),
+        )
+    };
     if matches!(method, Method::Get | Method::Head) {
         return Ok(Body::None);
     }
@@ -251,10 +296,22 @@ async fn onward(
     path: &str,
 ) -> Result<Vec<Header>> {
     let bearer = caller
-        .bearer(call::keyring().await?, &target.service.name, target.index, visit.now_us)
+        .bearer(
+            call::keyring().await?,
+            &target.service.name,
+            target.index,
+            visit.now_us,
+        )
         .map_err(|e| Failure::new(Code::NotReady, e.to_string()))?;
-    let trace = visit.inbound.traceparent.as_deref().and_then(TraceParent::parse);
-    let trace = trace.map_or_else(ids::new_trace, |trace| ids::new_span(&trace));
+    let trace = visit
+        .inbound
+        .traceparent
+        .as_deref()
+        .and_then(TraceParent::parse);
+    let trace = names::with(seed, |names| match trace {
+        Some(trace) => trace.child(names.span()),
+        None => TraceParent::start(names.trace()),
+    });
     let mut headers = std::mem::take(&mut visit.inbound.pass);
     let mut push = |name: &str, value: Vec<u8>| headers.push((name.to_owned(), value));
     // S1's services read the caller from this header; it is the same token.
@@ -262,7 +319,14 @@ async fn onward(
     push("authorization", bearer.to_vec());
     push("x-request-id", visit.request_id.clone().into_bytes());
     push("traceparent", trace.to_string().into_bytes());
-    push("x-forwarded-path", path.split('?').next().unwrap_or_default().as_bytes().to_vec());
+    push(
+        "x-forwarded-path",
+        path.split('?')
+            .next()
+            .unwrap_or_default()
+            .as_bytes()
+            .to_vec(),
+    );
     if let Some(sub) = &caller.sub {
         push("x-sub", sub.clone());
     }
@@ -302,7 +366,10 @@ fn theirs(
         let name = &route.service.name;
         let failure = match status {
             504 => upstream::late(name),
-            503 => Failure::new(Code::Overloaded, format!("`{name}` takes no more requests now")),
+            503 => Failure::new(
+                Code::Overloaded,
+                format!("`{name}` takes no more requests now"),
+            ),
             _ => Failure::new(Code::UpstreamError, format!("`{name}` failed")),
         };
         headers.clear();
@@ -324,21 +391,27 @@ fn theirs(
 
 /// What every answer carries.
 fn dress(headers: &mut Vec<Header>, visit: &Visit, settings: Option<&Settings>) {
-    let mut push = |name: &str, value: &str| headers.push((name.to_owned(), value.as_bytes().to_vec()));
+    let mut push =
+        |name: &str, value: &str| headers.push((name.to_owned(), value.as_bytes().to_vec()));
     push("x-request-id", &visit.request_id);
     push("x-content-type-options", "nosniff");
     push("x-frame-options", "DENY");
     push("referrer-policy", "no-referrer");
     let Some(settings) = settings else { return };
     if settings.https {
-        push("strict-transport-security", "max-age=31536000; includeSubDomains");
+        push(
+            "strict-transport-security",
+            "max-age=31536000; includeSubDomains",
+        );
     }
     if settings.origins.is_empty() {
         return;
     }
     // The answer depends on who asks, allowed or not: caches must know.
     push("vary", "Origin");
-    let Some(origin) = visit.inbound.origin.as_deref() else { return };
+    let Some(origin) = visit.inbound.origin.as_deref() else {
+        return;
+    };
     if let Some(allowed) = settings.origins.allow(origin) {
         push("access-control-allow-origin", allowed.origin);
         push("access-control-expose-headers", cors::EXPOSE_HEADERS);
@@ -361,8 +434,13 @@ async fn health(now_us: i64) -> Result<Own> {
     for (index, service) in Table::get().services.iter().enumerate() {
         let state = match anonymous().bearer(keyring, &service.name, index, now_us) {
             Ok(bearer) => {
-                let asked =
-                    upstream::get(&service.authority, "/readiness", &bearer, READINESS_TIMEOUT_MS, 64 << 10);
+                let asked = upstream::get(
+                    &service.authority,
+                    "/readiness",
+                    &bearer,
+                    READINESS_TIMEOUT_MS,
+                    64 << 10,
+                );
                 match asked.await {
                     Ok((200, _)) => "ready",
                     Ok(_) => "not_ready",
@@ -392,7 +470,10 @@ async fn health(now_us: i64) -> Result<Own> {
 /// and balancers ask for `/health`.
 async fn readiness() -> Result<Own> {
     call::keyring().await?;
-    Ok(Own::json(200, r#"{"status":"ready","service":"svc-gateway"}"#))
+    Ok(Own::json(
+        200,
+        r#"{"status":"ready","service":"svc-gateway"}"#,
+    ))
 }
 
 fn own_health(body: String) -> Own {

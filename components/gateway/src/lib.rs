@@ -6,6 +6,7 @@ pub mod catalogue;
 pub mod cors;
 pub mod headers;
 pub mod limits;
+pub mod names;
 pub mod problem;
 pub mod settings;
 pub mod table;
