@@ -280,9 +280,12 @@ async fn body(request: Request, inbound: &Inbound, method: &Method, limit: usize
         None => {
             let (stream, _trailers) = upstream::body_of(request);
             match upstream::read(stream, limit).await {
-                Some(bytes) if bytes.is_empty() => Ok(Body::None),
-                Some(bytes) => Ok(Body::Bytes(bytes)),
-                None => Err(too_large()),
+                Ok(bytes) if bytes.is_empty() => Ok(Body::None),
+                Ok(bytes) => Ok(Body::Bytes(bytes)),
+                Err(rest) => {
+                    upstream::drain(rest).await;
+                    Err(too_large())
+                }
             }
         }
     }

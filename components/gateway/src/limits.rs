@@ -1,5 +1,7 @@
 //! Bounds of the gateway, each with its reason.
 
+/// How much of a body over its limit is read and thrown away, so that its sender gets to read why.
+pub const DRAIN_BYTES_MAX: usize = 8 << 20;
 /// Names and values of a request's headers together (spec: 16 kB). What a browser with a few
 /// cookies sends is a tenth of it.
 pub const HEADER_BYTES_MAX: usize = 16 << 10;

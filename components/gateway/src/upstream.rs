@@ -12,7 +12,7 @@ use spin_sdk::wasip3::{
     wit_future, wit_stream,
 };
 
-use crate::{headers::Header, problem::Own};
+use crate::{headers::Header, limits::DRAIN_BYTES_MAX, problem::Own};
 
 type TrailersFuture = FutureReader<Result<Option<Trailers>, ErrorCode>>;
 
@@ -119,20 +119,40 @@ fn body_of_answer(response: Response) -> (StreamReader<u8>, TrailersFuture) {
     Response::consume_body(response, wit_future::new(|| Ok(())).1)
 }
 
-/// Reads a body of `limit` bytes at most; `None` when it is longer.
-pub async fn read(mut stream: StreamReader<u8>, limit: usize) -> Option<Vec<u8>> {
-    /// As much as a stream hands over at once in practice.
-    const CHUNK: usize = 16 << 10;
+/// As much as a stream hands over at once in practice.
+const CHUNK: usize = 16 << 10;
+
+/// Reads a body of `limit` bytes at most; gives the rest of it back when it is longer.
+pub async fn read(mut stream: StreamReader<u8>, limit: usize) -> Result<Vec<u8>, StreamReader<u8>> {
     let mut all = Vec::new();
+    let mut chunk = Vec::with_capacity(CHUNK);
     loop {
-        let (result, chunk) = stream.read(Vec::with_capacity(CHUNK)).await;
-        if all.len() + chunk.len() > limit {
-            return None;
+        let (result, read) = stream.read(chunk).await;
+        if all.len() + read.len() > limit {
+            return Err(stream);
         }
-        all.extend_from_slice(&chunk);
+        all.extend_from_slice(&read);
         if !matches!(result, StreamResult::Complete(_)) {
-            return Some(all);
+            return Ok(all);
         }
+        chunk = read;
+        chunk.clear();
+    }
+}
+
+/// Reads on and throws away. A client that is still sending when the answer is written and the
+/// connection closed sees a reset, not the answer.
+pub async fn drain(mut stream: StreamReader<u8>) {
+    let mut left = DRAIN_BYTES_MAX;
+    let mut chunk = Vec::with_capacity(CHUNK);
+    while left > 0 {
+        chunk.clear();
+        let (result, read) = stream.read(chunk).await;
+        if !matches!(result, StreamResult::Complete(_)) {
+            return;
+        }
+        left = left.saturating_sub(read.len());
+        chunk = read;
     }
 }
 
@@ -157,7 +177,7 @@ pub async fn get(
     let status = response.get_status_code();
     let (stream, _trailers) = body_of_answer(response);
     let body = read(stream, limit).await;
-    let body = body.ok_or_else(|| Failure::new(Code::UpstreamError, "the answer is too large"))?;
+    let body = body.map_err(|_| Failure::new(Code::UpstreamError, "the answer is too large"))?;
     Ok((status, body))
 }
 
