@@ -36,7 +36,7 @@ pub struct AccessClaims {
 }
 
 enum Pair {
-    Ed25519(Ed25519KeyPair),
+    Ed25519(Box<Ed25519KeyPair>),
     Rsa(Box<RS256KeyPair>),
 }
 
@@ -94,7 +94,7 @@ impl Keys {
             .map(|pair| match pair {
                 Pair::Ed25519(pair) => {
                     let mut key = pair.public_key();
-                    if let Some(id) = EdDSAKeyPairLike::key_id(pair) {
+                    if let Some(id) = EdDSAKeyPairLike::key_id(pair.as_ref()) {
                         key = key.with_key_id(id);
                     }
                     key.to_jwk()
@@ -174,7 +174,7 @@ fn pair(source: &Json) -> Result<Pair, &'static str> {
     let head = Source::deserialize(source).map_err(|_| "it needs `kty` and `kid`")?;
     match (head.kty.as_str(), head.pem) {
         ("OKP", _) => Ed25519KeyPair::from_jwk(&source.to_string())
-            .map(|pair| Pair::Ed25519(pair.with_key_id(&head.kid)))
+            .map(|pair| Pair::Ed25519(Box::new(pair.with_key_id(&head.kid))))
             .map_err(|_| "it is not a private Ed25519 JWK"),
         ("RSA", Some(pem)) => RS256KeyPair::from_pem(&pem)
             .map(|pair| Pair::Rsa(Box::new(pair.with_key_id(&head.kid))))

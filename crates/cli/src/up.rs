@@ -33,6 +33,8 @@ use crate::{
 const GRACE: Duration = Duration::from_secs(20);
 /// A component's first instance starts within milliseconds; more means it will not.
 const READY_MAX: Duration = Duration::from_secs(10);
+/// Between two rounds of asking.
+const READY_AGAIN: Duration = Duration::from_millis(100);
 
 /// From the module cache it takes a tenth of a second.
 const LOADING_QUICK: Duration = Duration::from_millis(700);
@@ -204,7 +206,7 @@ async fn start(app: App, state: &StateDir, options: &Options) -> Result<Running>
         }
     });
 
-    let ready = services_ready(&host, &app).await?;
+    let ready = eventually_ready(&host, &app).await?;
     step(
         "components",
         format!(
@@ -242,6 +244,17 @@ async fn patiently<T>(starting: impl Future<Output = T>) -> T {
 async fn ring(mut commits: innover_host::Commits, bells: Commits) {
     while let Some(labels) = commits.changed().await {
         labels.iter().for_each(|label| bells.committed(label));
+    }
+}
+
+/// A service may be busy with what a crash left behind; it is asked again for a while.
+async fn eventually_ready(host: &Host, app: &App) -> Result<usize> {
+    let until = Instant::now() + READY_MAX;
+    loop {
+        match services_ready(host, app).await {
+            Err(_) if Instant::now() < until => tokio::time::sleep(READY_AGAIN).await,
+            done => return done,
+        }
     }
 }
 

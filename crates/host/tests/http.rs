@@ -1,4 +1,5 @@
 //! The HTTP surface of the host: routes, headers, limits, what a caller sees when a guest fails.
+#![allow(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 
 mod common;
 

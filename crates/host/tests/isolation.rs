@@ -1,4 +1,5 @@
 //! What a guest can reach: what its manifest names, and nothing else.
+#![allow(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 
 mod common;
 

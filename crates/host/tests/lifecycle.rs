@@ -1,4 +1,5 @@
 //! Starting, reloading and stopping.
+#![allow(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 
 mod common;
 

@@ -1,5 +1,6 @@
 //! The Redis trigger and outbound Redis, against a real server. Without `redis-server` on the PATH
 //! there is nothing to test against, and the tests say so.
+#![allow(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 
 mod common;
 

@@ -1,4 +1,5 @@
 //! SQLite through the guest's eyes: transactions, the write lock, and what SQL may not do.
+#![allow(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 
 mod common;
 

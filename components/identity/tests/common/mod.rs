@@ -1,5 +1,7 @@
 //! The whole service on a SQLite file, called as the gateway calls it.
 
+#![allow(dead_code, reason = "each test file uses a part of it")]
+
 use std::sync::OnceLock;
 
 use axum::body::Body;

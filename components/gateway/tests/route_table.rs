@@ -1,0 +1,40 @@
+//! The table against the documents the services publish: what is documented can be reached.
+
+use std::path::Path;
+
+use gateway::table::Table;
+use serde_json::Value;
+
+#[test]
+fn every_documented_path_is_reached_through_the_table() {
+    let components = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let mut documents = 0;
+    for service in &Table::get().services {
+        let Ok(text) = std::fs::read_to_string(components.join(&service.name).join("openapi.json"))
+        else {
+            continue;
+        };
+        documents += 1;
+        let document: Value = serde_json::from_str(&text).expect("JSON");
+        let base = document["servers"][0]["url"]
+            .as_str()
+            .unwrap_or("/")
+            .trim_end_matches('/');
+        for (path, item) in document["paths"].as_object().expect("paths") {
+            for method in item.as_object().expect("methods").keys() {
+                let public = format!("{base}{path}").replace(['{', '}'], "");
+                let method = method.to_ascii_uppercase();
+                let target = Table::get()
+                    .find(&method, &public)
+                    .unwrap_or_else(|why| panic!("{method} {public}: {why:?}"));
+                assert_eq!(target.service.name, service.name, "{method} {public}");
+                assert_eq!(
+                    target.upstream,
+                    path.replace(['{', '}'], ""),
+                    "{method} {public}"
+                );
+            }
+        }
+    }
+    assert!(documents > 0, "no service publishes a document");
+}
