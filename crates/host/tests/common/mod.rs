@@ -1,6 +1,5 @@
 //! A host running the probe guest, in a temporary folder.
 #![allow(clippy::unwrap_used, reason = "a test stops at the first surprise")]
-
 #![allow(dead_code, reason = "each test file uses its part")]
 
 use std::path::{Path, PathBuf};

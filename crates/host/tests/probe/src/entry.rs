@@ -65,7 +65,14 @@ async fn answer(request: Request) -> anyhow::Result<Answer> {
         "allocate" => {
             let bytes = arg("mb").parse::<usize>()? << 20;
             let filled = vec![1u8; bytes];
-            text(StatusCode::OK, filled.iter().map(|b| u64::from(*b)).sum::<u64>().to_string())
+            text(
+                StatusCode::OK,
+                filled
+                    .iter()
+                    .map(|b| u64::from(*b))
+                    .sum::<u64>()
+                    .to_string(),
+            )
         }
         "chain" => {
             let outgoing = http::Request::get(arg("url")).body(EmptyBody::new())?;
@@ -101,7 +108,12 @@ async fn answer(request: Request) -> anyhow::Result<Answer> {
         "open" => sql::open(&arg("label")).await,
         "exec" => {
             let body = request.into_body().collect().await?.to_bytes();
-            sql::exec(&arg("label"), std::str::from_utf8(&body)?, arg("mode") == "sync").await
+            sql::exec(
+                &arg("label"),
+                std::str::from_utf8(&body)?,
+                arg("mode") == "sync",
+            )
+            .await
         }
         "transfer" => sql::transfer(&arg("label"), &arg("end")).await?,
         other => text(StatusCode::NOT_FOUND, format!("no probe named {other}")),
@@ -111,7 +123,9 @@ async fn answer(request: Request) -> anyhow::Result<Answer> {
 pub(crate) fn text(status: StatusCode, body: String) -> Answer {
     let length = body.len().into();
     let mut response = Response::new(Full::from(body));
-    response.headers_mut().insert(http::header::CONTENT_LENGTH, length);
+    response
+        .headers_mut()
+        .insert(http::header::CONTENT_LENGTH, length);
     *response.status_mut() = status;
     response
 }

@@ -98,7 +98,11 @@ pub(crate) async fn key_value(label: &str, key: &str) -> anyhow::Result<Response
     let gone = store.get(key).await?.is_none();
     Ok(text(
         StatusCode::OK,
-        format!("{} {} {exists} {gone}", String::from_utf8_lossy(&held), keys.join(",")),
+        format!(
+            "{} {} {exists} {gone}",
+            String::from_utf8_lossy(&held),
+            keys.join(",")
+        ),
     ))
 }
 
