@@ -40,7 +40,7 @@ async fn an_event_reaches_its_subscribers_as_a_cloudevent_and_leaves_the_outbox(
         body,
         json!({
             "specversion": "1.0", "id": "e1", "source": "/innover/payment", "type": "payment.initiated",
-            "subject": "pay_1", "partitionkey": "pay_1", "time": "2026-10-30T12:00:00Z",
+            "subject": "pay_1", "partitionkey": "pay_1", "time": "2026-10-30T12:00:00.000000Z",
             "datacontenttype": "application/json", "dataschema": "/schemas/payment.initiated/v1.json",
             "traceparent": "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
             "correlationid": "req-1", "data": {},
