@@ -1,5 +1,5 @@
 //! 1,000 payments between 20 wallets while the process is killed at random moments: every payment
-//! ends, nothing is lost, nothing doubled, and every invariant of docs/money.md holds.
+//! ends, nothing is lost, nothing doubled, and the books balance.
 #![allow(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 
 use std::{

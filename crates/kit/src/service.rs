@@ -1,5 +1,5 @@
 //! What every service answers whatever it does: health, readiness, its OpenAPI document and docs
-//! page, deliveries, and the limits and errors of `docs/http.md`.
+//! page, deliveries, and the limits and errors of `docs/errors.md`.
 
 use std::{
     collections::BTreeMap,
