@@ -33,7 +33,8 @@ use crate::{
     door::WriteGate,
     limits::{
         BUSY_TIMEOUT, ENVELOPE_BYTES_MAX, POLL_EAGER, POLL_MAX, POLL_MIN, RELAY_BACKOFF,
-        RELAY_DELETE_AFTER, RELAY_DELETE_ROWS, RELAY_ROWS_MAX,
+        RELAY_BUSY_GAP, RELAY_BUSY_PASSES, RELAY_DELETE_AFTER, RELAY_DELETE_ROWS, RELAY_GATHER,
+        RELAY_ROWS_MAX,
     },
     metrics::{Metrics, RelayState},
     publish::{Item, Publisher},
@@ -89,6 +90,7 @@ impl Relay {
         let state = self.metrics.relay(&self.service);
         let mut poll = POLL_MIN;
         let mut last_row = Instant::now();
+        let mut busy_passes = 0_u32;
         let mut failures = 0_u32;
         loop {
             let closing = *self.shutdown.borrow();
@@ -104,6 +106,8 @@ impl Relay {
                         return;
                     }
                     if rows > 0 {
+                        let busy = last_row.elapsed() < RELAY_BUSY_GAP;
+                        busy_passes = if busy { busy_passes + 1 } else { 0 };
                         last_row = Instant::now();
                     }
                     let eager = last_row.elapsed() < POLL_EAGER;
@@ -138,6 +142,11 @@ impl Relay {
                 () = self.wake.notified() => {}
                 () = tokio::time::sleep(wait) => {}
                 _ = self.shutdown.changed() => {}
+            }
+            // Under load a moment's wait gathers more rows, and each hop after this one handles them
+            // in one commit. A single payment makes too few passes to get here.
+            if busy_passes > RELAY_BUSY_PASSES && !*self.shutdown.borrow() {
+                tokio::time::sleep(RELAY_GATHER).await;
             }
         }
     }
