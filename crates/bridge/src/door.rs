@@ -14,7 +14,7 @@ use innover_contract::{
     service_token::{self, SCOPE_DELIVER},
 };
 
-use crate::limits::ANSWER_BYTES_MAX;
+use crate::{config::Database, limits::ANSWER_BYTES_MAX};
 
 /// The path events are delivered to.
 pub const EVENTS_PATH: &str = "/_events";
@@ -70,11 +70,16 @@ pub trait Door: Send + Sync + 'static {
     ) -> BoxFuture<'a, Result<(u16, Bytes), DoorError>>;
 }
 
-/// The host's per-database write lock, so that the relay's deletes queue with the service's own
-/// commits instead of spinning in SQLite's busy handler on a thread the holder needs.
+/// How the relay shares a service's database with those who write it.
 pub trait WriteGate: Send + Sync + 'static {
-    /// Waits for the write lock of a database; it is held until the guard is dropped.
+    /// Waits for the write lock of a database; it is held until the guard is dropped. The host's own
+    /// lock makes the relay's deletes queue with the service's commits instead of spinning in
+    /// SQLite's busy handler on a thread the holder needs.
     fn lock<'a>(&'a self, label: &'a str) -> BoxFuture<'a, Box<dyn Send>>;
+
+    /// Waits until all that is committed in the database is on disk: our host lets a commit be read
+    /// a moment before, and an event that a power cut takes back must not be published.
+    fn settle<'a>(&'a self, database: &'a Database) -> BoxFuture<'a, std::io::Result<()>>;
 }
 
 /// For a bridge in a process of its own: SQLite's own lock and busy timeout decide.
@@ -83,6 +88,19 @@ pub struct NoGate;
 impl WriteGate for NoGate {
     fn lock<'a>(&'a self, _label: &'a str) -> BoxFuture<'a, Box<dyn Send>> {
         Box::pin(async { Box::new(()) as Box<dyn Send> })
+    }
+
+    fn settle<'a>(&'a self, database: &'a Database) -> BoxFuture<'a, std::io::Result<()>> {
+        let mut log = database.path.clone().into_os_string();
+        log.push("-wal");
+        Box::pin(async move {
+            match tokio::fs::File::open(log).await {
+                Ok(log) => log.sync_data().await,
+                // What is not in a log is in the database, where SQLite syncs it itself.
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+                Err(error) => Err(error),
+            }
+        })
     }
 }
 

@@ -20,7 +20,7 @@ use innover_contract::{
     event::{OUTBOX_TASK_PREFIX, OutboxHeaders},
     time::rfc3339,
 };
-use rusqlite::{Connection, OpenFlags, params, types::Value};
+use rusqlite::{Connection, OpenFlags, config::DbConfig, params, types::Value};
 use serde::Serialize;
 use tokio::{
     sync::{Notify, watch},
@@ -182,6 +182,7 @@ impl Relay {
                 .into_iter()
                 .map(|row| item(&self.service, &self.routes, row))
                 .collect();
+            self.gate.settle(&self.database).await?;
             self.publisher
                 .publish(items, Durability::Normal, self.clock.now())
                 .await?;
@@ -250,6 +251,10 @@ fn open(path: &Path) -> Result<Connection, StoreError> {
     connection.busy_timeout(BUSY_TIMEOUT)?;
     connection.pragma_update(None, "journal_mode", "WAL")?;
     connection.pragma_update(None, "synchronous", "NORMAL")?;
+    // The service's host copies the log into the database.
+    connection.pragma_update(None, "wal_autocheckpoint", 0)?;
+    // Else every other value of `LIMIT ?` has the query planned again.
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
     Ok(connection)
 }
 

@@ -11,8 +11,8 @@ use bytes::Bytes;
 use futures::future::BoxFuture;
 use http::{Request, header};
 use innover_bridge::{
-    CALLER, Database, Delivery, Door, DoorError, QueueSpec, ScheduleSpec, ServiceSpec, TaskSpec,
-    WriteGate,
+    CALLER, Database, Delivery, Door, DoorError, NoGate, QueueSpec, ScheduleSpec, ServiceSpec,
+    TaskSpec, WriteGate,
 };
 use innover_contract::{
     Identity, Keyring,
@@ -110,6 +110,16 @@ impl WriteGate for HostGate {
                 // Without the lock the relay competes through SQLite's own, which is slower and right.
                 Some(Err(_)) | None => Box::new(()),
             }
+        })
+    }
+
+    fn settle<'a>(&'a self, database: &'a Database) -> BoxFuture<'a, std::io::Result<()>> {
+        Box::pin(async move {
+            let Some(host) = self.0.upgrade() else {
+                return NoGate.settle(database).await;
+            };
+            host.settle_database(&database.label).await;
+            Ok(())
         })
     }
 }

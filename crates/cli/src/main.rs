@@ -22,6 +22,10 @@ mod token;
 mod up;
 mod watch;
 
+/// Every call of a component makes and frees dozens of small things on the host's side.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 use std::{path::PathBuf, process::ExitCode};
 
 use anyhow::{Context, Result};

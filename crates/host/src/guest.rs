@@ -8,6 +8,7 @@ use wasmtime::{StoreLimits, StoreLimitsBuilder};
 use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
 use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
 
+use crate::database::Seen;
 use crate::interfaces::http::Outbound;
 use crate::interfaces::wasi;
 use crate::limits;
@@ -20,6 +21,7 @@ pub(crate) struct Guest {
     pub(crate) table: ResourceTable,
     pub(crate) limits: StoreLimits,
     pub(crate) open_databases: usize,
+    pub(crate) seen: Arc<Seen>,
     wasi: WasiCtx,
     http: WasiHttpCtx,
     outbound: Outbound,
@@ -48,6 +50,7 @@ impl Guest {
             .fetch_add(1, Ordering::Relaxed);
         let mut http = WasiHttpCtx::new();
         http.set_field_size_limit(limits::HEADER_BYTES_MAX);
+        let seen = Arc::new(Seen::default());
         Self {
             table: ResourceTable::new(),
             limits: StoreLimitsBuilder::new()
@@ -57,9 +60,10 @@ impl Guest {
                 .tables(limits::TABLES_PER_COMPONENT as usize)
                 .build(),
             open_databases: 0,
+            seen: Arc::clone(&seen),
             wasi: wasi::context(&app.service, &app.environment, &shared.log),
             http,
-            outbound: Outbound::new(Arc::clone(shared), Arc::clone(app)),
+            outbound: Outbound::new(Arc::clone(shared), Arc::clone(app), seen),
             instance: INSTANCES.fetch_add(1, Ordering::Relaxed),
             _counted: Counted(Arc::clone(shared)),
         }

@@ -22,6 +22,7 @@ mod config;
 mod database;
 mod engine;
 mod guest;
+mod hold;
 mod interfaces;
 pub mod limits;
 mod load;

@@ -96,6 +96,12 @@ pub const H2_STREAMS_MAX: u32 = 256;
 /// Wait for a database's write lock, and for another process that holds the file.
 pub const DATABASE_LOCK_WAIT: Duration = Duration::from_secs(5);
 
+/// How long a writer stands back for others that come later and are faster.
+pub const LOCK_PATIENCE: Duration = Duration::from_millis(50);
+
+/// Pages in a database's log at which they are copied into the database: 8 MiB.
+pub const CHECKPOINT_PAGES: u32 = 2_048;
+
 /// Time one SQL statement may run. It runs on a thread that serves others too.
 pub const STATEMENT: Duration = Duration::from_secs(5);
 

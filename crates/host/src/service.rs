@@ -3,7 +3,7 @@
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, LazyLock, PoisonError, RwLock};
+use std::sync::{Arc, LazyLock, OnceLock, PoisonError, RwLock};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
@@ -21,7 +21,9 @@ use wasmtime_wasi_http::p3::bindings::ServicePre;
 use wasmtime_wasi_http::{WasiBody, WasiHttpView};
 
 use crate::bindings::subscriber::RedisSubscriberPre;
+use crate::database::Seen;
 use crate::guest::Guest;
+use crate::hold::hold;
 use crate::limits;
 use crate::load::App;
 use crate::log::RequestLine;
@@ -208,14 +210,33 @@ impl Service {
             let current = self.current.read().unwrap_or_else(PoisonError::into_inner);
             current.http.clone().ok_or(Problem::NotFound)?
         };
-        let ends = Ends(started + deadline);
+        let seen = Arc::new(OnceLock::new());
+        let ends = Ends {
+            at: started + deadline,
+            seen: Arc::clone(&seen),
+        };
         // The instance's own timer ends the request; this one is for the case that the instance
         // does not get to it.
         let patience = deadline + limits::RUNAWAY_GRACE;
         match timeout(patience, handler.handle(ends, request)).await {
-            Ok(Ok(response)) => Ok(response),
+            Ok(Ok(response)) => Ok(self.when_on_disk(response, &seen).await),
             Err(_) => Err(Problem::Deadline),
             Ok(Err(error)) => Err(self.failure(&error, started.elapsed() >= deadline)),
+        }
+    }
+
+    /// The answer, once all that its instance has seen is on disk.
+    async fn when_on_disk(
+        &self,
+        response: Response<WasiBody>,
+        seen: &OnceLock<Arc<Seen>>,
+    ) -> Response<WasiBody> {
+        match seen.get() {
+            Some(seen) if !self.app.databases.is_empty() => {
+                seen.on_disk().await;
+                response.map(|body| hold(body, seen))
+            }
+            _ => response,
         }
     }
 
@@ -309,8 +330,11 @@ impl HandlerState for Handler {
     }
 }
 
-/// When a request ends; travels with it into the instance.
-pub(crate) struct Ends(Instant);
+/// When a request ends; travels with it into the instance, and brings back what that has seen.
+pub(crate) struct Ends {
+    at: Instant,
+    seen: Arc<OnceLock<Arc<Seen>>>,
+}
 
 static START: LazyLock<Instant> = LazyLock::new(Instant::now);
 
@@ -357,14 +381,17 @@ impl WorkerState for Worker {
 
     fn on_request_start(
         &self,
-        _: StoreContextMut<'_, Guest>,
+        store: StoreContextMut<'_, Guest>,
         ends: Ends,
         _: GuestTaskId,
     ) -> Pin<Box<dyn Future<Output = ()> + Send + Sync>> {
-        self.life.extend(ends.0);
+        // Empty: it was made for this request.
+        let _ = ends.seen.set(Arc::clone(&store.data().seen));
+        let ends = ends.at;
+        self.life.extend(ends);
         let life = Arc::clone(&self.life);
         Box::pin(async move {
-            sleep_until(ends.0.into()).await;
+            sleep_until(ends.into()).await;
             life.expired.store(true, Ordering::Relaxed);
         })
     }

@@ -198,6 +198,12 @@ impl Host {
         self.shared.databases.lock(label).await
     }
 
+    /// Returns when all that guests have committed in a database so far is on disk: they go on
+    /// before that, and only what leaves the process waits.
+    pub async fn settle_database(&self, label: &str) {
+        self.shared.databases.settle(label).await;
+    }
+
     /// Loads a component's file again. New requests go to the new version, those in flight finish on
     /// the old one. On an error the old one stays.
     pub async fn reload(&self, component: &str) -> anyhow::Result<()> {

@@ -57,15 +57,15 @@ pub enum StoreError {
     Closed,
 }
 
-impl From<rusqlite::Error> for StoreError {
-    fn from(error: rusqlite::Error) -> StoreError {
-        StoreError::Sqlite(error.to_string())
-    }
-}
-
 impl From<std::io::Error> for StoreError {
     fn from(error: std::io::Error) -> StoreError {
         StoreError::Io(error.to_string())
+    }
+}
+
+impl From<rusqlite::Error> for StoreError {
+    fn from(error: rusqlite::Error) -> StoreError {
+        StoreError::Sqlite(error.to_string())
     }
 }
 
@@ -117,6 +117,11 @@ pub(crate) fn open(path: &Path) -> Result<Connection, StoreError> {
     // The housekeeper copies the WAL back (`Store::checkpoint`). Only a writer can start it anew, and
     // does when it finds 32 MB of it all but copied.
     connection.pragma_update(None, "wal_autocheckpoint", 8_000)?;
+    // Plans do not depend on the values bound, so none is made twice.
+    connection.set_db_config(
+        rusqlite::config::DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG,
+        true,
+    )?;
     connection.pragma_update(None, "cache_size", -16_000)?;
     migrate(&connection)?;
     Ok(connection)

@@ -1,14 +1,16 @@
 //! One guest's connection: statements run on the calling thread, since with a page cache they take
-//! microseconds; a commit waits for the disk and runs aside (measured with two workers and a busy
-//! disk: everything else is served 4.5 times as fast); waiting for the lock is done by the task.
+//! microseconds and a commit waits for no disk; waiting for the lock is done by the task.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::ffi::c_int;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use rusqlite::ErrorCode;
+use rusqlite::hooks::Wal;
 use rusqlite::types::{ToSql, ToSqlOutput, ValueRef};
 
+use super::disk::{Disk, Seen};
 use super::{Database, LockError, WriteGuard, policy};
 use crate::bindings::imports::spin::sqlite::sqlite::{Error, RowResult, Value};
 use crate::limits;
@@ -18,8 +20,10 @@ pub(super) struct Session {
     sqlite: rusqlite::Connection,
     /// See [`policy::apply`].
     personal: Arc<AtomicBool>,
-    /// Set when SQLite commits something that was written.
+    /// Set when SQLite is about to commit.
     committed: Arc<AtomicBool>,
+    /// Pages in the log after the last commit.
+    log_pages: Arc<AtomicU32>,
     /// When the running statement must end, in milliseconds since [`START`].
     ends_ms: Arc<AtomicU64>,
 }
@@ -31,16 +35,27 @@ fn now_ms() -> u64 {
 }
 
 impl Session {
-    pub(super) fn new(mut sqlite: rusqlite::Connection) -> rusqlite::Result<Self> {
+    pub(super) fn new(
+        mut sqlite: rusqlite::Connection,
+        disk: &Arc<Disk>,
+    ) -> rusqlite::Result<Self> {
         let personal = policy::apply(&mut sqlite)?;
         let ends_ms = Arc::new(AtomicU64::new(u64::MAX));
         let ends = Arc::clone(&ends_ms);
         let committed = Arc::new(AtomicBool::new(false));
-        let flag = Arc::clone(&committed);
+        let (flag, disk) = (Arc::clone(&committed), Arc::clone(disk));
         sqlite.commit_hook(Some(move || {
             flag.store(true, Ordering::Relaxed);
+            disk.begin();
             // true would turn the commit into a rollback.
             false
+        }))?;
+        let log_pages = Arc::new(AtomicU32::new(0));
+        let pages = Arc::clone(&log_pages);
+        // Takes the place of SQLite's own checkpoints.
+        sqlite.wal_hook(Some(move |_: &mut Wal, in_log: c_int| {
+            pages.store(u32::try_from(in_log).unwrap_or(0), Ordering::Relaxed);
+            Ok(())
         }))?;
         sqlite.progress_handler(
             limits::STATEMENT_CHECK_OPS,
@@ -50,6 +65,7 @@ impl Session {
             sqlite,
             personal,
             committed,
+            log_pages,
             ends_ms,
         })
     }
@@ -66,6 +82,7 @@ pub(crate) struct Connection {
     database: Arc<Database>,
     /// The guest instance it belongs to.
     instance: u64,
+    seen: Arc<Seen>,
     state: Mutex<State>,
 }
 
@@ -81,18 +98,21 @@ enum Attempt {
     Done(Result<Rows, Error>),
     /// The statement writes and the lock is not held.
     NeedsLock,
-    /// The statement waits for the disk and is to run where that holds nobody up.
-    Syncs,
     /// Another process has the file.
     Busy,
 }
 
 impl Connection {
-    pub(crate) fn open(database: &Arc<Database>, instance: u64) -> Result<Self, Error> {
+    pub(crate) fn open(
+        database: &Arc<Database>,
+        instance: u64,
+        seen: &Arc<Seen>,
+    ) -> Result<Self, Error> {
         let session = database.take().map_err(|error| io(&error))?;
         Ok(Self {
             database: Arc::clone(database),
             instance,
+            seen: Arc::clone(seen),
             state: Mutex::new(State {
                 session: Some(session),
                 lock: None,
@@ -112,15 +132,13 @@ impl Connection {
         let mut pause = Duration::from_millis(1);
         let mut lock = None;
         loop {
-            let attempt = match self.attempt(statement, parameters, &mut lock, false) {
-                Attempt::Syncs => self.attempt_aside(statement, parameters).await,
-                attempt => attempt,
-            };
-            match attempt {
-                Attempt::Done(result) => return result,
-                // Only an attempt that may not wait for the disk ends so.
-                Attempt::Syncs => return Err(Error::Io("the statement did not run".to_owned())),
+            match self.attempt(statement, parameters, &mut lock) {
+                Attempt::Done(result) => {
+                    self.seen.note(&self.database.disk);
+                    return result;
+                }
                 Attempt::NeedsLock => {
+                    self.seen.on_disk_beside(&self.database.disk).await;
                     let taken = self.database.lock(self.instance, blocks_instance).await;
                     lock = Some(taken.map_err(|error| Error::Io(error.to_string()))?);
                 }
@@ -136,23 +154,11 @@ impl Connection {
         }
     }
 
-    /// `attempt` on a thread that may wait. The lock is held already.
-    async fn attempt_aside(self: &Arc<Self>, statement: &str, parameters: &[Value]) -> Attempt {
-        let this = Arc::clone(self);
-        let (statement, parameters) = (statement.to_owned(), parameters.to_vec());
-        let work = move || this.attempt(&statement, &parameters, &mut None, true);
-        match tokio::task::spawn_blocking(work).await {
-            Ok(attempt) => attempt,
-            Err(error) => Attempt::Done(Err(Error::Io(error.to_string()))),
-        }
-    }
-
     fn attempt(
         &self,
         statement: &str,
         parameters: &[Value],
         lock: &mut Option<WriteGuard>,
-        may_wait: bool,
     ) -> Attempt {
         let mut state = self.state();
         let State {
@@ -173,9 +179,6 @@ impl Connection {
                 Some(guard) => *held = Some(guard),
                 None => return Attempt::NeedsLock,
             }
-        }
-        if !may_wait && held.is_some() && commits(&session.sqlite, &prepared, statement) {
-            return Attempt::Syncs;
         }
         session
             .ends_ms
@@ -216,15 +219,16 @@ impl Connection {
 
 impl State {
     /// Gives the write lock back when no transaction is open any more.
-    fn release_if_done(&mut self, database: &Database) {
+    fn release_if_done(&mut self, database: &Arc<Database>) {
         let Some(session) = &self.session else { return };
         if !session.sqlite.is_autocommit() {
             return;
         }
-        let committed = session.committed.swap(false, Ordering::Relaxed);
-        if self.lock.take().is_some() && committed {
-            database.committed();
+        let guard = self.lock.take();
+        if session.committed.swap(false, Ordering::Relaxed) {
+            database.committed(session.log_pages.load(Ordering::Relaxed));
         }
+        drop(guard);
     }
 }
 
@@ -236,6 +240,11 @@ impl Drop for Connection {
         };
         let clean =
             session.sqlite.is_autocommit() || session.sqlite.execute_batch("ROLLBACK").is_ok();
+        // A commit that was begun, and failed.
+        if session.committed.swap(false, Ordering::Relaxed) {
+            self.database
+                .committed(session.log_pages.load(Ordering::Relaxed));
+        }
         // A connection that cannot be cleaned is closed, which rolls back as well.
         if clean && !session.personal.load(Ordering::Relaxed) {
             self.database.give_back(session);
@@ -243,26 +252,6 @@ impl Drop for Connection {
             drop(session);
         }
         state.lock = None;
-    }
-}
-
-/// Whether the statement ends in a commit, and so in waiting for the disk: COMMIT itself, or a write
-/// outside a transaction.
-fn commits(
-    sqlite: &rusqlite::Connection,
-    prepared: &rusqlite::CachedStatement<'_>,
-    statement: &str,
-) -> bool {
-    let starts_with = |word: &str| {
-        statement
-            .trim_start()
-            .get(..word.len())
-            .is_some_and(|s| s.eq_ignore_ascii_case(word))
-    };
-    if sqlite.is_autocommit() {
-        !prepared.readonly() && !starts_with("BEGIN")
-    } else {
-        starts_with("COMMIT") || starts_with("END") || starts_with("RELEASE")
     }
 }
 

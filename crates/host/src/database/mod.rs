@@ -1,12 +1,16 @@
-//! SQLite databases: pooled connections, and one asynchronous write lock per database.
+//! SQLite databases: pooled connections, one asynchronous write lock per database, group commit.
 //!
 //! SQLite lets one writer in at a time. Left to its own busy handler, a waiting writer would sleep
-//! on a thread the holder needs to finish; here it waits as a task. A connection takes the lock
-//! before its first statement that writes (BEGIN IMMEDIATE is one) and gives it back when SQLite is
-//! in autocommit mode again, so COMMIT, ROLLBACK, a failing autocommit statement and a dropped
-//! connection all release it.
+//! on a thread the holder needs to finish; here it waits as a task ([`lock`]). A connection takes the
+//! lock before its first statement that writes (BEGIN IMMEDIATE is one) and gives it back when SQLite
+//! is in autocommit mode again, so COMMIT, ROLLBACK, a failing autocommit statement and a dropped
+//! connection all release it. No commit waits for the disk; answers do ([`disk`]). Nor does a commit
+//! copy the log into the database: [`checkpoint`] does, aside.
 
+mod checkpoint;
 mod connection;
+mod disk;
+mod lock;
 mod policy;
 
 use std::collections::BTreeMap;
@@ -17,36 +21,30 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use rusqlite::OpenFlags;
-use tokio::sync::{OwnedMutexGuard, watch};
+use rusqlite::config::DbConfig;
+use tokio::sync::watch;
 
 use crate::limits;
 use crate::metrics::Metrics;
+use checkpoint::Checkpoints;
+use disk::Disk;
+use lock::WriteLock;
 
 pub(crate) use connection::Connection;
+pub(crate) use disk::Seen;
+pub use lock::WriteGuard;
 
 /// An open database file, by its label.
 pub(crate) struct Database {
     label: String,
     path: PathBuf,
-    lock: Arc<tokio::sync::Mutex<()>>,
-    /// The guest instance that holds the lock; 0 when nobody or native code does.
-    holder: Arc<AtomicU64>,
+    lock: Arc<WriteLock>,
+    disk: Arc<Disk>,
+    checkpoints: Checkpoints,
     idle: Mutex<Vec<connection::Session>>,
     commits: AtomicU64,
     signal: watch::Sender<()>,
     metrics: Arc<Metrics>,
-}
-
-/// The write lock of a database. Dropping it lets the next writer in.
-pub struct WriteGuard {
-    _permit: OwnedMutexGuard<()>,
-    holder: Arc<AtomicU64>,
-}
-
-impl Drop for WriteGuard {
-    fn drop(&mut self) {
-        self.holder.store(0, Ordering::Relaxed);
-    }
 }
 
 /// The write lock was not to be had.
@@ -75,37 +73,26 @@ impl Database {
             std::fs::create_dir_all(folder)
                 .with_context(|| format!("database {label}: cannot make {}", folder.display()))?;
         }
-        let database = Self {
+        let describe = || format!("database {label}: cannot open {}", path.display());
+        // The first connection stays open as long as the database: SQLite deletes the log with the
+        // last one.
+        let first = connect(path).with_context(describe)?;
+        let disk = Disk::open(path).with_context(describe)?;
+        Ok(Self {
             label: label.to_owned(),
             path: path.to_owned(),
             lock: Arc::default(),
-            holder: Arc::default(),
+            disk: Arc::new(disk),
+            checkpoints: Checkpoints::new(first),
             idle: Mutex::default(),
             commits: AtomicU64::new(0),
             signal,
             metrics,
-        };
-        let first = database
-            .connect()
-            .with_context(|| format!("database {label}: cannot open {}", path.display()))?;
-        database.give_back(first);
-        Ok(database)
+        })
     }
 
     fn connect(&self) -> rusqlite::Result<connection::Session> {
-        let flags = OpenFlags::SQLITE_OPEN_READ_WRITE
-            | OpenFlags::SQLITE_OPEN_CREATE
-            | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-        let sqlite = rusqlite::Connection::open_with_flags(&self.path, flags)?;
-        // Before the policy is in place: guests may not change any of these.
-        sqlite.busy_timeout(limits::DATABASE_LOCK_WAIT)?;
-        sqlite.execute_batch(
-            "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON;",
-        )?;
-        // From here on waiting is done by tasks (see `Connection::execute`), not inside SQLite.
-        sqlite.busy_timeout(Duration::ZERO)?;
-        sqlite.set_prepared_statement_cache_capacity(limits::STATEMENTS_CACHED);
-        connection::Session::new(sqlite)
+        connection::Session::new(connect(&self.path)?, &self.disk)
     }
 
     fn take(&self) -> rusqlite::Result<connection::Session> {
@@ -127,34 +114,48 @@ impl Database {
     /// Waits for the write lock, at most [`limits::DATABASE_LOCK_WAIT`]. `instance` says who asks
     /// (0 is native code); `blocks_instance` that nothing else of it runs meanwhile.
     async fn lock(&self, instance: u64, blocks_instance: bool) -> Result<WriteGuard, LockError> {
-        let permit = match Arc::clone(&self.lock).try_lock_owned() {
-            Ok(permit) => permit,
-            Err(_) => {
-                if blocks_instance
-                    && instance != 0
-                    && self.holder.load(Ordering::Relaxed) == instance
-                {
-                    return Err(LockError::SameInstance);
-                }
-                let asked = Instant::now();
-                let waiting = Arc::clone(&self.lock).lock_owned();
-                let permit = tokio::time::timeout(limits::DATABASE_LOCK_WAIT, waiting).await;
-                self.metrics
-                    .database_wait(&self.label, asked.elapsed(), permit.is_ok());
-                permit.map_err(|_| LockError::Timeout)?
-            }
-        };
-        self.holder.store(instance, Ordering::Relaxed);
-        Ok(WriteGuard {
-            _permit: permit,
-            holder: Arc::clone(&self.holder),
-        })
+        if let Some(guard) = self.lock.try_lock(instance) {
+            return Ok(guard);
+        }
+        if blocks_instance && instance != 0 && self.lock.holder() == instance {
+            return Err(LockError::SameInstance);
+        }
+        let asked = Instant::now();
+        let waiting = self.lock.lock(instance);
+        let guard = tokio::time::timeout(limits::DATABASE_LOCK_WAIT, waiting).await;
+        self.metrics
+            .database_wait(&self.label, asked.elapsed(), guard.is_ok());
+        guard.map_err(|_| LockError::Timeout)
     }
 
-    fn committed(&self) {
+    /// Something was committed; the log now has `pages`. The caller still holds the write lock.
+    fn committed(self: &Arc<Self>, pages: u32) {
+        self.disk.finish();
         self.commits.fetch_add(1, Ordering::Release);
         self.signal.send_replace(());
+        if self.checkpoints.due(pages) {
+            tokio::spawn(checkpoint::run(Arc::clone(self)));
+        }
     }
+}
+
+/// Opens a file as every connection to it is opened.
+fn connect(path: &Path) -> rusqlite::Result<rusqlite::Connection> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE
+        | OpenFlags::SQLITE_OPEN_CREATE
+        | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let sqlite = rusqlite::Connection::open_with_flags(path, flags)?;
+    // Before the policy is in place: guests may not change any of these. NORMAL: see `disk`.
+    sqlite.busy_timeout(limits::DATABASE_LOCK_WAIT)?;
+    sqlite.execute_batch(
+        "PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL; PRAGMA foreign_keys = ON;",
+    )?;
+    // From here on waiting is done by tasks (see `Connection::execute`), not inside SQLite.
+    sqlite.busy_timeout(Duration::ZERO)?;
+    sqlite.set_prepared_statement_cache_capacity(limits::STATEMENTS_CACHED);
+    // A statement is planned once, not again for every value that is bound.
+    sqlite.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
+    Ok(sqlite)
 }
 
 /// All databases of the application.
@@ -187,6 +188,13 @@ impl Databases {
     pub(crate) async fn lock(&self, label: &str) -> Option<Result<WriteGuard, LockError>> {
         let database = self.by_label.get(label)?;
         Some(database.lock(0, false).await)
+    }
+
+    /// Returns when all that is committed in a database now is on disk.
+    pub(crate) async fn settle(&self, label: &str) {
+        if let Some(database) = self.by_label.get(label) {
+            database.disk.wait(database.disk.seen()).await;
+        }
     }
 
     pub(crate) fn commits(&self) -> Commits {

@@ -11,7 +11,9 @@ use wasmtime::component::Linker;
 use wasmtime_wasi_http::{Error, RequestOptions, WasiBody, WasiHttpHooks, default_send_request};
 
 use super::Interface;
+use crate::database::Seen;
 use crate::guest::Guest;
+use crate::hold::hold;
 use crate::limits;
 use crate::load::App;
 use crate::service::Via;
@@ -33,14 +35,15 @@ impl Interface for OutboundHttp {
 pub(crate) struct Outbound {
     pub(crate) shared: Arc<Shared>,
     pub(crate) app: Arc<App>,
+    seen: Arc<Seen>,
 }
 
 type Io = Box<dyn Future<Output = Result<(), Error>> + Send>;
 type Sent = Result<(Response<WasiBody>, Io), Error>;
 
 impl Outbound {
-    pub(crate) fn new(shared: Arc<Shared>, app: Arc<App>) -> Self {
-        Self { shared, app }
+    pub(crate) fn new(shared: Arc<Shared>, app: Arc<App>, seen: Arc<Seen>) -> Self {
+        Self { shared, app, seen }
     }
 }
 
@@ -51,6 +54,8 @@ impl WasiHttpHooks for Outbound {
         options: Option<RequestOptions>,
         _: Io,
     ) -> Box<dyn Future<Output = Sent> + Send> {
+        let seen = Arc::clone(&self.seen);
+        let request = request.map(|body| hold(body, &seen));
         let uri = request.uri();
         let (Some(scheme), Some(host)) = (uri.scheme_str(), uri.host()) else {
             return Box::new(async { Err(Error::HttpRequestUriInvalid) });
@@ -61,13 +66,18 @@ impl WasiHttpHooks for Outbound {
                 return Box::new(async { Err(Error::HttpRequestDenied) });
             }
             let component = component.to_owned();
-            return Box::new(chain(Arc::clone(&self.shared), component, request, options));
+            let answer = chain(Arc::clone(&self.shared), component, request, options);
+            return Box::new(async move {
+                seen.on_disk().await;
+                answer.await
+            });
         }
         if !self.app.hosts.allows(scheme, host, uri.port_u16()) {
             denied(&self.app, scheme, host, uri.port_u16());
             return Box::new(async { Err(Error::HttpRequestDenied) });
         }
         Box::new(async move {
+            seen.on_disk().await;
             let (response, io) = default_send_request(request, Some(bounded(options))).await?;
             Ok((response.map(BodyExt::boxed_unsync), Box::new(io) as Io))
         })

@@ -13,8 +13,10 @@ use super::Interface;
 use super::redis::Servers;
 use crate::bindings::imports::spin::key_value::key_value::{self, Error};
 use crate::config::KeyValueStore;
+use crate::database::Seen;
 use crate::guest::Guest;
 use crate::limits;
+use crate::shared::Shared;
 
 pub(crate) struct KeyValue;
 
@@ -192,16 +194,20 @@ impl key_value::HostStore for Guest {
     }
 }
 
-/// The store behind `handle` and what it needs to reach its server.
-fn lookup<T: Send>(
+/// The store behind `handle` and what it needs to reach its server, once all that the instance may
+/// put there is on disk itself.
+async fn lookup<T: Send>(
     accessor: &Accessor<T, HasSelf<Guest>>,
     handle: &Resource<Store>,
-) -> wasmtime::Result<(Store, Arc<crate::shared::Shared>)> {
-    accessor.with(|mut access| {
+) -> wasmtime::Result<(Store, Arc<Shared>)> {
+    let (store, shared, seen) = accessor.with(|mut access| {
         let guest = access.get();
         let store = guest.table.get(handle)?.clone();
-        Ok((store, Arc::clone(guest.shared())))
-    })
+        let (shared, seen) = (Arc::clone(guest.shared()), Arc::clone(&guest.seen));
+        wasmtime::error::Ok::<(Store, Arc<Shared>, Arc<Seen>)>((store, shared, seen))
+    })?;
+    seen.on_disk().await;
+    Ok((store, shared))
 }
 
 impl<T: Send> key_value::HostStoreWithStore<T> for HasSelf<Guest> {
@@ -226,7 +232,7 @@ impl<T: Send> key_value::HostStoreWithStore<T> for HasSelf<Guest> {
         handle: Resource<Store>,
         key: String,
     ) -> wasmtime::Result<Result<Option<Vec<u8>>, Error>> {
-        let (store, shared) = lookup(accessor, &handle)?;
+        let (store, shared) = lookup(accessor, &handle).await?;
         Ok(store.get(&shared.redis, &key).await)
     }
 
@@ -236,7 +242,7 @@ impl<T: Send> key_value::HostStoreWithStore<T> for HasSelf<Guest> {
         key: String,
         value: Vec<u8>,
     ) -> wasmtime::Result<Result<(), Error>> {
-        let (store, shared) = lookup(accessor, &handle)?;
+        let (store, shared) = lookup(accessor, &handle).await?;
         Ok(store.set(&shared.redis, &key, &value).await)
     }
 
@@ -245,7 +251,7 @@ impl<T: Send> key_value::HostStoreWithStore<T> for HasSelf<Guest> {
         handle: Resource<Store>,
         key: String,
     ) -> wasmtime::Result<Result<(), Error>> {
-        let (store, shared) = lookup(accessor, &handle)?;
+        let (store, shared) = lookup(accessor, &handle).await?;
         Ok(store.delete(&shared.redis, &key).await)
     }
 
@@ -254,7 +260,7 @@ impl<T: Send> key_value::HostStoreWithStore<T> for HasSelf<Guest> {
         handle: Resource<Store>,
         key: String,
     ) -> wasmtime::Result<Result<bool, Error>> {
-        let (store, shared) = lookup(accessor, &handle)?;
+        let (store, shared) = lookup(accessor, &handle).await?;
         Ok(store.exists(&shared.redis, &key).await)
     }
 
@@ -262,7 +268,7 @@ impl<T: Send> key_value::HostStoreWithStore<T> for HasSelf<Guest> {
         accessor: &Accessor<T, Self>,
         handle: Resource<Store>,
     ) -> wasmtime::Result<(StreamReader<String>, FutureReader<Result<(), Error>>)> {
-        let (store, shared) = lookup(accessor, &handle)?;
+        let (store, shared) = lookup(accessor, &handle).await?;
         let (keys, end) = match store.keys(&shared.redis).await {
             Ok(keys) => (keys, Ok(())),
             Err(error) => (Vec::new(), Err(error)),

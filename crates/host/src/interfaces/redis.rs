@@ -13,6 +13,7 @@ use super::Interface;
 use crate::bindings::imports::spin::redis::redis::{
     self as wit, Error, RedisParameter, RedisResult,
 };
+use crate::database::Seen;
 use crate::guest::Guest;
 use crate::limits;
 use crate::shared::Shared;
@@ -131,11 +132,13 @@ async fn run<T: Send, R, F>(
 where
     F: Future<Output = Result<R, RedisError>> + Send,
 {
-    let (address, shared) = accessor.with(|mut access| {
+    let (address, shared, seen) = accessor.with(|mut access| {
         let guest = access.get();
         let address = Arc::clone(&guest.table.get(handle)?.0);
-        wasmtime::error::Ok::<(Arc<str>, Arc<Shared>)>((address, Arc::clone(guest.shared())))
+        let (shared, seen) = (Arc::clone(guest.shared()), Arc::clone(&guest.seen));
+        wasmtime::error::Ok::<(Arc<str>, Arc<Shared>, Arc<Seen>)>((address, shared, seen))
     })?;
+    seen.on_disk().await;
     Ok(shared.redis.with(&address, command).await.map_err(problem))
 }
 

@@ -44,7 +44,7 @@ impl Guest {
                 limits::CONNECTIONS_PER_INSTANCE_MAX
             ))));
         }
-        match database::Connection::open(database, self.instance()) {
+        match database::Connection::open(database, self.instance(), &self.seen) {
             Ok(connection) => {
                 let handle = self.table.push(Connection(Arc::new(connection)))?;
                 self.open_databases += 1;
