@@ -53,6 +53,7 @@ pub struct Platform {
     pub management: String,
     client: Client,
     tokens: Mutex<std::collections::BTreeMap<String, String>>,
+    environment: Vec<(String, String)>,
 }
 
 impl Platform {
@@ -72,6 +73,11 @@ impl Platform {
 
     /// Starts a platform with an empty state.
     pub async fn start() -> Platform {
+        Platform::start_with(&[]).await
+    }
+
+    /// The same with further environment variables.
+    pub async fn start_with(environment: &[(&str, &str)]) -> Platform {
         let folder = tempfile::tempdir().unwrap();
         let state = folder.path().join("state");
         prepare(&state);
@@ -86,6 +92,10 @@ impl Platform {
                 .build()
                 .unwrap(),
             tokens: Mutex::default(),
+            environment: environment
+                .iter()
+                .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+                .collect(),
         };
         platform.run();
         platform
@@ -135,7 +145,8 @@ impl Platform {
             )
             .env("INNOVER_STATE_DIR", &self.state)
             // Nothing listens there, so that a Redis on this machine is left alone.
-            .env("REDIS_URL", "redis://127.0.0.1:1");
+            .env("REDIS_URL", "redis://127.0.0.1:1")
+            .envs(self.environment.clone());
         command
     }
 
@@ -156,11 +167,11 @@ impl Platform {
         child.wait().unwrap();
     }
 
-    /// SIGTERM; returns the exit code.
-    pub fn terminate(&mut self) -> Option<i32> {
+    /// Sends a signal (`-TERM`), waits for the end; returns the exit code.
+    pub fn signal(&mut self, signal: &str) -> Option<i32> {
         let mut child = self.child.take().expect("it runs");
         let status = Command::new("kill")
-            .args(["-TERM", &child.id().to_string()])
+            .args([signal, &child.id().to_string()])
             .status()
             .unwrap();
         assert!(status.success());

@@ -357,19 +357,10 @@ fn bad_bodies_are_refused_with_their_field_and_store_nothing() {
             assert!(answer.json["request_id"].is_string() && answer.json["instance"].is_string());
         }
         let large = format!(r#"{{"reference":"{}"}}"#, "x".repeat(2 << 20));
-        // A sender that is still writing may lose the answer to the closed connection (RFC 9112
-        // §9.6), so it is asked again until the answer was read.
-        let mut answer = None;
-        for _ in 0..20 {
-            let request = p
-                .request("user", Method::POST, "/api/payment/v1/process")
-                .await;
-            answer = request.key("large").text(large.clone()).try_send().await;
-            if answer.is_some() {
-                break;
-            }
-        }
-        let answer = answer.unwrap();
+        let request = p
+            .request("user", Method::POST, "/api/payment/v1/process")
+            .await;
+        let answer = request.key("large").text(large).send().await;
         assert_eq!(
             (answer.status, answer.code()),
             (413, "body_too_large"),

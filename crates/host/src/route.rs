@@ -4,10 +4,10 @@ use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
-use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HOST};
+use http::header::{CONTENT_LENGTH, CONTENT_TYPE, EXPECT, HOST};
 use http::uri::{Authority, Scheme};
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, Uri};
 use http_body_util::BodyExt;
@@ -132,6 +132,8 @@ impl Entrance {
             return Err(Problem::Stopping);
         }
         let (mut parts, body) = request.into_parts();
+        let declared = content_length(&parts.headers);
+        let body = Upload::new(body, &parts);
         if header_bytes(&parts.uri, &parts.headers) > limits::HEADER_BYTES_MAX {
             return Err(Problem::HeadersTooLarge);
         }
@@ -146,25 +148,14 @@ impl Entrance {
         let door = self.doors.get(found.trigger).ok_or(Problem::NotFound)?;
         let service = door.service.as_ref().ok_or(Problem::NotFound)?;
         parts.uri = absolute(&parts.uri, &parts.headers)?;
-        let declared = content_length(&parts.headers);
         if declared.is_some_and(|bytes| bytes > limits::BODY_BYTES_MAX) {
             return Err(Problem::BodyTooLarge);
         }
         door.describe(&mut parts.headers, &parts.uri, &found, client);
-        let too_large = Arc::new(AtomicBool::new(false));
-        let body = if body.is_end_stream() {
-            empty()
-        } else if declared.is_some() {
-            // hyper itself ends the body at its declared length.
-            body.map_err(Error::from).boxed_unsync()
-        } else {
-            let too_large = Arc::clone(&too_large);
-            Capped {
-                body: Some(body),
-                left: limits::BODY_BYTES_MAX,
-                too_large,
-            }
-            .boxed_unsync()
+        let too_large = Arc::clone(&body.too_large);
+        let body = match body.is_end_stream() {
+            true => empty(),
+            false => body.boxed_unsync(),
         };
         let request = Request::from_parts(parts, body);
         let result = service
@@ -267,8 +258,41 @@ fn static_response(answer: &StaticResponse) -> Response<WasiBody> {
     response
 }
 
-/// Reads what a client still sends after its body was refused. Closing at once would reset the
-/// connection, and the client would never see why.
+/// A request's body: ends with an error at the cap, and when nobody wants the rest of it, reads that
+/// and throws it away. A connection that is closed while the client still sends is reset, and the
+/// client never sees why it was refused.
+struct Upload {
+    /// `None` once the cap is reached.
+    body: Option<Incoming>,
+    left: u64,
+    too_large: Arc<AtomicBool>,
+    /// The client waits for a `100 Continue` before it sends (RFC 9110, 10.1.1); asking for the body
+    /// would send it.
+    waits: bool,
+}
+
+impl Upload {
+    fn new(body: Incoming, head: &http::request::Parts) -> Self {
+        Self {
+            body: Some(body),
+            left: limits::BODY_BYTES_MAX,
+            too_large: Arc::default(),
+            waits: head.headers.contains_key(EXPECT),
+        }
+    }
+}
+
+impl Drop for Upload {
+    fn drop(&mut self) {
+        if let Some(rest) = self.body.take()
+            && !self.waits
+            && !rest.is_end_stream()
+        {
+            tokio::spawn(drain(rest));
+        }
+    }
+}
+
 async fn drain(mut body: Incoming) {
     let (mut left, patience) = limits::BODY_DRAIN;
     let reading = async {
@@ -284,15 +308,7 @@ async fn drain(mut body: Incoming) {
     let _ = tokio::time::timeout(patience, reading).await;
 }
 
-/// A body of unknown length that ends with an error at the cap.
-struct Capped {
-    /// `None` once the cap is reached.
-    body: Option<Incoming>,
-    left: u64,
-    too_large: Arc<AtomicBool>,
-}
-
-impl Body for Capped {
+impl Body for Upload {
     type Data = Bytes;
     type Error = Error;
 
@@ -300,32 +316,28 @@ impl Body for Capped {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
+        self.waits = false;
         let Some(body) = &mut self.body else {
             return Poll::Ready(None);
         };
-        let frame = match Pin::new(body).poll_frame(cx) {
-            Poll::Pending => return Poll::Pending,
-            Poll::Ready(None) => return Poll::Ready(None),
-            Poll::Ready(Some(frame)) => frame,
+        let frame = match ready!(Pin::new(body).poll_frame(cx)) {
+            Some(Ok(frame)) => frame,
+            end => return Poll::Ready(end.map(|error| error.map_err(Error::from))),
         };
-        let frame = frame.map_err(Error::from);
-        if let Ok(frame) = &frame
-            && let Some(data) = frame.data_ref()
-        {
-            match self.left.checked_sub(data.len() as u64) {
-                Some(left) => self.left = left,
-                None => {
-                    self.too_large.store(true, Ordering::Relaxed);
-                    if let Some(rest) = self.body.take() {
-                        tokio::spawn(drain(rest));
-                    }
-                    return Poll::Ready(Some(Err(Error::HttpRequestBodySize(Some(
-                        limits::BODY_BYTES_MAX,
-                    )))));
+        let bytes = frame.data_ref().map_or(0, Bytes::len) as u64;
+        match self.left.checked_sub(bytes) {
+            Some(left) => self.left = left,
+            None => {
+                self.too_large.store(true, Ordering::Relaxed);
+                if let Some(rest) = self.body.take() {
+                    tokio::spawn(drain(rest));
                 }
+                return Poll::Ready(Some(Err(Error::HttpRequestBodySize(Some(
+                    limits::BODY_BYTES_MAX,
+                )))));
             }
         }
-        Poll::Ready(Some(frame))
+        Poll::Ready(Some(Ok(frame)))
     }
 
     fn is_end_stream(&self) -> bool {

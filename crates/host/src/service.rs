@@ -2,14 +2,14 @@
 
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, LazyLock, OnceLock, PoisonError, RwLock};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use http::header::HeaderName;
 use http::{HeaderValue, Request, Response};
-use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit};
 use tokio::time::{Sleep, sleep_until, timeout};
 use wasmtime::component::GuestTaskId;
 use wasmtime::{Engine, Store, StoreContextMut};
@@ -73,7 +73,7 @@ pub(crate) struct Service {
 
 /// The version that takes new requests. The ones in flight keep the version they began with.
 struct Current {
-    http: Option<ProxyHandler<Handler>>,
+    http: Option<(ProxyHandler<Handler>, Arc<Room>)>,
     redis: Option<RedisSubscriberPre<Guest>>,
 }
 
@@ -206,19 +206,24 @@ impl Service {
         deadline: Duration,
     ) -> Result<Response<WasiBody>, Problem> {
         let _place = self.place().await?;
-        let handler = {
+        let (handler, room) = {
             let current = self.current.read().unwrap_or_else(PoisonError::into_inner);
             current.http.clone().ok_or(Problem::NotFound)?
         };
         let seen = Arc::new(OnceLock::new());
-        let ends = Ends {
-            at: started + deadline,
-            seen: Arc::clone(&seen),
+        let handling = async {
+            let (_counted, start) = room.enter().await;
+            let ends = Ends {
+                at: started + deadline,
+                seen: Arc::clone(&seen),
+                start,
+            };
+            handle(&handler, ends, request).await
         };
         // The instance's own timer ends the request; this one is for the case that the instance
         // does not get to it.
         let patience = deadline + limits::RUNAWAY_GRACE;
-        match timeout(patience, handler.handle(ends, request)).await {
+        match timeout(patience, handling).await {
             Ok(Ok(response)) => Ok(self.when_on_disk(response, &seen).await),
             Err(_) => Err(Problem::Deadline),
             Ok(Err(error)) => Err(self.failure(&error, started.elapsed() >= deadline)),
@@ -274,12 +279,15 @@ impl Service {
 impl Current {
     fn new(shared: &Arc<Shared>, app: &Arc<App>, engine: &Engine, exports: Exports) -> Self {
         let http = exports.http.map(|pre| {
-            ProxyHandler::new(Handler {
+            let room = Arc::new(Room::new(app.concurrent_max));
+            let handler = ProxyHandler::new(Handler {
                 pre,
                 engine: engine.clone(),
                 shared: Arc::clone(shared),
                 app: Arc::clone(app),
-            })
+                room: Arc::clone(&room),
+            });
+            (handler, room)
         });
         Self {
             http,
@@ -296,12 +304,95 @@ fn store(engine: &Engine, shared: &Arc<Shared>, app: &Arc<App>) -> Store<Guest> 
     store
 }
 
+/// Hands a request to an instance. When the pool of all components' instances is full the request
+/// comes back, and is tried again for a moment: instances end all the time.
+async fn handle(
+    handler: &ProxyHandler<Handler>,
+    ends: Ends,
+    request: Request<WasiBody>,
+) -> wasmtime::Result<Response<WasiBody>> {
+    let asked = Instant::now();
+    let (mut ends, mut request) = (ends, request);
+    loop {
+        let error = match handler.handle(ends, request).await {
+            Ok(response) => return Ok(response),
+            Err(error) => error,
+        };
+        let full = error
+            .downcast_ref::<InstantiationError<Ends>>()
+            .is_some_and(|error| error.error.is::<wasmtime::PoolConcurrencyLimitError>());
+        if !full || asked.elapsed() >= limits::SATURATION_WAIT {
+            return Err(error);
+        }
+        let back = error.downcast::<InstantiationError<Ends>>()?;
+        ends = back.request_data;
+        request = back
+            .request
+            .into_inner()
+            .unwrap_or_else(PoisonError::into_inner);
+        tokio::time::sleep(limits::SATURATION_RETRY).await;
+    }
+}
+
+/// How many requests fit into the instances there are. Left alone, a burst makes an instance for
+/// every request that comes before the first instance is ready, and the pool is soon empty; here at
+/// most [`limits::INSTANCE_STARTS`] are made at once and the others look again.
+struct Room {
+    requests: AtomicUsize,
+    instances: AtomicUsize,
+    per_instance: usize,
+    starts: Arc<Semaphore>,
+}
+
+impl Room {
+    fn new(per_instance: usize) -> Self {
+        Self {
+            requests: AtomicUsize::new(0),
+            instances: AtomicUsize::new(0),
+            per_instance,
+            starts: Arc::new(Semaphore::new(limits::INSTANCE_STARTS)),
+        }
+    }
+
+    fn is_full(&self) -> bool {
+        let room = self.instances.load(Ordering::Relaxed) * self.per_instance;
+        self.requests.load(Ordering::Relaxed) > room
+    }
+
+    /// Counts a request; with a permit to make an instance for it if it fits into none.
+    async fn enter(&self) -> (Counted<'_>, Option<OwnedSemaphorePermit>) {
+        let counted = Counted::new(&self.requests);
+        if !self.is_full() {
+            return (counted, None);
+        }
+        // Never closed.
+        let start = Arc::clone(&self.starts).acquire_owned().await.ok();
+        (counted, start.filter(|_| self.is_full()))
+    }
+}
+
+struct Counted<'a>(&'a AtomicUsize);
+
+impl<'a> Counted<'a> {
+    fn new(count: &'a AtomicUsize) -> Self {
+        count.fetch_add(1, Ordering::Relaxed);
+        Self(count)
+    }
+}
+
+impl Drop for Counted<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
 /// Makes instances for a `ProxyHandler`.
 pub(crate) struct Handler {
     pre: ServicePre<Guest>,
     engine: Engine,
     shared: Arc<Shared>,
     app: Arc<App>,
+    room: Arc<Room>,
 }
 
 impl HandlerState for Handler {
@@ -316,6 +407,7 @@ impl HandlerState for Handler {
             .await
             .map_err(|_| wasmtime::format_err!("instantiation took longer than the deadline"))??;
         let life = Arc::new(Life::default());
+        self.room.instances.fetch_add(1, Ordering::Relaxed);
         Ok(Instance {
             store,
             proxy: Proxy::P3(proxy),
@@ -325,6 +417,7 @@ impl HandlerState for Handler {
                 life,
                 shared: Arc::clone(&self.shared),
                 app: Arc::clone(&self.app),
+                room: Arc::clone(&self.room),
             },
         })
     }
@@ -334,6 +427,8 @@ impl HandlerState for Handler {
 pub(crate) struct Ends {
     at: Instant,
     seen: Arc<OnceLock<Arc<Seen>>>,
+    /// Given back when the request is in an instance.
+    start: Option<OwnedSemaphorePermit>,
 }
 
 static START: LazyLock<Instant> = LazyLock::new(Instant::now);
@@ -363,6 +458,7 @@ pub(crate) struct Worker {
     life: Arc<Life>,
     shared: Arc<Shared>,
     app: Arc<App>,
+    room: Arc<Room>,
 }
 
 impl WorkerState for Worker {
@@ -387,6 +483,7 @@ impl WorkerState for Worker {
     ) -> Pin<Box<dyn Future<Output = ()> + Send + Sync>> {
         // Empty: it was made for this request.
         let _ = ends.seen.set(Arc::clone(&store.data().seen));
+        drop(ends.start);
         let ends = ends.at;
         self.life.extend(ends);
         let life = Arc::clone(&self.life);
@@ -398,6 +495,7 @@ impl WorkerState for Worker {
 
     fn drop(&self, store: Store<Guest>, result: wasmtime::Result<()>) {
         drop(store);
+        self.room.instances.fetch_sub(1, Ordering::Relaxed);
         let Err(error) = result else { return };
         // When the runtime ends after a stop, it drops idle instances; wasmtime's handler can only
         // report a dropped one as a panic.

@@ -70,13 +70,13 @@ struct Inner {
     path: String,
     request_id: String,
     trace: TraceParent,
-    claims: Option<ServiceClaims>,
+    claims: Option<Arc<ServiceClaims>>,
     idempotency_key: Option<String>,
 }
 
 impl Cx {
     /// The context of a request with these parts; `claims` are those of a verified service token.
-    pub fn new(service: &'static str, parts: &Parts, claims: Option<ServiceClaims>) -> Cx {
+    pub fn new(service: &'static str, parts: &Parts, claims: Option<Arc<ServiceClaims>>) -> Cx {
         let header = |name: &str| parts.headers.get(name).and_then(|v| v.to_str().ok());
         let request_id = header("x-request-id")
             .filter(|id| is_request_id(id))
@@ -130,7 +130,7 @@ impl Cx {
 
     /// The verified service token, where one was sent.
     pub fn claims(&self) -> Option<&ServiceClaims> {
-        self.0.claims.as_ref()
+        self.0.claims.as_deref()
     }
 
     /// On whose behalf the request is made.

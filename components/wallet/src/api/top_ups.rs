@@ -281,7 +281,7 @@ mod tests {
             identity,
             request_id: "r".into(),
         };
-        Cx::new("wallet", &request.into_parts().0, Some(claims))
+        Cx::new("wallet", &request.into_parts().0, Some(claims.into()))
     }
 
     /// What follows the ledger's answer, in a process that may be another one than the one before.

@@ -154,3 +154,83 @@ impl Seen {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn disk(folder: &tempfile::TempDir) -> (rusqlite::Connection, Arc<Disk>) {
+        let path = folder.path().join("a.db");
+        let sqlite = rusqlite::Connection::open(&path).unwrap();
+        sqlite
+            .execute_batch("PRAGMA journal_mode = WAL; CREATE TABLE t (a);")
+            .unwrap();
+        (sqlite, Arc::new(Disk::open(&path).unwrap()))
+    }
+
+    /// Whether it is still waiting after everything that could wake it had its turn.
+    async fn waits(task: &tokio::task::JoinHandle<()>) -> bool {
+        tokio::time::sleep(Duration::from_millis(30)).await;
+        !task.is_finished()
+    }
+
+    #[tokio::test]
+    async fn who_saw_a_commit_speaks_when_it_is_on_disk() {
+        let folder = tempfile::tempdir().unwrap();
+        let (_sqlite, disk) = disk(&folder);
+        let seen = Arc::new(Seen::default());
+        seen.note(&disk);
+        // Nothing was committed since the start.
+        assert!(seen.is_on_disk());
+
+        // Somebody is about to commit; who reads now may see it or not.
+        disk.begin();
+        seen.note(&disk);
+        assert!(!seen.is_on_disk());
+        let speaks = Arc::clone(&seen);
+        let speaks = tokio::spawn(async move { speaks.on_disk().await });
+        assert!(waits(&speaks).await, "the commit is not written yet");
+
+        // Written, and the disk is busy.
+        let busy = disk.turn.lock().await;
+        disk.finish();
+        assert!(waits(&speaks).await, "the commit is not on disk yet");
+        assert!(!seen.is_on_disk());
+        drop(busy);
+        speaks.await.unwrap();
+        assert!(seen.is_on_disk());
+        assert_eq!(disk.synced.load(Ordering::Relaxed), 1);
+
+        // Writing elsewhere waits for this database, writing here does not.
+        disk.begin();
+        disk.finish();
+        seen.note(&disk);
+        seen.on_disk_beside(&disk).await;
+        assert!(!seen.is_on_disk());
+        let other = tempfile::tempdir().unwrap();
+        let (_sqlite, other) = self::disk(&other);
+        seen.on_disk_beside(&other).await;
+        assert!(seen.is_on_disk());
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn one_wait_for_the_disk_serves_all_commits_before_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let (_sqlite, disk) = disk(&folder);
+        let busy = disk.turn.lock().await;
+        let waiting: Vec<_> = (0..100)
+            .map(|_| {
+                disk.begin();
+                disk.finish();
+                let (disk, seen) = (Arc::clone(&disk), disk.seen());
+                tokio::spawn(async move { disk.wait(seen).await })
+            })
+            .collect();
+        drop(busy);
+        for task in waiting {
+            task.await.unwrap();
+        }
+        // The first to get its turn covered them all.
+        assert_eq!(disk.synced.load(Ordering::Relaxed), 100);
+    }
+}

@@ -77,6 +77,10 @@ impl Database {
         // The first connection stays open as long as the database: SQLite deletes the log with the
         // last one.
         let first = connect(path).with_context(describe)?;
+        // A read creates the log and registers the connection with it.
+        first
+            .query_row("SELECT count(*) FROM sqlite_schema", [], |_| Ok(()))
+            .with_context(describe)?;
         let disk = Disk::open(path).with_context(describe)?;
         Ok(Self {
             label: label.to_owned(),
