@@ -12,11 +12,10 @@ pub const RELAY_DELETE_ROWS: usize = 2_000;
 /// Published rows are deleted this long after the first of them: a delete takes the database's
 /// write lock and an fsync of the store, and one per hop would slow the service's own commits.
 pub const RELAY_DELETE_AFTER: Duration = Duration::from_millis(100);
-/// Passes that find rows no further apart than this belong to one burst; longer than
-/// [`RELAY_GATHER`], which would else end it.
-pub const RELAY_BUSY_GAP: Duration = Duration::from_millis(60);
-/// A burst of more passes than this is load: one payment alone makes about six.
-pub const RELAY_BUSY_PASSES: u32 = 12;
+/// A relay that finds this many rows per pass is under load.
+pub const RELAY_LOAD_ROWS: usize = 3;
+/// A relay that found nothing for this long starts over.
+pub const RELAY_LOAD_FORGET: Duration = Duration::from_millis(100);
 /// Under load a relay gathers rows for this long before it reads.
 pub const RELAY_GATHER: Duration = Duration::from_millis(25);
 /// An outbox is looked at this often after it had rows that nobody announced.

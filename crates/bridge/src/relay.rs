@@ -33,7 +33,7 @@ use crate::{
     door::WriteGate,
     limits::{
         BUSY_TIMEOUT, ENVELOPE_BYTES_MAX, POLL_EAGER, POLL_MAX, POLL_MIN, RELAY_BACKOFF,
-        RELAY_BUSY_GAP, RELAY_BUSY_PASSES, RELAY_DELETE_AFTER, RELAY_DELETE_ROWS, RELAY_GATHER,
+        RELAY_DELETE_AFTER, RELAY_DELETE_ROWS, RELAY_GATHER, RELAY_LOAD_FORGET, RELAY_LOAD_ROWS,
         RELAY_ROWS_MAX,
     },
     metrics::{Metrics, RelayState},
@@ -90,7 +90,8 @@ impl Relay {
         let state = self.metrics.relay(&self.service);
         let mut poll = POLL_MIN;
         let mut last_row = Instant::now();
-        let mut busy_passes = 0_u32;
+        // Rows of the last passes, newer ones counting more; in eighths, since most passes find one.
+        let mut load = 0_usize;
         let mut failures = 0_u32;
         loop {
             let closing = *self.shutdown.borrow();
@@ -105,9 +106,11 @@ impl Relay {
                     if closing {
                         return;
                     }
+                    load = (load * 3 + rows * 8) / 4;
+                    if last_row.elapsed() > RELAY_LOAD_FORGET {
+                        load = 0;
+                    }
                     if rows > 0 {
-                        let busy = last_row.elapsed() < RELAY_BUSY_GAP;
-                        busy_passes = if busy { busy_passes + 1 } else { 0 };
                         last_row = Instant::now();
                     }
                     let eager = last_row.elapsed() < POLL_EAGER;
@@ -144,8 +147,8 @@ impl Relay {
                 _ = self.shutdown.changed() => {}
             }
             // Under load a moment's wait gathers more rows, and each hop after this one handles them
-            // in one commit. A single payment makes too few passes to get here.
-            if busy_passes > RELAY_BUSY_PASSES && !*self.shutdown.borrow() {
+            // in one commit. Payments one after the other leave a row or two per pass.
+            if load >= RELAY_LOAD_ROWS * 8 && !*self.shutdown.borrow() {
                 tokio::time::sleep(RELAY_GATHER).await;
             }
         }

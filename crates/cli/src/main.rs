@@ -26,6 +26,12 @@ mod watch;
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
+/// Gives freed memory back to the system now.
+fn release_memory() {
+    // SAFETY: has no preconditions and may be called from any thread.
+    unsafe { libmimalloc_sys::mi_collect(true) }
+}
+
 use std::{path::PathBuf, process::ExitCode};
 
 use anyhow::{Context, Result};

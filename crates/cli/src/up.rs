@@ -160,6 +160,7 @@ async fn start(app: App, state: &StateDir, options: &Options) -> Result<Running>
         state.root().to_owned(),
     );
     config.module_cache = state.modules();
+    config.release_memory = crate::release_memory;
     config.sqlite = app
         .database_labels()
         .iter()

@@ -73,13 +73,3 @@ impl Drop for Ticker {
         self.0.store(true, Ordering::Relaxed);
     }
 }
-
-/// Gives back what compiling left behind: hundreds of megabytes that the allocator would keep for a
-/// process that never compiles again.
-pub(crate) fn release_memory() {
-    #[cfg(all(target_os = "linux", target_env = "gnu"))]
-    // SAFETY: malloc_trim has no preconditions and may be called from any thread.
-    unsafe {
-        libc::malloc_trim(0);
-    }
-}

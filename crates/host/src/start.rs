@@ -40,6 +40,7 @@ pub struct Host {
     server: Server,
     management_server: Option<Server>,
     subscriptions: Subscriptions,
+    release_memory: fn(),
     _ticker: Ticker,
 }
 
@@ -113,7 +114,7 @@ impl Host {
             services.insert(app.id.clone(), Arc::new(service));
         }
         shared.set_services(services);
-        engine::release_memory();
+        (config.release_memory)();
         check_exports(&config.manifest, &shared)?;
 
         let entrance = Arc::new(Entrance::new(&shared, &config.manifest)?);
@@ -155,6 +156,7 @@ impl Host {
             server,
             management_server,
             subscriptions,
+            release_memory: config.release_memory,
             _ticker: ticker,
         })
     }
@@ -220,7 +222,7 @@ impl Host {
             bail!("component {component}: the new version lacks an export its triggers need");
         }
         service.replace(exports);
-        engine::release_memory();
+        (self.release_memory)();
         Ok(())
     }
 
@@ -314,11 +316,14 @@ impl Loader {
         self: &Arc<Self>,
         apps: Vec<App>,
     ) -> anyhow::Result<Vec<(Arc<App>, Exports)>> {
+        // Threads that end with the compiling: what they leave behind in their part of the allocator
+        // is free for the rest of the process only then.
+        let compilers = Arc::new(rayon::ThreadPoolBuilder::new().build()?);
         let loading = apps.into_iter().map(|app| {
-            let loader = Arc::clone(self);
+            let (loader, compilers) = (Arc::clone(self), Arc::clone(&compilers));
             tokio::task::spawn_blocking(move || {
                 let started = Instant::now();
-                let (exports, origin) = loader.load(&app)?;
+                let (exports, origin) = compilers.install(|| loader.load(&app))?;
                 tracing::debug!(component = app.id, ?origin, took = ?started.elapsed(), "loaded");
                 Ok((Arc::new(app), exports))
             })

@@ -290,6 +290,12 @@ mod session {
 
     pub struct Session(SendWrapper<Connection>);
 
+    /// Whether a statement has rows to take: each look costs a call of the host.
+    enum Rows {
+        None,
+        Some,
+    }
+
     impl Session {
         pub async fn open(label: &str) -> Result<Session, DbError> {
             let label = label.to_owned();
@@ -303,21 +309,25 @@ mod session {
                 "PRAGMA busy_timeout = 5000",
                 "PRAGMA foreign_keys = ON",
             ] {
-                session.run(pragma).await?;
+                session.run(pragma, Rows::Some).await?;
             }
             Ok(session)
         }
 
         /// Runs a statement that may have to wait for another writer. While it waits the other
         /// requests of the instance go on, and one of them may be that writer.
-        async fn run(&self, statement: &str) -> Result<(), DbError> {
+        async fn run(&self, statement: &str, expected: Rows) -> Result<(), DbError> {
             let statement = statement.to_owned();
             SendWrapper::new(async {
-                let (_, rows, done) = self
+                let (_, mut rows, done) = self
                     .0
                     .execute_async(statement, Vec::new())
                     .await
                     .map_err(error)?;
+                // Spin fails a statement whose rows nobody takes.
+                if let Rows::Some = expected {
+                    while rows.next().await.is_some() {}
+                }
                 drop(rows);
                 done.await.map_err(error)
             })
@@ -340,7 +350,7 @@ mod session {
         }
 
         pub async fn begin(&self) -> Result<(), DbError> {
-            self.run("BEGIN IMMEDIATE").await
+            self.run("BEGIN IMMEDIATE", Rows::None).await
         }
     }
 
