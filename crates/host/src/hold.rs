@@ -12,7 +12,7 @@ use wasmtime_wasi_http::{Error, WasiBody};
 
 use crate::database::Seen;
 
-/// The body of something an instance says: a part goes out when all that the instance had seen by
+/// The body of something an instance says: each part goes out when all that the instance had seen by
 /// then is on disk.
 pub(crate) fn hold(body: WasiBody, seen: &Arc<Seen>) -> WasiBody {
     if body.is_end_stream() {
@@ -29,8 +29,10 @@ pub(crate) fn hold(body: WasiBody, seen: &Arc<Seen>) -> WasiBody {
 struct Held {
     body: WasiBody,
     seen: Arc<Seen>,
-    waiting: Option<(Frame<Bytes>, Pin<Box<dyn Future<Output = ()> + Send>>)>,
+    waiting: Option<(Frame<Bytes>, OnDisk)>,
 }
+
+type OnDisk = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 impl Body for Held {
     type Data = Bytes;
