@@ -15,6 +15,8 @@ CREATE TABLE accounts (
     pending_debits BIGINT NOT NULL CHECK (pending_debits >= 0),
     pending_credits BIGINT NOT NULL CHECK (pending_credits >= 0),
     version BIGINT NOT NULL,
+    -- The last link of the account's chain: the hash of its newest posting, or of its opening.
+    head TEXT NOT NULL,
     created_at BIGINT NOT NULL,
     CHECK (floor IS NULL
         OR (normal_side = 'credit' AND credits - debits - pending_debits >= floor)
@@ -42,6 +44,8 @@ CREATE TABLE postings (
     direction TEXT NOT NULL CHECK (direction IN ('debit', 'credit')),
     amount BIGINT NOT NULL CHECK (amount > 0),
     balance_after BIGINT NOT NULL,
+    -- Seals the posting, its entry and the posting before it in the account (crates/journal).
+    hash TEXT NOT NULL,
     PRIMARY KEY (account_id, account_version)
 );
 CREATE UNIQUE INDEX postings_by_entry ON postings (entry_id, position);
@@ -55,6 +59,25 @@ CREATE TABLE outcomes (
     detail TEXT,
     created_at BIGINT NOT NULL,
     CHECK ((entry_id IS NULL) <> (code IS NULL))
+);
+
+-- Signed statements of what all accounts were at one moment, and the heads that changed since the
+-- statement before: an account's head at a checkpoint is its newest row up to that number.
+CREATE TABLE checkpoints (
+    number BIGINT PRIMARY KEY,
+    created_at BIGINT NOT NULL,
+    accounts BIGINT NOT NULL,
+    postings BIGINT NOT NULL,
+    root TEXT NOT NULL,
+    previous TEXT,
+    signature TEXT NOT NULL
+);
+CREATE TABLE checkpoint_heads (
+    account_id TEXT NOT NULL,
+    number BIGINT NOT NULL,
+    version BIGINT NOT NULL,
+    head TEXT NOT NULL,
+    PRIMARY KEY (account_id, number)
 );
 
 CREATE TABLE outbox (id TEXT PRIMARY KEY, topic TEXT NOT NULL, key TEXT NOT NULL, key_version BIGINT NOT NULL, type TEXT NOT NULL, payload TEXT NOT NULL, headers TEXT NOT NULL, created_at BIGINT NOT NULL);

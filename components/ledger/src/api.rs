@@ -1,6 +1,7 @@
 //! The HTTP surface of the ledger.
 
 mod accounts;
+mod checkpoints;
 mod entries;
 mod settlement;
 mod trial_balance;
@@ -41,6 +42,10 @@ pub fn routes() -> OpenApiRouter {
         .routes(routes!(entries::get))
         .routes(routes!(settlement::refuse))
         .routes(routes!(trial_balance::get))
+        .routes(routes!(checkpoints::create, checkpoints::list))
+        .routes(routes!(checkpoints::get))
+        .routes(routes!(checkpoints::journal))
+        .routes(routes!(checkpoints::key))
 }
 
 /// The service that calls on its own account, if it is one that may.

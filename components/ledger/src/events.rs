@@ -105,6 +105,7 @@ fn payment_row(payment: &Converted, now: i64) -> EntryRow {
         kind: "payment".into(),
         reference: payment.payment_id.clone(),
         payment_id: Some(payment.payment_id.clone()),
+        reverses: None,
         metadata: "{}".into(),
         created_by: FOREX.into(),
         created_at: now,

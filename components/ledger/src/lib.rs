@@ -4,7 +4,10 @@
 //! not book itself.
 
 pub mod api;
+pub mod checkpoints;
 pub mod events;
+pub mod jobs;
+pub mod journal;
 pub mod limits;
 pub mod model;
 pub mod store;
@@ -12,6 +15,7 @@ pub mod store;
 /// What the component is made of.
 pub static SERVICE: innover_kit::Service = innover_kit::Service {
     events: &[("forex.converted", events::converted)],
+    tasks: &[("ledger.checkpoint", jobs::checkpoint)],
     migration: Some(innover_kit::Migration(1, "init")),
     ..innover_kit::Service::new("ledger", api::routes)
 };

@@ -22,3 +22,6 @@ pub const CONTENTION_WAIT_US_MAX: i64 = 2_000_000;
 pub const CONTENTION_PAUSE_MS_MIN: u64 = 4;
 /// No pause is longer: some twenty commits pass meanwhile.
 pub const CONTENTION_PAUSE_MS_MAX: u64 = 40;
+
+/// Records on one page of a journal's export.
+pub const JOURNAL_PAGE: i64 = 1_000;

@@ -1,7 +1,8 @@
 //! The ledger's SQL.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
+use innover_journal::{EntrySeal, Hash, PostingSeal};
 use innover_kit::{
     Batch, Db, Expect, Row, Value,
     db::{DbError, column},
@@ -59,12 +60,32 @@ pub struct EntryRow {
     pub reference: String,
     /// The payment it belongs to.
     pub payment_id: Option<String>,
+    /// The entry it reverses.
+    pub reverses: Option<String>,
     /// A JSON object.
     pub metadata: String,
     /// Who asked for it.
     pub created_by: String,
     /// Microseconds since the epoch.
     pub created_at: i64,
+}
+
+impl EntryRow {
+    /// What its postings seal of it.
+    pub fn digest(&self) -> Hash {
+        let seal = EntrySeal {
+            id: &self.id,
+            external_id: self.external_id.as_deref(),
+            kind: &self.kind,
+            reference: &self.reference,
+            payment_id: self.payment_id.as_deref(),
+            reverses: self.reverses.as_deref(),
+            metadata: &self.metadata,
+            created_by: &self.created_by,
+            created_at: self.created_at,
+        };
+        seal.hash()
+    }
 }
 
 /// A posting as it was written.
@@ -110,7 +131,7 @@ pub struct TrialRow {
 macro_rules! account_columns {
     () => {
         "id, code, name, currency, normal_side, floor, metadata, state,
-         debits, credits, pending_debits, pending_credits, version, created_at"
+         debits, credits, pending_debits, pending_credits, version, head, created_at"
     };
 }
 
@@ -120,6 +141,12 @@ fn currency(text: &str) -> Result<Currency, DbError> {
 
 fn side(text: &str) -> Result<Side, DbError> {
     Side::parse(text).ok_or_else(|| DbError::Shape(format!("`{text}` is no side")))
+}
+
+/// A stored hash.
+pub fn hash(text: &str) -> Result<Hash, DbError> {
+    text.parse()
+        .map_err(|_| DbError::Shape(format!("`{text}` is no hash")))
 }
 
 fn account_row(row: &Row) -> Result<AccountRow, DbError> {
@@ -132,6 +159,7 @@ fn account_row(row: &Row) -> Result<AccountRow, DbError> {
         floor: row.opt_int(5)?.map(Minor),
         metadata: row.text(6)?.into(),
     };
+    let created_at = row.int(14)?;
     let account = Account {
         closed: row.text(7)? == "closed",
         totals: Totals {
@@ -141,12 +169,13 @@ fn account_row(row: &Row) -> Result<AccountRow, DbError> {
             pending_credits: Minor(row.int(11)?),
         },
         version: row.int(12)?,
-        ..Account::opened(&opening)
+        head: hash(row.text(13)?)?,
+        ..Account::opened(&opening, created_at)
     };
     Ok(AccountRow {
         opening,
         account,
-        created_at: row.int(13)?,
+        created_at,
     })
 }
 
@@ -187,7 +216,7 @@ pub async fn book<'a>(
     let rows = db
         .query(
             "SELECT id, currency, normal_side, floor, state,
-                    debits, credits, pending_debits, pending_credits, version
+                    debits, credits, pending_debits, pending_credits, version, head
              FROM accounts WHERE id IN (SELECT id FROM rows($1: id TEXT))",
             vec![column(unique)],
         )
@@ -206,6 +235,7 @@ pub async fn book<'a>(
                 pending_credits: Minor(row.int(8)?),
             },
             version: row.int(9)?,
+            head: hash(row.text(10)?)?,
         })
     });
     Ok(Book::new(accounts.collect::<Result<Vec<_>, DbError>>()?))
@@ -242,24 +272,29 @@ pub async fn settlement(db: &Db, external_id: &str) -> Result<Option<Option<Stri
 pub async fn entry(db: &Db, id: &str) -> Result<Option<EntryRow>, DbError> {
     let rows = db
         .query(
-            "SELECT id, external_id, kind, reference, payment_id, metadata, created_by, created_at
+            "SELECT id, external_id, kind, reference, payment_id, reverses, metadata, created_by,
+                    created_at
              FROM entries WHERE id = $1",
             params![id],
         )
         .await?;
-    let read = |row: &Row| {
-        Ok(EntryRow {
-            id: row.text(0)?.into(),
-            external_id: row.opt_text(1)?.map(str::to_owned),
-            kind: row.text(2)?.into(),
-            reference: row.text(3)?.into(),
-            payment_id: row.opt_text(4)?.map(str::to_owned),
-            metadata: row.text(5)?.into(),
-            created_by: row.text(6)?.into(),
-            created_at: row.int(7)?,
-        })
-    };
-    rows.first().map(read).transpose()
+    rows.first().map(entry_row).transpose()
+}
+
+/// From the columns `id, external_id, kind, reference, payment_id, reverses, metadata, created_by,
+/// created_at`.
+pub fn entry_row(row: &Row) -> Result<EntryRow, DbError> {
+    Ok(EntryRow {
+        id: row.text(0)?.into(),
+        external_id: row.opt_text(1)?.map(str::to_owned),
+        kind: row.text(2)?.into(),
+        reference: row.text(3)?.into(),
+        payment_id: row.opt_text(4)?.map(str::to_owned),
+        reverses: row.opt_text(5)?.map(str::to_owned),
+        metadata: row.text(6)?.into(),
+        created_by: row.text(7)?.into(),
+        created_at: row.int(8)?,
+    })
 }
 
 macro_rules! line_columns {
@@ -383,6 +418,7 @@ pub fn open_accounts(batch: &mut Batch, openings: &[Opening], now: i64) {
                 o.normal_side.as_str(),
                 o.floor.map(|floor| floor.0),
                 &o.metadata,
+                String::from(o.head(now)),
                 now
             ]
         })
@@ -391,11 +427,12 @@ pub fn open_accounts(batch: &mut Batch, openings: &[Opening], now: i64) {
     batch.step(
         STEP_OPEN,
         "INSERT INTO accounts (id, code, name, currency, normal_side, floor, state, metadata,
-                               debits, credits, pending_debits, pending_credits, version, created_at)
+                               debits, credits, pending_debits, pending_credits, version, head,
+                               created_at)
          SELECT r.id, r.code, r.name, r.currency, r.normal_side, r.floor, 'open', r.metadata,
-                0, 0, 0, 0, 0, r.created_at
+                0, 0, 0, 0, 0, r.head, r.created_at
          FROM rows($1: id TEXT, code TEXT, name TEXT, currency TEXT, normal_side TEXT, floor BIGINT,
-                   metadata TEXT, created_at BIGINT) r WHERE true
+                   metadata TEXT, head TEXT, created_at BIGINT) r WHERE true
          ON CONFLICT (id) DO NOTHING",
         vec![Value::Rows(rows)],
         Expect::Rows(count),
@@ -416,6 +453,7 @@ pub fn close_account(batch: &mut Batch, account: &Account) {
 /// many entries there are. The accounts' guard makes all of it void when another batch moved or
 /// closed one of them since the book was read, so no balance is ever built on a stale one.
 pub fn post(batch: &mut Batch, book: &Book, entries: &[(EntryRow, Vec<Posted>)]) {
+    let (postings, heads) = sealed(book, entries);
     let accounts: Vec<Vec<Value>> = book
         .changed()
         .map(|(account, version_read)| {
@@ -427,15 +465,18 @@ pub fn post(batch: &mut Batch, book: &Book, entries: &[(EntryRow, Vec<Posted>)])
                 version_read,
                 account.version,
                 debits.0,
-                credits.0
+                credits.0,
+                String::from(heads.get(&account.id).copied().unwrap_or(account.head))
             ]
         })
         .collect();
     let count = accounts.len() as u64;
     batch.step(
         STEP_ACCOUNTS,
-        "UPDATE accounts SET version = r.version, debits = r.debits, credits = r.credits
-         FROM rows($1: id TEXT, version_read BIGINT, version BIGINT, debits BIGINT, credits BIGINT) r
+        "UPDATE accounts SET version = r.version, debits = r.debits, credits = r.credits,
+                             head = r.head
+         FROM rows($1: id TEXT, version_read BIGINT, version BIGINT, debits BIGINT, credits BIGINT,
+                   head TEXT) r
          WHERE accounts.id = r.id AND accounts.version = r.version_read AND accounts.state = 'open'",
         vec![Value::Rows(accounts)],
         Expect::Rows(count),
@@ -448,6 +489,7 @@ pub fn post(batch: &mut Batch, book: &Book, entries: &[(EntryRow, Vec<Posted>)])
             &e.kind,
             &e.reference,
             e.payment_id.as_deref(),
+            e.reverses.as_deref(),
             &e.metadata,
             &e.created_by,
             e.created_at
@@ -455,50 +497,73 @@ pub fn post(batch: &mut Batch, book: &Book, entries: &[(EntryRow, Vec<Posted>)])
     });
     batch.step(
         "entries",
-        "INSERT INTO entries (id, external_id, kind, reference, payment_id, metadata, created_by,
-                              created_at)
-         SELECT r.id, r.external_id, r.kind, r.reference, r.payment_id, r.metadata, r.created_by,
-                r.created_at
+        "INSERT INTO entries (id, external_id, kind, reference, payment_id, reverses, metadata,
+                              created_by, created_at)
+         SELECT r.id, r.external_id, r.kind, r.reference, r.payment_id, r.reverses, r.metadata,
+                r.created_by, r.created_at
          FROM rows($1: id TEXT, external_id TEXT, kind TEXT, reference TEXT, payment_id TEXT,
-                   metadata TEXT, created_by TEXT, created_at BIGINT) r WHERE true
+                   reverses TEXT, metadata TEXT, created_by TEXT, created_at BIGINT) r WHERE true
          ON CONFLICT DO NOTHING",
         vec![Value::Rows(rows.collect())],
         Expect::Rows(entries.len() as u64),
     );
 
-    let postings: Vec<Vec<Value>> = entries
-        .iter()
-        .flat_map(|(e, posted)| {
-            posted
-                .iter()
-                .zip(0i64..)
-                .map(move |(p, position)| (e, position, p))
-        })
-        .map(|(e, position, p)| {
-            params![
-                p.account.as_str(),
-                p.version,
-                &e.id,
-                position,
-                p.side.as_str(),
-                p.money.minor(),
-                p.balance.posted
-            ]
-        })
-        .collect();
-    let count = postings.len() as u64;
+    // Of what was posted, not of the rows: one that could not be sealed fails the batch.
+    let count = entries.iter().map(|(_, posted)| posted.len() as u64).sum();
     batch.step(
         "postings",
         "INSERT INTO postings (account_id, account_version, entry_id, position, direction, amount,
-                               balance_after)
+                               balance_after, hash)
          SELECT r.account_id, r.account_version, r.entry_id, r.position, r.direction, r.amount,
-                r.balance_after
+                r.balance_after, r.hash
          FROM rows($1: account_id TEXT, account_version BIGINT, entry_id TEXT, position BIGINT,
-                   direction TEXT, amount BIGINT, balance_after BIGINT) r WHERE true
+                   direction TEXT, amount BIGINT, balance_after BIGINT, hash TEXT) r WHERE true
          ON CONFLICT DO NOTHING",
         vec![Value::Rows(postings)],
         Expect::Rows(count),
     );
+}
+
+/// The postings as rows, each sealed onto the one before it in its account, and the accounts' new
+/// heads. Entries come in the order they were applied in, so each chain follows its versions.
+fn sealed<'a>(
+    book: &'a Book,
+    entries: &'a [(EntryRow, Vec<Posted>)],
+) -> (Vec<Vec<Value>>, BTreeMap<&'a AccountId, Hash>) {
+    let mut heads: BTreeMap<&AccountId, Hash> = BTreeMap::new();
+    let mut rows = Vec::new();
+    for (entry, posted) in entries {
+        let digest = entry.digest();
+        for (p, position) in posted.iter().zip(0i64..) {
+            let read = || book.account(&p.account).map(|account| account.head);
+            // What was posted is an account of the book; else the count of rows is off.
+            let Some(previous) = heads.get(&p.account).copied().or_else(read) else {
+                continue;
+            };
+            let seal = PostingSeal {
+                account: p.account.as_str(),
+                version: p.version,
+                entry_id: &entry.id,
+                position,
+                direction: p.side.as_str(),
+                amount: p.money.minor(),
+                balance_after: p.balance.posted,
+            };
+            let head = seal.hash(&digest, &previous);
+            heads.insert(&p.account, head);
+            rows.push(params![
+                seal.account,
+                seal.version,
+                seal.entry_id,
+                seal.position,
+                seal.direction,
+                seal.amount,
+                seal.balance_after,
+                String::from(head)
+            ]);
+        }
+    }
+    (rows, heads)
 }
 
 /// Settles ids for good, each once: whoever settles one of them at the same moment meets the primary

@@ -62,6 +62,9 @@ pub enum Command {
     /// Exchange rates
     #[command(subcommand)]
     Forex(ForexCommand),
+    /// The journal: checkpoints, export, verification
+    #[command(subcommand)]
+    Ledger(LedgerCommand),
     /// Print the application's manifest, changed for where it will run
     Manifest {
         /// The application
@@ -227,6 +230,59 @@ pub enum ForexCommand {
         #[command(flatten)]
         target: Target,
     },
+}
+
+#[derive(Subcommand)]
+pub enum LedgerCommand {
+    /// Sign what all accounts are now
+    Checkpoint {
+        #[command(flatten)]
+        access: LedgerAccess,
+    },
+    /// Print the public key that verifies checkpoints, as a JWK
+    Key {
+        #[command(flatten)]
+        access: LedgerAccess,
+    },
+    /// Write the journal as a checkpoint covers it, one JSON record a line
+    Export {
+        file: PathBuf,
+        /// The newest checkpoint when absent
+        #[arg(long)]
+        checkpoint: Option<i64>,
+        #[command(flatten)]
+        access: LedgerAccess,
+    },
+    /// Check an export; needs nothing but the public key
+    Verify {
+        file: PathBuf,
+        /// What `innover ledger key` printed
+        #[arg(long)]
+        key: PathBuf,
+    },
+}
+
+#[derive(Args)]
+pub struct LedgerAccess {
+    /// Who asks; needs ledger:read, for a checkpoint ledger:write
+    #[arg(long, default_value = "finance")]
+    pub user: String,
+    /// The password; the user's name when absent
+    #[arg(long)]
+    pub password: Option<String>,
+    #[command(flatten)]
+    pub target: Target,
+}
+
+impl LedgerAccess {
+    /// Who asks whom.
+    pub fn resolve(self) -> Result<crate::ledger::Access> {
+        Ok(crate::ledger::Access {
+            url: self.target.url()?,
+            password: self.password.unwrap_or_else(|| self.user.clone()),
+            user: self.user,
+        })
+    }
 }
 
 #[derive(Args)]

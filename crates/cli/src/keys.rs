@@ -80,6 +80,10 @@ fn variables(
     for name in app.manifest.variables.keys() {
         let value = match name.as_str() {
             "signing_keys" => json!({ "keys": secrets.signing }).to_string(),
+            "checkpoint_key" => match &secrets.checkpoint {
+                Some(jwk) => jwk.to_string(),
+                None => continue,
+            },
             "profile" => settings.profile.clone(),
             "issuer" => settings.issuer.clone(),
             // The shipped extract ages; a laptop without newer rates still has to show the main job.

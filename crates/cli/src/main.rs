@@ -12,6 +12,7 @@ mod events;
 mod forex;
 mod jobs;
 mod keys;
+mod ledger;
 mod log_file;
 mod migrate;
 mod print;
@@ -42,7 +43,7 @@ use innover_manifest::Manifest;
 use crate::{
     app::App,
     arguments::{
-        Cli, Command, EventsCommand, ForexCommand, JobsCommand, StateOnly, Storage, Target,
+        Cli, Command, EventsCommand, ForexCommand, JobsCommand, LedgerCommand, StateOnly, Storage, Target,
     },
     state::StateDir,
 };
@@ -147,6 +148,7 @@ async fn dispatch(command: Command) -> Result<bool> {
             };
             forex::load(load).await?;
         }
+        Command::Ledger(command) => run_ledger(command).await?,
         Command::Manifest {
             manifest,
             storage: Storage::Sqlite,
@@ -256,5 +258,18 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         Cli::command().debug_assert();
+    }
+}
+
+async fn run_ledger(command: LedgerCommand) -> Result<()> {
+    match command {
+        LedgerCommand::Checkpoint { access } => ledger::checkpoint(&access.resolve()?).await,
+        LedgerCommand::Key { access } => ledger::key(&access.resolve()?).await,
+        LedgerCommand::Export {
+            file,
+            checkpoint,
+            access,
+        } => ledger::export(&access.resolve()?, &file, checkpoint).await,
+        LedgerCommand::Verify { file, key } => ledger::verify(&file, &key),
     }
 }

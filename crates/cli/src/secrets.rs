@@ -25,6 +25,8 @@ pub struct Secrets {
     pub services: BTreeMap<String, [u8; KEY_BYTES]>,
     /// Private JWKs; the first one signs.
     pub signing: Vec<serde_json::Value>,
+    /// The private JWK checkpoints of the journal are signed with.
+    pub checkpoint: Option<serde_json::Value>,
 }
 
 /// What an [`ensure`] had to add, for the line that says so.
@@ -41,6 +43,7 @@ struct File {
     service: Vec<Service>,
     #[serde(default)]
     signing_key: Vec<SigningKey>,
+    checkpoint_key: Option<SigningKey>,
 }
 
 #[derive(Deserialize)]
@@ -92,11 +95,17 @@ fn parse(text: &str) -> Result<Secrets> {
         }
     }
     let mut signing = Vec::new();
-    for SigningKey { alg, jwk } in file.signing_key {
-        let jwk = serde_json::from_str(&jwk).map_err(|_| anyhow!("the {alg} key is not a JWK"))?;
-        signing.push(jwk);
+    let jwk = |SigningKey { alg, jwk }: SigningKey| {
+        serde_json::from_str(&jwk).map_err(|_| anyhow!("the {alg} key is not a JWK"))
+    };
+    for key in file.signing_key {
+        signing.push(jwk(key)?);
     }
-    Ok(Secrets { services, signing })
+    Ok(Secrets {
+        services,
+        signing,
+        checkpoint: file.checkpoint_key.map(jwk).transpose()?,
+    })
 }
 
 /// Reads the file and appends a secret for each of `names` that has none, and the signing keys
@@ -114,6 +123,7 @@ pub fn ensure(path: &Path, names: &[String]) -> Result<(Secrets, Added)> {
             Secrets {
                 services: BTreeMap::new(),
                 signing: vec![],
+                checkpoint: None,
             },
         )
     };
@@ -139,6 +149,13 @@ pub fn ensure(path: &Path, names: &[String]) -> Result<(Secrets, Added)> {
             ));
             added.signing_keys += 1;
         }
+    }
+    if known.checkpoint.is_none() {
+        let jwk = new_ed25519()?;
+        text.push_str(&format!(
+            "\n[checkpoint_key]\nalg = \"EdDSA\"\njwk = '{jwk}'\n"
+        ));
+        added.signing_keys += 1;
     }
     // Also tightens the permissions of a file that others may read.
     state::replace(path, &text)?;
@@ -190,7 +207,7 @@ mod tests {
             added,
             Added {
                 services: 2,
-                signing_keys: 2
+                signing_keys: 3
             }
         );
         assert_eq!(state::mode(&path), Some(0o600));

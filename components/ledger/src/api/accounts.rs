@@ -106,7 +106,7 @@ pub async fn open(cx: Cx, body: Body<OpenRequest>) -> Result<Answer> {
         let now = ids::now_us();
         let mut batch = Batch::new();
         store::open_accounts(&mut batch, &with_house(&db, &opening).await?, now);
-        let account = Account::opened(&opening);
+        let account = Account::opened(&opening, now);
         let row = AccountRow {
             opening: opening.clone(),
             account,

@@ -112,6 +112,7 @@ impl EntryRequest {
             kind: kind.into(),
             reference: line(&self.reference, "/reference")?.into(),
             payment_id: None,
+            reverses: None,
             metadata: metadata(&self.metadata)?,
             created_by,
             created_at: ids::now_us(),

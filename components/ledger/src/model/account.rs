@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeMap, fmt};
 
+use innover_journal::{AccountSeal, Hash};
 use innover_money::{Currency, Minor, Money};
 
 use super::{Checked, Entry, Side};
@@ -68,6 +69,20 @@ impl Opening {
         .into_iter()
         .filter_map(|(name, differs)| differs.then_some(name))
         .collect()
+    }
+
+    /// The first link of its chain, when it is opened at `created_at`.
+    pub fn head(&self, created_at: i64) -> Hash {
+        let seal = AccountSeal {
+            id: self.id.as_str(),
+            code: &self.code,
+            name: &self.name,
+            currency: self.currency.code(),
+            normal_side: self.normal_side.as_str(),
+            floor: self.floor.map(|floor| floor.0),
+            created_at,
+        };
+        seal.hash()
     }
 }
 
@@ -155,11 +170,13 @@ pub struct Account {
     pub totals: Totals,
     /// How many postings it has had.
     pub version: i64,
+    /// The last link of its chain, as it was read.
+    pub head: Hash,
 }
 
 impl Account {
     /// An account without postings.
-    pub fn opened(opening: &Opening) -> Account {
+    pub fn opened(opening: &Opening, created_at: i64) -> Account {
         Account {
             id: opening.id.clone(),
             currency: opening.currency,
@@ -168,6 +185,7 @@ impl Account {
             closed: false,
             totals: Totals::default(),
             version: 0,
+            head: opening.head(created_at),
         }
     }
 

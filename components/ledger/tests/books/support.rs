@@ -53,7 +53,7 @@ pub fn wallet(id: &str, code: &str) -> Opening {
 }
 
 pub fn account(opening: &Opening, posted: i64) -> Account {
-    let mut account = Account::opened(opening);
+    let mut account = Account::opened(opening, 1);
     match opening.normal_side {
         Side::Credit => account.totals.credits = Minor(posted),
         Side::Debit => account.totals.debits = Minor(posted),
