@@ -185,6 +185,13 @@ impl Platform {
         connection.query_row(sql, [], |row| row.get(0)).unwrap()
     }
 
+    /// The same for a text.
+    pub fn text(&self, database: &str, sql: &str) -> String {
+        let file = self.state.join("db").join(format!("{database}.db"));
+        let connection = rusqlite::Connection::open(file).unwrap();
+        connection.query_row(sql, [], |row| row.get(0)).unwrap()
+    }
+
     /// An access token of a dev user, whose password is its name.
     pub async fn token(&self, user: &str) -> String {
         if let Some(token) = self.tokens.lock().unwrap().get(user) {

@@ -35,6 +35,9 @@ CREATE TABLE entries (
     created_at BIGINT NOT NULL
 );
 
+-- An entry is reversed once.
+CREATE UNIQUE INDEX entries_reversed ON entries (reverses) WHERE reverses IS NOT NULL;
+
 -- A statement reads one account's postings in order: that is the primary key.
 CREATE TABLE postings (
     account_id TEXT NOT NULL,

@@ -40,6 +40,7 @@ pub fn routes() -> OpenApiRouter {
         .routes(routes!(accounts::close))
         .routes(routes!(entries::create))
         .routes(routes!(entries::get))
+        .routes(routes!(entries::reverse))
         .routes(routes!(settlement::refuse))
         .routes(routes!(trial_balance::get))
         .routes(routes!(checkpoints::create, checkpoints::list))

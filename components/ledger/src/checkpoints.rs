@@ -8,9 +8,7 @@ use std::sync::OnceLock;
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use innover_journal::{CheckpointLine, Head, SigningKey, Statement, root};
 use innover_kit::{
-    Batch, Code, Db, Expect, Failure, Result, Row, Value, config,
-    db::DbError,
-    ids, params,
+    Batch, Code, Db, Expect, Failure, Result, Row, Value, config, db::DbError, ids, params,
 };
 use serde::Deserialize;
 

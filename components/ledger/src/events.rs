@@ -135,6 +135,7 @@ pub fn posted_event(entry: &EntryRow, posted: &[Posted], cause: Cause) -> Emit {
             "entry_id": entry.id,
             "kind": entry.kind,
             "payment_id": entry.payment_id,
+            "reverses": entry.reverses,
             "reference": entry.reference,
             "accounts": accounts,
         }),

@@ -128,7 +128,11 @@ async fn accounts(
         opened.retain(|a| a.id <= upper);
     }
     let more_accounts = opened.len() as i64 == JOURNAL_PAGE;
-    if let Some(upper) = opened.last().filter(|_| more_accounts).map(|a| a.id.clone()) {
+    if let Some(upper) = opened
+        .last()
+        .filter(|_| more_accounts)
+        .map(|a| a.id.clone())
+    {
         postings.retain(|p| p.account <= upper);
     }
     let last_opened = opened.last().map(|a| a.id.clone());

@@ -16,6 +16,8 @@ use crate::model::{Account, AccountId, Book, Opening, Posted, Side, Totals};
 pub const STEP_ACCOUNTS: &str = "accounts";
 /// The step that opens accounts: it fails when one of them exists.
 pub const STEP_OPEN: &str = "open";
+/// The step that writes entries: it fails when one of them reverses what was reversed before.
+pub const STEP_ENTRIES: &str = "entries";
 /// The step that writes outcomes: it fails when something was booked or refused before.
 pub const STEP_OUTCOMES: &str = "outcomes";
 
@@ -496,7 +498,7 @@ pub fn post(batch: &mut Batch, book: &Book, entries: &[(EntryRow, Vec<Posted>)])
         ]
     });
     batch.step(
-        "entries",
+        STEP_ENTRIES,
         "INSERT INTO entries (id, external_id, kind, reference, payment_id, reverses, metadata,
                               created_by, created_at)
          SELECT r.id, r.external_id, r.kind, r.reference, r.payment_id, r.reverses, r.metadata,

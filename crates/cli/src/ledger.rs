@@ -105,7 +105,10 @@ async fn write(platform: &Platform, number: i64, file: &Path) -> Result<u64> {
             None => break,
         }
     }
-    let out = out.into_inner().map_err(|e| e.into_error()).with_context(at)?;
+    let out = out
+        .into_inner()
+        .map_err(|e| e.into_error())
+        .with_context(at)?;
     out.sync_all().with_context(at)?;
     Ok(records)
 }
@@ -149,11 +152,17 @@ pub fn verify(file: &Path, key: &Path) -> Result<()> {
 
 /// From a JWK (RFC 8037), as `innover ledger key` prints it.
 fn public_key(file: &Path) -> Result<PublicKey> {
-    let text = std::fs::read_to_string(file)
-        .with_context(|| format!("cannot read {}", file.display()))?;
-    let jwk: Value = serde_json::from_str(&text)
-        .with_context(|| format!("{} is no JWK; `innover ledger key` prints one", file.display()))?;
-    let bytes = jwk["x"].as_str().and_then(|x| URL_SAFE_NO_PAD.decode(x).ok());
+    let text =
+        std::fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?;
+    let jwk: Value = serde_json::from_str(&text).with_context(|| {
+        format!(
+            "{} is no JWK; `innover ledger key` prints one",
+            file.display()
+        )
+    })?;
+    let bytes = jwk["x"]
+        .as_str()
+        .and_then(|x| URL_SAFE_NO_PAD.decode(x).ok());
     let key = bytes.and_then(|bytes| PublicKey::from_bytes(&bytes));
     match (key, jwk["crv"].as_str()) {
         (Some(key), Some("Ed25519")) => Ok(key),

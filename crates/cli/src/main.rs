@@ -43,7 +43,8 @@ use innover_manifest::Manifest;
 use crate::{
     app::App,
     arguments::{
-        Cli, Command, EventsCommand, ForexCommand, JobsCommand, LedgerCommand, StateOnly, Storage, Target,
+        Cli, Command, EventsCommand, ForexCommand, JobsCommand, LedgerCommand, StateOnly, Storage,
+        Target,
     },
     state::StateDir,
 };

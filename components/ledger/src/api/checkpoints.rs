@@ -4,7 +4,9 @@ use axum::extract::{Path, Query};
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use innover_journal::CheckpointLine;
 use innover_kit::{
-    Answer, Batch, Code, Cx, Db, Failure, Result, batch::with_retries, contract::time::rfc3339,
+    Answer, Batch, Code, Cx, Db, Failure, Result,
+    batch::with_retries,
+    contract::time::rfc3339,
     page::{Page, PageQuery},
 };
 use serde::Serialize;
@@ -135,7 +137,9 @@ pub async fn key(cx: Cx) -> Result<Answer> {
 
 async fn existing(db: &Db, number: i64) -> Result<CheckpointLine> {
     let missing = || Failure::new(Code::NotFound, format!("there is no checkpoint {number}"));
-    checkpoints::by_number(db, number).await?.ok_or_else(missing)
+    checkpoints::by_number(db, number)
+        .await?
+        .ok_or_else(missing)
 }
 
 fn bad_cursor() -> Failure {

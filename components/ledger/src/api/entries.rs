@@ -8,6 +8,7 @@ use innover_kit::{
     idempotency::{self, CommitError, IdempotencyKey},
     ids,
 };
+use innover_money::Money;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 use utoipa::ToSchema;
@@ -24,6 +25,10 @@ use crate::{
 
 /// Kinds that only the services that own them post.
 const SERVICE_KINDS: [&str; 2] = ["payment", "top_up"];
+/// What a reversal is; only reversing makes one.
+const REVERSAL: &str = "reversal";
+/// What undoes a payment is a refund, which knows what was refunded before.
+const PAYMENT: &str = "payment";
 
 /// An entry to be posted.
 #[derive(Clone, Debug, Deserialize, ToSchema)]
@@ -95,6 +100,9 @@ impl EntryRequest {
 
     fn row(&self, by_service: bool, created_by: String) -> Result<EntryRow> {
         let kind = name(self.kind.as_deref().unwrap_or("manual"), "/kind")?;
+        if kind == REVERSAL {
+            return Err(invalid("POST /v1/entries/{id}/reverse makes one", "/kind"));
+        }
         if !by_service && SERVICE_KINDS.contains(&kind) {
             return Err(invalid(
                 format!("`{kind}` entries are posted by their service"),
@@ -218,6 +226,8 @@ fn settle(batch: &mut Batch, row: &EntryRow, outcome: Outcome) {
 
 fn failed(error: CommitError) -> Failure {
     match error {
+        // Of new entries only a reversal can meet another: ids are new, outcomes have their own step.
+        CommitError::Batch(e) if e.step() == Some(store::STEP_ENTRIES) => reversed_before(),
         CommitError::Batch(e) if e.step() == Some(store::STEP_OUTCOMES) => Failure::new(
             Code::AlreadyExists,
             "this external_id was booked or refused before, under another Idempotency-Key",
@@ -225,6 +235,90 @@ fn failed(error: CommitError) -> Failure {
         .param("/external_id"),
         error => error.into(),
     }
+}
+
+fn reversed_before() -> Failure {
+    Failure::new(Code::AlreadyExists, "the entry was reversed before")
+}
+
+/// What goes with a reversal.
+#[derive(Clone, Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ReverseRequest {
+    /// Why, up to 140 characters.
+    #[serde(default)]
+    reference: String,
+    /// Anything, up to 4 kB.
+    #[serde(default)]
+    #[schema(value_type = Object)]
+    metadata: Map<String, Value>,
+}
+
+/// Reverse an entry.
+///
+/// A new entry with the same postings on the other sides, which names the one it reverses. Entries
+/// are reversed once and never changed; a payment's is undone by a refund instead.
+#[utoipa::path(post, path = "/v1/entries/{id}/reverse", tag = "entries", request_body = ReverseRequest,
+    params(("id" = String, Path),
+           ("Idempotency-Key" = String, Header, description = "Unique to this operation")),
+    responses(
+        (status = 201, body = EntryView),
+        (status = 404, description = "entry_not_found"),
+        (status = 409, description = "already_exists: it was reversed before; invalid_state: it is a payment's or a reversal"),
+        (status = 422, description = "insufficient_funds or account_closed"),
+    ))]
+pub async fn reverse(cx: Cx, Path(id): Path<String>, body: Body<ReverseRequest>) -> Result<Answer> {
+    let created_by = writer(&cx)?;
+    let key = cx.require_idempotency(&body.fields)?;
+    let db = Db::open().await?;
+    if let Some(answer) = key.replay(&db).await? {
+        return Ok(answer);
+    }
+    let original = existing(&db, &id).await?;
+    if [PAYMENT, REVERSAL].contains(&original.kind.as_str()) {
+        let what = match original.kind.as_str() {
+            PAYMENT => "a payment's entry is undone by a refund of the payment",
+            _ => "a reversal is undone by posting the original again",
+        };
+        return Err(Failure::new(Code::InvalidState, what));
+    }
+    let lines = store::lines(&db, &id).await?;
+    // `post` opens its own, and an instance keeps few.
+    drop(db);
+    let row = EntryRow {
+        id: ids::new_id("ent"),
+        external_id: None,
+        kind: REVERSAL.into(),
+        reference: line(&body.value.reference, "/reference")?.into(),
+        payment_id: None,
+        reverses: Some(id),
+        metadata: metadata(&body.value.metadata)?,
+        created_by,
+        created_at: ids::now_us(),
+    };
+    let entry = opposite(&lines)?;
+    while_contended(|| post(&cx, &key, &entry, &row)).await
+}
+
+/// The same postings on the other sides. They balance, since the original does.
+fn opposite(lines: &[store::Line]) -> Result<Checked<Entry>> {
+    let broken = |e: String| Failure::new(Code::Internal, e);
+    let postings = lines.iter().map(|line| {
+        Ok(Posting {
+            account: line.account.clone(),
+            side: line.side.opposite(),
+            money: Money::new(line.amount, line.currency).map_err(|e| broken(e.to_string()))?,
+        })
+    });
+    let entry = Entry {
+        postings: postings.collect::<Result<_>>()?,
+    };
+    entry.check().map_err(|e| broken(e.to_string()))
+}
+
+async fn existing(db: &Db, id: &str) -> Result<EntryRow> {
+    let missing = || Failure::new(Code::EntryNotFound, format!("entry `{id}` does not exist"));
+    store::entry(db, id).await?.ok_or_else(missing)
 }
 
 /// The failed decision left nothing, so it is recorded by a batch of its own: the same key gets the
@@ -267,8 +361,7 @@ async fn refuse(
 pub async fn get(cx: Cx, Path(id): Path<String>) -> Result<Answer> {
     cx.require(READ)?;
     let db = Db::open().await?;
-    let missing = || Failure::new(Code::EntryNotFound, format!("entry `{id}` does not exist"));
-    let entry = store::entry(&db, &id).await?.ok_or_else(missing)?;
+    let entry = existing(&db, &id).await?;
     let lines = store::lines(&db, &id).await?;
     Answer::json(200, &EntryView::read(&entry, &lines))
 }

@@ -25,6 +25,14 @@ impl Side {
         }
     }
 
+    /// The other one.
+    pub fn opposite(self) -> Side {
+        match self {
+            Side::Debit => Side::Credit,
+            Side::Credit => Side::Debit,
+        }
+    }
+
     /// The side with this name.
     pub fn parse(text: &str) -> Option<Side> {
         match text {

@@ -367,3 +367,90 @@ async fn many_who_move_the_same_account_at_once_all_get_through() {
     let (_, account, _) = ask(&finance(), "GET", path, None, Value::Null).await;
     assert_eq!(account["balance"]["posted"], "96.00");
 }
+
+#[tokio::test]
+async fn an_entry_is_reversed_once_by_one_that_names_it() {
+    open("acc_r1", "EUR").await;
+    open("acc_r2", "EUR").await;
+    let post = async |key: &'static str, body: Value| {
+        let (status, entry, _) = ask(&finance(), "POST", "/v1/entries", Some(key), body).await;
+        assert_eq!(status, 201, "{entry}");
+        entry["id"].as_str().expect("an id").to_owned()
+    };
+    let reverse = async |key: &'static str, id: &str, body: Value| {
+        let path = format!("/v1/entries/{id}/reverse");
+        ask(&finance(), "POST", &path, Some(key), body).await
+    };
+    let funded = post("r-fund", transfer("acc_house_cash_EUR", "acc_r1", "10.00")).await;
+    let moved = post("r-move", transfer("acc_r1", "acc_r2", "4.00")).await;
+
+    let why = json!({"reference": "a mistake"});
+    let (status, back, _) = reverse("r-1", &moved, why.clone()).await;
+    assert_eq!(
+        (status, &back["kind"], &back["reverses"]),
+        (201, &json!("reversal"), &json!(moved)),
+        "{back}"
+    );
+    assert_eq!(back["postings"][0]["direction"], "credit");
+    assert_eq!(back["balances"][0]["posted"], "10.00");
+    // The same request again is the same entry; another one is too late.
+    let (status, again, replayed) = reverse("r-1", &moved, why).await;
+    assert_eq!((status, &again, replayed), (201, &back, true));
+    let (status, answer, _) = reverse("r-2", &moved, json!({})).await;
+    assert_eq!((status, &answer["code"]), (409, &json!("already_exists")));
+    // Nor is a reversal reversed, nor what does not exist.
+    let reversal = back["id"].as_str().expect("an id");
+    let (status, answer, _) = reverse("r-3", reversal, json!({})).await;
+    assert_eq!((status, &answer["code"]), (409, &json!("invalid_state")));
+    let (status, answer, _) = reverse("r-4", "ent_none", json!({})).await;
+    assert_eq!((status, &answer["code"]), (404, &json!("entry_not_found")));
+    // What was spent cannot be taken back; when it is there again, it can.
+    let spent = post("r-spend", transfer("acc_r1", "acc_r2", "9.00")).await;
+    let (status, answer, _) = reverse("r-5", &funded, json!({})).await;
+    assert_eq!(
+        (status, &answer["code"]),
+        (422, &json!("insufficient_funds"))
+    );
+    assert_eq!(reverse("r-6", &spent, json!({})).await.0, 201);
+    assert_eq!(reverse("r-7", &funded, json!({})).await.0, 201);
+    let by_hand = json!({"kind": "reversal", "postings": []});
+    let (status, _, _) = ask(&finance(), "POST", "/v1/entries", Some("r-8"), by_hand).await;
+    assert!([400, 422].contains(&status), "{status}");
+}
+
+#[tokio::test]
+async fn of_many_reversals_at_once_one_is_made() {
+    open("acc_rr", "EUR").await;
+    let fund = transfer("acc_house_cash_EUR", "acc_rr", "5.00");
+    let (_, entry, _) = ask(&finance(), "POST", "/v1/entries", Some("rr-fund"), fund).await;
+    let path = format!(
+        "/v1/entries/{}/reverse",
+        entry["id"].as_str().expect("an id")
+    );
+    let all: Vec<u16> = std::thread::scope(|threads| {
+        let attempts: Vec<_> = (0..8)
+            .map(|n| {
+                let path = path.as_str();
+                threads.spawn(move || {
+                    let runtime = tokio::runtime::Builder::new_current_thread()
+                        .build()
+                        .expect("a runtime");
+                    let key = format!("rr-{n}");
+                    let (status, _, _) =
+                        runtime.block_on(ask(&finance(), "POST", path, Some(&key), json!({})));
+                    status
+                })
+            })
+            .collect();
+        attempts
+            .into_iter()
+            .map(|attempt| attempt.join().expect("answered"))
+            .collect()
+    });
+    // A loser meets the reversal itself, or the account it emptied.
+    let made = all.iter().filter(|status| **status == 201).count();
+    assert_eq!(made, 1, "{all:?}");
+    assert!(all.iter().all(|s| [201, 409, 422].contains(s)), "{all:?}");
+    let (_, account, _) = ask(&finance(), "GET", "/v1/accounts/acc_rr", None, Value::Null).await;
+    assert_eq!(account["balance"]["posted"], "0.00");
+}
