@@ -39,7 +39,8 @@ pub fn routes() -> OpenApiRouter {
         .routes(routes!(accounts::close))
         .routes(routes!(entries::create))
         .routes(routes!(entries::get))
-        .routes(routes!(settlement::refuse))
+        .routes(routes!(settlement::refuse_payment))
+        .routes(routes!(settlement::refuse_refund))
         .routes(routes!(trial_balance::get))
 }
 

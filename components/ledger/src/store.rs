@@ -18,6 +18,9 @@ pub const STEP_OPEN: &str = "open";
 /// The step that writes outcomes: it fails when something was booked or refused before.
 pub const STEP_OUTCOMES: &str = "outcomes";
 
+/// The kind of a refund's entry.
+pub const KIND_REFUND: &str = "refund";
+
 /// An account with what only views need.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AccountRow {
@@ -59,12 +62,22 @@ pub struct EntryRow {
     pub reference: String,
     /// The payment it belongs to.
     pub payment_id: Option<String>,
+    /// The entry it takes back, whole or in part.
+    pub reverses: Option<String>,
     /// A JSON object.
     pub metadata: String,
     /// Who asked for it.
     pub created_by: String,
     /// Microseconds since the epoch.
     pub created_at: i64,
+}
+
+impl EntryRow {
+    /// The refund it was booked for, if it was one.
+    pub fn refund_id(&self) -> Option<&str> {
+        let id = self.external_id.as_deref();
+        id.filter(|_| self.kind == KIND_REFUND)
+    }
 }
 
 /// A posting as it was written.
@@ -242,7 +255,8 @@ pub async fn settlement(db: &Db, external_id: &str) -> Result<Option<Option<Stri
 pub async fn entry(db: &Db, id: &str) -> Result<Option<EntryRow>, DbError> {
     let rows = db
         .query(
-            "SELECT id, external_id, kind, reference, payment_id, metadata, created_by, created_at
+            "SELECT id, external_id, kind, reference, payment_id, reverses, metadata, created_by,
+                    created_at
              FROM entries WHERE id = $1",
             params![id],
         )
@@ -254,9 +268,10 @@ pub async fn entry(db: &Db, id: &str) -> Result<Option<EntryRow>, DbError> {
             kind: row.text(2)?.into(),
             reference: row.text(3)?.into(),
             payment_id: row.opt_text(4)?.map(str::to_owned),
-            metadata: row.text(5)?.into(),
-            created_by: row.text(6)?.into(),
-            created_at: row.int(7)?,
+            reverses: row.opt_text(5)?.map(str::to_owned),
+            metadata: row.text(6)?.into(),
+            created_by: row.text(7)?.into(),
+            created_at: row.int(8)?,
         })
     };
     rows.first().map(read).transpose()
@@ -448,6 +463,7 @@ pub fn post(batch: &mut Batch, book: &Book, entries: &[(EntryRow, Vec<Posted>)])
             &e.kind,
             &e.reference,
             e.payment_id.as_deref(),
+            e.reverses.as_deref(),
             &e.metadata,
             &e.created_by,
             e.created_at
@@ -455,12 +471,12 @@ pub fn post(batch: &mut Batch, book: &Book, entries: &[(EntryRow, Vec<Posted>)])
     });
     batch.step(
         "entries",
-        "INSERT INTO entries (id, external_id, kind, reference, payment_id, metadata, created_by,
-                              created_at)
-         SELECT r.id, r.external_id, r.kind, r.reference, r.payment_id, r.metadata, r.created_by,
-                r.created_at
+        "INSERT INTO entries (id, external_id, kind, reference, payment_id, reverses, metadata,
+                              created_by, created_at)
+         SELECT r.id, r.external_id, r.kind, r.reference, r.payment_id, r.reverses, r.metadata,
+                r.created_by, r.created_at
          FROM rows($1: id TEXT, external_id TEXT, kind TEXT, reference TEXT, payment_id TEXT,
-                   metadata TEXT, created_by TEXT, created_at BIGINT) r WHERE true
+                   reverses TEXT, metadata TEXT, created_by TEXT, created_at BIGINT) r WHERE true
          ON CONFLICT DO NOTHING",
         vec![Value::Rows(rows.collect())],
         Expect::Rows(entries.len() as u64),

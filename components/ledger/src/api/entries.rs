@@ -23,7 +23,7 @@ use crate::{
 };
 
 /// Kinds that only the services that own them post.
-const SERVICE_KINDS: [&str; 2] = ["payment", "top_up"];
+const SERVICE_KINDS: [&str; 3] = ["payment", store::KIND_REFUND, "top_up"];
 
 /// An entry to be posted.
 #[derive(Clone, Debug, Deserialize, ToSchema)]
@@ -112,6 +112,7 @@ impl EntryRequest {
             kind: kind.into(),
             reference: line(&self.reference, "/reference")?.into(),
             payment_id: None,
+            reverses: None,
             metadata: metadata(&self.metadata)?,
             created_by,
             created_at: ids::now_us(),

@@ -143,6 +143,8 @@ pub struct EntryView {
     /// What it was made for; at most one entry has it.
     external_id: Option<String>,
     payment_id: Option<String>,
+    /// The entry it takes back, whole or in part.
+    reverses: Option<String>,
     postings: Vec<PostingView>,
     /// New balances of the accounts it touched; only in the answer that posted it.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -198,6 +200,7 @@ impl EntryView {
             reference: entry.reference.clone(),
             external_id: entry.external_id.clone(),
             payment_id: entry.payment_id.clone(),
+            reverses: entry.reverses.clone(),
             postings,
             balances,
             metadata: object(&entry.metadata),

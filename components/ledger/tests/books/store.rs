@@ -24,6 +24,7 @@ fn row(external_id: &str) -> EntryRow {
         kind: "manual".into(),
         reference: "a reference".into(),
         payment_id: None,
+        reverses: None,
         metadata: "{}".into(),
         created_by: "usr_1".into(),
         created_at: 1_000_000,
