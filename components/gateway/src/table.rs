@@ -555,6 +555,11 @@ mod tests {
                 "payment /v1/process payment:write",
             ),
             (
+                "POST",
+                "/api/refund/v1/refunds",
+                "refund /v1/refunds refund:write",
+            ),
+            (
                 "GET",
                 "/api/payment/v1/payments/pay_1/timeline",
                 "payment /v1/payments/pay_1/timeline payment:read",

@@ -6,6 +6,7 @@ use crate::limits::{EMAIL_BYTES_MAX, PASSWORD_BYTES_MAX, PASSWORD_CHARS_MIN, USE
 pub const SCOPES: &[&str] = &[
     "payment:read",
     "payment:write",
+    "refund:read",
     "refund:write",
     "wallet:read",
     "wallet:write",
@@ -42,7 +43,10 @@ pub const ROLES: &[(&str, &[&str])] = &[
     ("auditor", &["*:read", "audit:read"]),
     ("analyst", &["case:*", "scoring:*", "*:read"]),
     ("viewer", &["case:read", "user:read"]),
-    ("user", &["profile:*", "wallet:*", "payment:*", "item:*"]),
+    (
+        "user",
+        &["profile:*", "wallet:*", "payment:*", "refund:*", "item:*"],
+    ),
 ];
 
 /// Whether there is such a role.
@@ -223,29 +227,29 @@ mod tests {
         assert_eq!(granted(["admin"]), SCOPES);
         assert_eq!(
             scopes("finance"),
-            "payment:read payment:write refund:write wallet:read wallet:write ledger:read ledger:write \
-             forex:read forex:write"
+            "payment:read payment:write refund:read refund:write wallet:read wallet:write \
+             ledger:read ledger:write forex:read forex:write"
         );
         assert_eq!(
             scopes("ops_user"),
-            "payment:read wallet:read ledger:read forex:read rules:read profile:read case:read \
-             scoring:read item:read jobs:read jobs:write user:read"
+            "payment:read refund:read wallet:read ledger:read forex:read rules:read profile:read \
+             case:read scoring:read item:read jobs:read jobs:write user:read"
         );
         assert_eq!(
             scopes("auditor"),
-            "payment:read wallet:read ledger:read forex:read rules:read profile:read case:read \
-             scoring:read item:read audit:read jobs:read user:read"
+            "payment:read refund:read wallet:read ledger:read forex:read rules:read profile:read \
+             case:read scoring:read item:read audit:read jobs:read user:read"
         );
         assert_eq!(
             scopes("analyst"),
-            "payment:read wallet:read ledger:read forex:read rules:read profile:read case:read \
-             case:write scoring:read scoring:write item:read jobs:read user:read"
+            "payment:read refund:read wallet:read ledger:read forex:read rules:read profile:read \
+             case:read case:write scoring:read scoring:write item:read jobs:read user:read"
         );
         assert_eq!(scopes("viewer"), "case:read user:read");
         assert_eq!(
             scopes("user"),
-            "payment:read payment:write wallet:read wallet:write profile:read profile:write \
-             item:read item:write"
+            "payment:read payment:write refund:read refund:write wallet:read wallet:write \
+             profile:read profile:write item:read item:write"
         );
         assert_eq!(scopes("nobody"), "");
     }

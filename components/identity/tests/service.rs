@@ -82,8 +82,8 @@ fn a_dev_user_gets_a_token_that_the_published_key_verifies() {
         (answer.text("token_type"), &answer.body["expires_in"]),
         ("Bearer", &json!(3600))
     );
-    let all = "payment:read payment:write refund:write wallet:read wallet:write ledger:read ledger:write \
-               forex:read forex:write";
+    let all = "payment:read payment:write refund:read refund:write wallet:read wallet:write \
+               ledger:read ledger:write forex:read forex:write";
     assert_eq!(answer.text("scope"), all);
     let access = answer.text("access_token");
     let claims = payload(access);

@@ -35,8 +35,8 @@ CREATE TABLE entries (
     created_at BIGINT NOT NULL
 );
 
--- An entry is reversed once.
-CREATE UNIQUE INDEX entries_reversed ON entries (reverses) WHERE reverses IS NOT NULL;
+-- An entry is reversed once; refunds take a payment's entry back in parts.
+CREATE UNIQUE INDEX entries_reversed ON entries (reverses) WHERE kind = 'reversal';
 
 -- A statement reads one account's postings in order: that is the primary key.
 CREATE TABLE postings (

@@ -1,5 +1,5 @@
 //! The journal: accounts, entries that balance, and what every account holds because of them.
-//! Payments reach it as `forex.converted`; wallets open accounts and top up through its HTTP
+//! Payments reach it as `forex.converted`, refunds as `refund.initiated`; wallets open accounts and top up through its HTTP
 //! surface, finance posts entries by hand. It never calls anyone and never trusts an amount it did
 //! not book itself.
 
@@ -14,7 +14,10 @@ pub mod store;
 
 /// What the component is made of.
 pub static SERVICE: innover_kit::Service = innover_kit::Service {
-    events: &[("forex.converted", events::converted)],
+    events: &[
+        ("forex.converted", events::converted),
+        ("refund.initiated", events::refund_initiated),
+    ],
     tasks: &[("ledger.checkpoint", jobs::checkpoint)],
     migration: Some(innover_kit::Migration(1, "init")),
     ..innover_kit::Service::new("ledger", api::routes)

@@ -7,7 +7,9 @@
 mod account;
 mod entry;
 mod payment;
+mod refund;
 
 pub use account::{Account, AccountId, Balance, Book, House, Opening, Posted, Refusal, Totals};
 pub use entry::{Checked, Entry, EntryError, Posting, Side};
 pub use payment::Converted;
+pub use refund::Refunded;

@@ -21,6 +21,9 @@ pub const STEP_ENTRIES: &str = "entries";
 /// The step that writes outcomes: it fails when something was booked or refused before.
 pub const STEP_OUTCOMES: &str = "outcomes";
 
+/// The kind of a refund's entry.
+pub const KIND_REFUND: &str = "refund";
+
 /// An account with what only views need.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AccountRow {
@@ -62,7 +65,7 @@ pub struct EntryRow {
     pub reference: String,
     /// The payment it belongs to.
     pub payment_id: Option<String>,
-    /// The entry it reverses.
+    /// The entry it takes back, whole or in part.
     pub reverses: Option<String>,
     /// A JSON object.
     pub metadata: String,
@@ -87,6 +90,12 @@ impl EntryRow {
             created_at: self.created_at,
         };
         seal.hash()
+    }
+
+    /// The refund it was booked for, if it was one.
+    pub fn refund_id(&self) -> Option<&str> {
+        let id = self.external_id.as_deref();
+        id.filter(|_| self.kind == KIND_REFUND)
     }
 }
 

@@ -15,6 +15,7 @@ use utoipa::{OpenApi, ToSchema};
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 use crate::{
+    capture,
     model::{Decision, Outcome, Signal, State, next},
     store::{self, Change, Payment, TimelineRow, Writer},
 };
@@ -36,6 +37,7 @@ pub fn routes() -> OpenApiRouter {
         .routes(routes!(list))
         .routes(routes!(get))
         .routes(routes!(timeline))
+        .routes(routes!(capture::get))
         .routes(routes!(decide))
 }
 

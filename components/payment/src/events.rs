@@ -32,7 +32,8 @@ struct Converted {
 
 #[derive(Deserialize)]
 struct Rejected {
-    payment_id: String,
+    /// Absent when it was a refund.
+    payment_id: Option<String>,
     code: String,
     detail: String,
 }
@@ -92,7 +93,7 @@ pub fn rejected<'a>(cx: &'a Cx, db: &'a Db, events: &'a [Event]) -> Handling<'a>
         cx,
         db,
         events,
-        |e: &Rejected| Some(&e.payment_id),
+        |e: &Rejected| e.payment_id.as_ref(),
         |writer, at, e, event| {
             let Some(to) = next(at.state, Signal::Refused) else {
                 return;

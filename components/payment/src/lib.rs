@@ -4,6 +4,7 @@
 //! `payment.confirm` completes it. It never books money and never knows a balance.
 
 pub mod api;
+pub mod capture;
 pub mod events;
 pub mod jobs;
 pub mod model;

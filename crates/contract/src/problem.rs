@@ -55,12 +55,14 @@ codes! {
     AccountNotFound "account_not_found" 404 "No such account";
     EntryNotFound "entry_not_found" 404 "No such journal entry";
     PaymentNotFound "payment_not_found" 404 "No such payment";
+    RefundNotFound "refund_not_found" 404 "No such refund";
     QuoteNotFound "quote_not_found" 404 "No such quote";
     ProfileNotFound "profile_not_found" 404 "No such profile";
     UserNotFound "user_not_found" 404 "No such user";
     MethodNotAllowed "method_not_allowed" 405 "The method is not allowed here";
     Conflict "conflict" 409 "Someone else changed this at the same time";
     InvalidState "invalid_state" 409 "The state does not allow this";
+    PaymentNotCompleted "payment_not_completed" 409 "The payment is not completed";
     AlreadyExists "already_exists" 409 "This exists already";
     QuoteUsed "quote_used" 409 "The quote was used already";
     QuoteExpired "quote_expired" 409 "The quote has expired";
@@ -68,6 +70,7 @@ codes! {
     UnsupportedMediaType "unsupported_media_type" 415 "The body must be JSON";
     IdempotencyKeyReused "idempotency_key_reused" 422 "The Idempotency-Key was used for another request";
     InsufficientFunds "insufficient_funds" 422 "The available balance does not cover this";
+    RefundExceedsCaptured "refund_exceeds_captured" 422 "Not so much is left to refund";
     CurrencyMismatch "currency_mismatch" 422 "The currencies do not match";
     AmountTooSmall "amount_too_small" 422 "The amount is too small to convert";
     NoRate "no_rate" 422 "There is no rate for this currency pair";

@@ -24,7 +24,7 @@ use crate::{
 };
 
 /// Kinds that only the services that own them post.
-const SERVICE_KINDS: [&str; 2] = ["payment", "top_up"];
+const SERVICE_KINDS: [&str; 3] = ["payment", store::KIND_REFUND, "top_up"];
 /// What a reversal is; only reversing makes one.
 const REVERSAL: &str = "reversal";
 /// What undoes a payment is a refund, which knows what was refunded before.
@@ -275,12 +275,14 @@ pub async fn reverse(cx: Cx, Path(id): Path<String>, body: Body<ReverseRequest>)
         return Ok(answer);
     }
     let original = existing(&db, &id).await?;
-    if [PAYMENT, REVERSAL].contains(&original.kind.as_str()) {
-        let what = match original.kind.as_str() {
-            PAYMENT => "a payment's entry is undone by a refund of the payment",
-            _ => "a reversal is undone by posting the original again",
-        };
-        return Err(Failure::new(Code::InvalidState, what));
+    let refused = match original.kind.as_str() {
+        PAYMENT => Some("a payment's entry is undone by a refund of the payment"),
+        store::KIND_REFUND => Some("a refund is final"),
+        REVERSAL => Some("a reversal is undone by posting the original again"),
+        _ => None,
+    };
+    if let Some(why) = refused {
+        return Err(Failure::new(Code::InvalidState, why));
     }
     let lines = store::lines(&db, &id).await?;
     // `post` opens its own, and an instance keeps few.

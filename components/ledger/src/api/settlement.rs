@@ -1,21 +1,21 @@
-//! The end of a payment that got stuck: booked already, or refused from now on. Never both.
+//! The end of a payment or refund that got stuck: booked already, or refused from now on. Never
+//! both.
 
 use axum::extract::Path;
 use innover_kit::{Answer, Batch, Cause, Code, Cx, Db, Failure, Result, batch, ids};
 use serde::Serialize;
 use utoipa::ToSchema;
 
+use super::invalid;
 use crate::{
-    events,
+    events::{self, Subject},
     store::{self, Outcome},
 };
 
-/// The only service that gives up on payments.
-const PAYMENT: &str = "payment";
-/// What a payment refused here is refused for.
+/// What is refused here is refused for this.
 const TIMED_OUT: &str = "timed_out";
 
-/// How a payment ended.
+/// How it ended.
 #[derive(Debug, Serialize, ToSchema)]
 struct Settlement {
     /// The entry it was booked with; null when it is refused.
@@ -29,31 +29,46 @@ struct Settlement {
 #[utoipa::path(post, path = "/v1/payments/{id}/refuse", tag = "entries",
     params(("id" = String, Path, description = "pay_…")),
     responses((status = 200, description = "Booked or refused", body = Settlement)))]
-pub async fn refuse(cx: Cx, Path(id): Path<String>) -> Result<Answer> {
-    if cx.claims().is_none_or(|c| c.caller != PAYMENT) {
-        return Err(Failure::new(
-            Code::InsufficientScope,
-            "for the payment service only",
-        ));
+pub async fn refuse_payment(cx: Cx, Path(id): Path<String>) -> Result<Answer> {
+    refuse(&cx, Subject::Payment, &id).await
+}
+
+/// Refuse a refund from now on, unless it is booked.
+///
+/// For the service `refund`, as for payments.
+#[utoipa::path(post, path = "/v1/refunds/{id}/refuse", tag = "entries",
+    params(("id" = String, Path, description = "ref_…")),
+    responses((status = 200, description = "Booked or refused", body = Settlement)))]
+pub async fn refuse_refund(cx: Cx, Path(id): Path<String>) -> Result<Answer> {
+    refuse(&cx, Subject::Refund, &id).await
+}
+
+async fn refuse(cx: &Cx, subject: Subject, id: &str) -> Result<Answer> {
+    let service = subject.as_str();
+    if cx.claims().is_none_or(|c| c.caller != service) {
+        let what = format!("for the {service} service only");
+        return Err(Failure::new(Code::InsufficientScope, what));
+    }
+    // Outcomes of all subjects share a table: a service gives up its own alone.
+    if !id.starts_with(subject.prefix()) {
+        return Err(invalid(format!("this is no id of a {service}"), "id"));
     }
     batch::with_retries(|| async {
         let mut db = Db::open().await?;
-        if let Some(entry_id) = store::settlement(&db, &id).await? {
+        if let Some(entry_id) = store::settlement(&db, id).await? {
             return Answer::json(200, &Settlement { entry_id });
         }
         let detail = "it was not booked in time".to_owned();
         let mut batch = Batch::new();
+        let cause = Cause::from(cx);
         batch.emit(events::rejected_event(
-            &id,
-            TIMED_OUT,
-            &detail,
-            Cause::from(&cx),
+            subject, id, TIMED_OUT, &detail, cause,
         ));
         let refused = Outcome::Refused {
             code: TIMED_OUT,
             detail,
         };
-        store::settle(&mut batch, &[(id.clone(), refused)], ids::now_us());
+        store::settle(&mut batch, &[(id.to_owned(), refused)], ids::now_us());
         batch.commit(&mut db).await?;
         Answer::json(200, &Settlement { entry_id: None })
     })

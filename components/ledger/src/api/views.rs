@@ -143,7 +143,7 @@ pub struct EntryView {
     /// What it was made for; at most one entry has it.
     external_id: Option<String>,
     payment_id: Option<String>,
-    /// The entry it reverses.
+    /// The entry it takes back, whole or in part.
     reverses: Option<String>,
     postings: Vec<PostingView>,
     /// New balances of the accounts it touched; only in the answer that posted it.

@@ -76,6 +76,6 @@ impl Converted {
 }
 
 /// An amount in a currency nothing can be paid in moves nothing.
-fn money(minor: i64, currency: Currency, position: usize) -> Result<Money, EntryError> {
+pub(super) fn money(minor: i64, currency: Currency, position: usize) -> Result<Money, EntryError> {
     Money::new(minor, currency).map_err(|_| EntryError::NotPositive { position })
 }

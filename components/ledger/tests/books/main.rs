@@ -4,6 +4,7 @@
 mod booking;
 mod openapi;
 mod properties;
+mod refunds;
 mod rules;
 mod store;
 mod support;

@@ -105,6 +105,28 @@ pub fn converted(
     )
 }
 
+/// A refund as the refund service emits it; the payee gives `to` back, the payer gets `from`.
+pub fn refunded(
+    refund: &str,
+    from: (&str, i64, &str),
+    to: (&str, i64, &str),
+    margin: i64,
+) -> Event {
+    let (payer, source_minor, source_currency) = from;
+    let (payee, target_minor, target_currency) = to;
+    let data = json!({
+        "refund_id": refund, "payment_id": "pay_1", "reverses": "ent_1", "state": "pending",
+        "payer_account": payer, "payee_account": payee,
+        "source_minor": source_minor, "source_currency": source_currency,
+        "target_minor": target_minor, "target_currency": target_currency,
+        "margin_minor": margin, "reason": "",
+    });
+    Event {
+        kind: "refund.initiated".into(),
+        ..event("/innover/refund", refund, data)
+    }
+}
+
 pub fn event(source: &str, key: &str, data: Value) -> Event {
     Event {
         specversion: "1.0".into(),

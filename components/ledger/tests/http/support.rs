@@ -24,6 +24,7 @@ fn platform() -> &'static BTreeMap<String, [u8; 32]> {
             ("wallet", 3),
             ("bridge", 4),
             ("payment", 5),
+            ("refund", 6),
         ]
         .map(|(name, byte)| (name.to_owned(), [byte; 32]))
         .into();
