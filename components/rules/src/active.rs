@@ -47,7 +47,6 @@ async fn seed(db: &mut Db) -> Result<()> {
     let shipped: Shipped =
         serde_json::from_str(include_str!("shipped.json")).map_err(|e| damaged(e.to_string()))?;
     let set = RuleSet::compile(shipped.rules).map_err(|e| damaged(e.to_string()))?;
-    let rules: Vec<&Rule> = set.rules().collect();
     let now = ids::now_us();
     let mut batch = Batch::new();
     store::insert(
@@ -55,8 +54,8 @@ async fn seed(db: &mut Db) -> Result<()> {
         &SetRow {
             version: 1,
             description: shipped.description,
-            rules: serde_json::to_string(&rules).map_err(|e| damaged(e.to_string()))?,
-            compiled: set.stored(),
+            rules: serde_json::to_string(set.rules()).map_err(|e| damaged(e.to_string()))?,
+            compiled: set.stored().into(),
             created_at: now,
             created_by: CREATED_BY_SHIPPED.into(),
         },

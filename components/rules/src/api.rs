@@ -240,7 +240,7 @@ async fn create_rule_set(cx: Cx, body: Body<RuleSetRequest>) -> Result<Answer> {
     }
     let set = RuleSet::compile(request.rules.clone())
         .map_err(|e| Failure::new(Code::InvalidRule, e.fault).param(e.param))?;
-    let rules = serde_json::to_string(&set.rules().collect::<Vec<_>>())
+    let rules = serde_json::to_string(set.rules())
         .map_err(|e| Failure::new(Code::Internal, e.to_string()))?;
     batch::with_retries(|| async {
         let mut db = Db::open().await?;
@@ -254,7 +254,7 @@ async fn create_rule_set(cx: Cx, body: Body<RuleSetRequest>) -> Result<Answer> {
             version: store::newest(&db).await? + 1,
             description: request.description.clone(),
             rules: rules.clone(),
-            compiled: set.stored(),
+            compiled: set.stored().into(),
             created_at: ids::now_us(),
             created_by: by.clone(),
         };

@@ -1,11 +1,13 @@
 //! What rules may ask about: names and types, and the values of one request. Pure.
 
-use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use serde_json::{Map, Value};
 
-use crate::limits::{LIST_ITEMS_MAX, TEXT_BYTES_MAX};
+use crate::{
+    engine,
+    limits::{LIST_ITEMS_MAX, TEXT_BYTES_MAX},
+};
 
-/// The type of a fact or of an expression. There are no floats: money is minor units.
+/// The type of a fact. There are no floats: money is minor units.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// A 64-bit whole number.
@@ -29,6 +31,17 @@ impl Kind {
             Kind::Bool => "bool",
             Kind::Texts => "list of strings",
             Kind::Ints => "list of ints",
+        }
+    }
+
+    /// Any value of this type.
+    fn example(self) -> engine::Value {
+        match self {
+            Kind::Int => engine::Value::Integer(0),
+            Kind::Text => engine::Value::Text(String::new()),
+            Kind::Bool => engine::Value::Boolean(false),
+            Kind::Texts => engine::Value::Texts(Vec::new()),
+            Kind::Ints => engine::Value::Integers(Vec::new()),
         }
     }
 }
@@ -105,66 +118,26 @@ pub const FACTS: &[Fact] = &[
     ),
 ];
 
-/// Names one of [`FACTS`]. Stored by name, so that the list may grow and change its order.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct FactId(usize);
-
-impl FactId {
-    /// The fact with this name.
-    pub fn named(name: &str) -> Option<FactId> {
-        FACTS.iter().position(|fact| fact.name == name).map(FactId)
-    }
-
-    /// What is declared of it.
-    pub fn fact(self) -> &'static Fact {
-        // Only `named` makes one, from a position in the list.
-        &FACTS[self.0]
-    }
-
-    /// A bit of its own; the list has fewer than 64 facts, which a test holds.
-    pub fn bit(self) -> u64 {
-        1 << self.0
-    }
+/// The facts of which `optional` is so, for the engine to check rules against.
+pub fn declared(optional: bool) -> Vec<engine::Fact> {
+    FACTS
+        .iter()
+        .filter(|fact| fact.optional == optional)
+        .map(|fact| engine::Fact {
+            name: fact.name.into(),
+            value: fact.kind.example(),
+        })
+        .collect()
 }
 
-impl Serialize for FactId {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(self.fact().name)
-    }
-}
-
-impl<'de> Deserialize<'de> for FactId {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<FactId, D::Error> {
-        let name = String::deserialize(deserializer)?;
-        FactId::named(&name).ok_or_else(|| de::Error::custom(format!("no fact `{name}`")))
-    }
-}
-
-/// A value of a fact.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum FactValue {
-    /// [`Kind::Int`].
-    Int(i64),
-    /// [`Kind::Text`].
-    Text(String),
-    /// [`Kind::Bool`].
-    Bool(bool),
-    /// [`Kind::Texts`].
-    Texts(Vec<String>),
-    /// [`Kind::Ints`].
-    Ints(Vec<i64>),
-}
-
-impl FactValue {
-    /// As it stands in explanations.
-    pub fn json(&self) -> Value {
-        match self {
-            FactValue::Int(n) => (*n).into(),
-            FactValue::Text(text) => text.as_str().into(),
-            FactValue::Bool(flag) => (*flag).into(),
-            FactValue::Texts(texts) => texts.clone().into(),
-            FactValue::Ints(ints) => ints.clone().into(),
-        }
+/// A value as it stands in explanations.
+pub fn json(value: engine::Value) -> Value {
+    match value {
+        engine::Value::Integer(n) => n.into(),
+        engine::Value::Text(text) => text.into(),
+        engine::Value::Boolean(flag) => flag.into(),
+        engine::Value::Texts(texts) => texts.into(),
+        engine::Value::Integers(ints) => ints.into(),
     }
 }
 
@@ -180,7 +153,7 @@ pub struct FactError {
 
 /// The facts of one request, each of its declared type.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Facts(Vec<Option<FactValue>>);
+pub struct Facts(Vec<engine::Fact>);
 
 impl Facts {
     /// Reads an object of facts: every required one, none that is not declared, each of its type.
@@ -192,14 +165,15 @@ impl Facts {
             name: name.chars().take(64).collect(),
             fault,
         };
-        if let Some(name) = object.keys().find(|name| FactId::named(name).is_none()) {
+        let is_known = |name: &str| FACTS.iter().any(|fact| fact.name == name);
+        if let Some(name) = object.keys().find(|name| !is_known(name)) {
             let known: Vec<_> = FACTS.iter().map(|fact| fact.name).collect();
             return Err(error(
                 name,
                 format!("there is no such fact; facts are {}", known.join(", ")),
             ));
         }
-        let values = FACTS.iter().map(|fact| match object.get(fact.name) {
+        let facts = FACTS.iter().map(|fact| match object.get(fact.name) {
             // JSON null is how a caller without an optional field says that it is absent.
             None | Some(Value::Null) if fact.optional => Ok(None),
             None => Err(error(
@@ -207,7 +181,10 @@ impl Facts {
                 format!("the fact `{}` is missing", fact.name),
             )),
             Some(value) => match typed(value, fact.kind) {
-                Some(value) => Ok(Some(value)),
+                Some(value) => Ok(Some(engine::Fact {
+                    name: fact.name.into(),
+                    value,
+                })),
                 None => Err(error(
                     fact.name,
                     format!(
@@ -218,16 +195,17 @@ impl Facts {
                 )),
             },
         });
-        values.collect::<Result<_, _>>().map(Facts)
+        let present = facts.filter_map(Result::transpose);
+        present.collect::<Result<_, _>>().map(Facts)
     }
 
-    /// The value of a fact, `None` when it is absent.
-    pub fn get(&self, id: FactId) -> Option<&FactValue> {
-        self.0.get(id.0)?.as_ref()
+    /// Those that are there, as the engine takes them.
+    pub fn given(&self) -> &[engine::Fact] {
+        &self.0
     }
 }
 
-fn typed(value: &Value, kind: Kind) -> Option<FactValue> {
+fn typed(value: &Value, kind: Kind) -> Option<engine::Value> {
     let text = |value: &Value| {
         value
             .as_str()
@@ -240,18 +218,18 @@ fn typed(value: &Value, kind: Kind) -> Option<FactValue> {
             .filter(|items| items.len() <= LIST_ITEMS_MAX)
     };
     match kind {
-        Kind::Int => value.as_i64().map(FactValue::Int),
-        Kind::Text => text(value).map(FactValue::Text),
-        Kind::Bool => value.as_bool().map(FactValue::Bool),
+        Kind::Int => value.as_i64().map(engine::Value::Integer),
+        Kind::Text => text(value).map(engine::Value::Text),
+        Kind::Bool => value.as_bool().map(engine::Value::Boolean),
         Kind::Texts => items()?
             .iter()
             .map(text)
             .collect::<Option<_>>()
-            .map(FactValue::Texts),
+            .map(engine::Value::Texts),
         Kind::Ints => items()?
             .iter()
             .map(Value::as_i64)
             .collect::<Option<_>>()
-            .map(FactValue::Ints),
+            .map(engine::Value::Integers),
     }
 }

@@ -1,9 +1,10 @@
-//! Owns rule sets and evaluates the active one over typed facts. Payment calls it before it starts
-//! a payment; operators read and change the rules. It never sees an account and moves no money.
+//! Owns rule sets and has the active one evaluated over typed facts. Payment calls it before it starts
+//! a payment; operators read and change the rules. It never sees an account and moves no money. What
+//! reads and evaluates a rule is a plug-in (`engine.rs`).
 
 pub mod active;
 pub mod api;
-pub mod expr;
+mod engine;
 pub mod facts;
 pub mod limits;
 pub mod model;

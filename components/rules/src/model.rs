@@ -1,4 +1,5 @@
-//! Rule sets and what they decide: pure.
+//! Rule sets and what they decide: pure. The engine reads and evaluates the expressions; what a rule
+//! is besides its expression is checked here.
 //!
 //! Every rule is evaluated; the strictest outcome of those that match decides, decline before review
 //! before approve. So adding a rule can only make a set stricter, whatever its place, and an
@@ -11,11 +12,9 @@ use serde_json::Value;
 use utoipa::ToSchema;
 
 use crate::{
-    expr::{Condition, EvalError},
-    facts::{FactId, Facts},
-    limits::{
-        DESCRIPTION_BYTES_MAX, NAME_BYTES_MAX, NODES_MAX, REASONS_MAX, RULES_MAX, WEIGHT_MAX,
-    },
+    engine,
+    facts::{self, Facts},
+    limits::{DESCRIPTION_BYTES_MAX, NAME_BYTES_MAX, REASONS_MAX, RULES_MAX, WEIGHT_MAX},
 };
 
 /// What a rule asks for, mildest first.
@@ -28,6 +27,16 @@ pub enum Outcome {
     Review,
     /// It does not happen.
     Decline,
+}
+
+impl From<engine::Outcome> for Outcome {
+    fn from(outcome: engine::Outcome) -> Outcome {
+        match outcome {
+            engine::Outcome::Approve => Outcome::Approve,
+            engine::Outcome::Review => Outcome::Review,
+            engine::Outcome::Decline => Outcome::Decline,
+        }
+    }
 }
 
 /// One rule as it is written.
@@ -63,19 +72,19 @@ pub struct SetError {
     pub fault: String,
 }
 
-/// A rule set that can be evaluated: every rule compiled, names unique, bounds kept.
+/// A rule set that can be evaluated: every expression accepted by the engine, names unique, bounds
+/// kept.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RuleSet {
-    rules: Vec<(Rule, Condition)>,
+    rules: Vec<Rule>,
+    /// What the engine made of them.
+    compiled: String,
 }
 
-/// Grows when the form or the meaning of compiled conditions changes.
-const STORED_FORMAT: u32 = 1;
-
-#[derive(Serialize, Deserialize)]
-struct Stored<T> {
-    format: u32,
-    conditions: T,
+/// The text the engine reads.
+#[derive(Serialize)]
+struct Text<'a> {
+    rules: &'a [Rule],
 }
 
 /// A rule that matched.
@@ -89,7 +98,7 @@ pub struct Match {
     pub reason_codes: Vec<String>,
     /// The facts it names with their values; null for an absent one.
     #[schema(value_type = Object, example = json!({"amount_eur_minor": 6000000}))]
-    pub values: BTreeMap<&'static str, Value>,
+    pub values: BTreeMap<String, Value>,
 }
 
 /// What a set decided, and why.
@@ -105,14 +114,15 @@ pub struct Decision {
     pub matched: Vec<Match>,
 }
 
-/// A rule that could not be evaluated, which ends the whole evaluation.
+/// Why there is no decision: one rule could not be evaluated, which ends the whole evaluation.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("rule `{rule}`: {error}")]
-pub struct RuleError {
-    /// Its id.
-    pub rule: String,
-    /// Why.
-    pub error: EvalError,
+#[error("{0}")]
+pub struct RuleError(String);
+
+impl From<engine::Error> for RuleError {
+    fn from(error: engine::Error) -> RuleError {
+        RuleError(said(&fault(error)))
+    }
 }
 
 impl RuleSet {
@@ -129,9 +139,7 @@ impl RuleSet {
             ));
         }
         let mut ids = std::collections::BTreeSet::new();
-        let mut nodes = 0;
-        let mut compiled = Vec::with_capacity(rules.len());
-        for (at, rule) in rules.into_iter().enumerate() {
+        for (at, rule) in rules.iter().enumerate() {
             let at = |field: &str| format!("/rules/{at}/{field}");
             if !is_name(&rule.id) {
                 return Err(error(
@@ -139,7 +147,7 @@ impl RuleSet {
                     format!("an id is 1 to {NAME_BYTES_MAX} of a-z, 0-9, `_`, `-` and `.`"),
                 ));
             }
-            if !ids.insert(rule.id.clone()) {
+            if !ids.insert(&rule.id) {
                 return Err(error(
                     at("id"),
                     format!("the id `{}` is used twice", rule.id),
@@ -165,51 +173,44 @@ impl RuleSet {
                     format!("a weight is 0 to {WEIGHT_MAX}"),
                 ));
             }
-            let condition = Condition::compile(&rule.when)
-                .map_err(|e| error(at("when"), format!("rule `{}`: {e}", rule.id)))?;
-            nodes += condition.nodes();
-            if nodes > NODES_MAX {
-                return Err(error(
-                    at("when"),
-                    format!("the set has more than {NODES_MAX} steps"),
-                ));
-            }
-            compiled.push((rule, condition));
         }
-        Ok(RuleSet { rules: compiled })
+        let text = serde_json::to_string(&Text { rules: &rules })
+            .map_err(|e| error("/rules".into(), e.to_string()))?;
+        match engine::check(&text, &facts::declared(false), &facts::declared(true)) {
+            Ok(compiled) => Ok(RuleSet { rules, compiled }),
+            Err(refused) => {
+                let fault = fault(refused);
+                let at = rules.iter().position(|rule| rule.id == fault.rule);
+                let param = at.map_or("/rules".into(), |at| format!("/rules/{at}/when"));
+                Err(error(param, said(&fault)))
+            }
+        }
     }
 
-    /// The set of `rules` from what [`RuleSet::stored`] kept of it; compiled again when another
-    /// release stored it in another form.
+    /// The set of `rules` from what [`RuleSet::stored`] kept of it; compiled again when that was
+    /// another engine's, or another version's.
     ///
     /// # Errors
-    /// [`SetError`] when this release does not accept the rules.
+    /// [`SetError`] when this engine does not accept the rules.
     pub fn restore(rules: Vec<Rule>, stored: &str) -> Result<RuleSet, SetError> {
-        match serde_json::from_str::<Stored<Vec<Condition>>>(stored) {
-            Ok(Stored {
-                format: STORED_FORMAT,
-                conditions,
-            }) if conditions.len() == rules.len() => Ok(RuleSet {
-                rules: rules.into_iter().zip(conditions).collect(),
+        // Whether it can be evaluated is of no interest without facts, only whether it can be read.
+        match engine::evaluate(stored, &[]) {
+            Err(engine::Error::InvalidRuleSet(_)) => RuleSet::compile(rules),
+            _ => Ok(RuleSet {
+                rules,
+                compiled: stored.to_owned(),
             }),
-            _ => RuleSet::compile(rules),
         }
     }
 
-    /// The compiled conditions, to store beside the rules.
-    pub fn stored(&self) -> String {
-        let conditions: Vec<_> = self.rules.iter().map(|(_, condition)| condition).collect();
-        // Text that cannot be read is compiled again, so an empty one is only slower.
-        serde_json::to_string(&Stored {
-            format: STORED_FORMAT,
-            conditions,
-        })
-        .unwrap_or_default()
+    /// What the engine made of the rules, to store beside them.
+    pub fn stored(&self) -> &str {
+        &self.compiled
     }
 
     /// The rules as they were written.
-    pub fn rules(&self) -> impl Iterator<Item = &Rule> {
-        self.rules.iter().map(|(rule, _)| rule)
+    pub fn rules(&self) -> &[Rule] {
+        &self.rules
     }
 
     /// Decides.
@@ -218,53 +219,56 @@ impl RuleSet {
     /// [`RuleError`] when one rule cannot be evaluated: what it would have said is unknown, so the
     /// others may not decide without it.
     pub fn decide(&self, facts: &Facts) -> Result<Decision, RuleError> {
-        let mut matched: Vec<&(Rule, Condition)> = Vec::new();
-        for entry in &self.rules {
-            let (rule, condition) = entry;
-            let holds = condition.holds(facts).map_err(|error| RuleError {
-                rule: rule.id.clone(),
-                error,
-            })?;
-            if holds {
-                matched.push(entry);
-            }
-        }
-        let outcome = matched
+        let decision = engine::evaluate(&self.compiled, facts.given())?;
+        let decisive = decision
+            .matched
             .iter()
-            .map(|(rule, _)| rule.outcome)
-            .max()
-            .unwrap_or(Outcome::Approve);
+            .filter(|rule| rule.outcome == decision.outcome);
         let mut reason_codes: Vec<String> = Vec::new();
-        for (rule, _) in matched.iter().filter(|(rule, _)| rule.outcome == outcome) {
-            for code in &rule.reason_codes {
-                if !reason_codes.contains(code) {
-                    reason_codes.push(code.clone());
-                }
+        for code in decisive.flat_map(|rule| &rule.reasons) {
+            if !reason_codes.contains(code) {
+                reason_codes.push(code.clone());
             }
         }
         Ok(Decision {
-            outcome,
+            outcome: decision.outcome.into(),
             reason_codes,
-            // At most RULES_MAX weights of at most WEIGHT_MAX each.
-            score: matched.iter().map(|(rule, _)| rule.weight).sum(),
-            matched: matched
-                .into_iter()
-                .map(|(rule, condition)| explain(rule, condition, facts))
-                .collect(),
+            score: decision.score,
+            matched: decision.matched.into_iter().map(explain).collect(),
         })
     }
 }
 
-fn explain(rule: &Rule, condition: &Condition, facts: &Facts) -> Match {
-    let value = |fact: &FactId| {
-        let value = facts.get(*fact).map_or(Value::Null, |value| value.json());
-        (fact.fact().name, value)
-    };
+fn explain(matched: engine::Matched) -> Match {
+    let values = matched.values.into_iter();
+    let absent = matched.absent.into_iter();
     Match {
-        rule: rule.id.clone(),
-        outcome: rule.outcome,
-        reason_codes: rule.reason_codes.clone(),
-        values: condition.named().iter().map(value).collect(),
+        rule: matched.rule,
+        outcome: matched.outcome.into(),
+        reason_codes: matched.reasons,
+        values: values
+            .map(|fact| (fact.name, facts::json(fact.value)))
+            .chain(absent.map(|name| (name, Value::Null)))
+            .collect(),
+    }
+}
+
+/// The first fault of an error.
+fn fault(error: engine::Error) -> engine::Fault {
+    use engine::Error::{InvalidRuleSet, LimitExceeded, Overflow, TypeMismatch, UnknownFact};
+    match error {
+        InvalidRuleSet(faults) => faults.into_iter().next().unwrap_or(engine::Fault {
+            rule: String::new(),
+            message: "the rule engine does not take this rule set".into(),
+        }),
+        UnknownFact(fault) | TypeMismatch(fault) | Overflow(fault) | LimitExceeded(fault) => fault,
+    }
+}
+
+fn said(fault: &engine::Fault) -> String {
+    match fault.rule.as_str() {
+        "" => fault.message.clone(),
+        rule => format!("rule `{rule}`: {}", fault.message),
     }
 }
 

@@ -41,7 +41,7 @@ pub struct SetRow {
     pub description: String,
     /// The rules as JSON.
     pub rules: String,
-    /// Their compiled conditions.
+    /// What the engine made of them.
     pub compiled: String,
     /// Microseconds.
     pub created_at: i64,

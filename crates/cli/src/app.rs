@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
-use innover_manifest::{Component, Manifest};
+use innover_manifest::{Component, DependencySource, Manifest};
 
 /// A parsed spin.toml.
 pub struct App {
@@ -46,18 +46,21 @@ impl App {
         })
     }
 
-    /// The compiled file of every component that has one.
+    /// The compiled file of every component that has one, and files plugged into it by their path.
     pub fn wasm_files(&self) -> Vec<Wasm<'_>> {
-        self.manifest
-            .components
-            .iter()
-            .filter_map(|(id, component)| {
-                Some(Wasm {
-                    component: id,
-                    path: self.base.join(component.source.path()?),
-                })
+        let files = self.manifest.components.iter().flat_map(|(id, component)| {
+            let dependencies = component.dependencies.values();
+            let plugged = dependencies.filter_map(|dependency| match &dependency.source {
+                DependencySource::Path(path) => Some(path.as_path()),
+                _ => None,
+            });
+            let files = component.source.path().into_iter().chain(plugged);
+            files.map(|file| Wasm {
+                component: id,
+                path: self.base.join(file),
             })
-            .collect()
+        });
+        files.collect()
     }
 
     /// Every component's file is there, or the error says how to get it.

@@ -25,7 +25,9 @@ struct Watched {
     patterns: Vec<String>,
     command: Vec<String>,
     folder: PathBuf,
-    wasm: PathBuf,
+    /// What is loaded for it: its own file and those plugged into it. Empty for a component that is
+    /// only plugged into others, which are loaded again in its place.
+    wasm: Vec<PathBuf>,
 }
 
 /// Modification times of the files of each pattern.
@@ -41,7 +43,7 @@ pub async fn run(app: App, host: Weak<Host>) {
     let mut sources = look(&watched).await;
     let mut loaded: BTreeMap<String, Option<SystemTime>> = watched
         .iter()
-        .map(|w| (w.id.clone(), modified(&w.wasm)))
+        .map(|w| (w.id.clone(), newest(&w.wasm)))
         .collect();
     loop {
         tokio::time::sleep(POLL).await;
@@ -62,7 +64,7 @@ pub async fn run(app: App, host: Weak<Host>) {
         sources = now;
         // Also when somebody else built it.
         for component in &watched {
-            let built = modified(&component.wasm);
+            let built = newest(&component.wasm);
             if built.is_some() && loaded.get(&component.id) != Some(&built) && settled(built) {
                 let Some(host) = host.upgrade() else { return };
                 reload(&host, &component.id).await;
@@ -77,6 +79,7 @@ pub async fn run(app: App, host: Weak<Host>) {
 
 fn watched(app: &App) -> Vec<Watched> {
     let components = app.manifest.components.iter();
+    let plugged = app.manifest.plugged_components();
     components
         .filter_map(|(id, component)| {
             let build = component.build.as_ref()?;
@@ -88,11 +91,15 @@ fn watched(app: &App) -> Vec<Watched> {
                 let base = glob::Pattern::escape(&folder.display().to_string());
                 format!("{base}/{glob}")
             };
+            let dependencies = component.dependencies.values();
+            let files = std::iter::once(component.source.path()?)
+                .chain(dependencies.filter_map(|plug| app.manifest.dependency_file(plug)))
+                .filter(|_| !plugged.contains(&id.as_str()));
             Some(Watched {
                 id: id.clone(),
                 patterns: build.watch.iter().map(absolute).collect(),
                 command: build.command.clone(),
-                wasm: app.base.join(component.source.path()?),
+                wasm: files.map(|file| app.base.join(file)).collect(),
                 folder,
             })
         })
@@ -129,6 +136,11 @@ fn files(pattern: &str) -> BTreeMap<PathBuf, SystemTime> {
 
 fn modified(path: &Path) -> Option<SystemTime> {
     std::fs::metadata(path).ok()?.modified().ok()
+}
+
+/// When the last of them was written; `None` when there are none.
+fn newest(files: &[PathBuf]) -> Option<SystemTime> {
+    files.iter().filter_map(|file| modified(file)).max()
 }
 
 /// A linker writes for a moment; a file younger than one poll may be half of itself.
@@ -210,7 +222,7 @@ mod tests {
             patterns: vec![format!("{}/src/**/*", temp.path().display())],
             command: vec![],
             folder: temp.path().into(),
-            wasm: temp.path().join("a.wasm"),
+            wasm: vec![temp.path().join("a.wasm")],
         }];
         let first = look(&watched).await;
         assert_eq!(first, look(&watched).await);
@@ -219,6 +231,38 @@ mod tests {
         assert_ne!(first, second);
         std::fs::remove_file(temp.path().join("src/b.rs")).unwrap();
         assert_eq!(first, look(&watched).await);
+    }
+
+    #[test]
+    fn a_component_is_loaded_again_when_what_is_plugged_into_it_changes() {
+        let temp = tempfile::tempdir().unwrap();
+        let file = temp.path().join("spin.toml");
+        let text = r#"
+            spin_manifest_version = 2
+            application.name = "x"
+            [[trigger.http]]
+            route = "/..."
+            component = "a"
+            [component.a]
+            source = "a.wasm"
+            build.command = "make a"
+            [component.a.dependencies]
+            "acme:x/y" = { component = "b" }
+            "acme:x/z" = { path = "z.wasm" }
+            [component.b]
+            source = "b.wasm"
+            build.command = "make b"
+        "#;
+        std::fs::write(&file, text).unwrap();
+        let watched = watched(&App::load(&file).unwrap());
+        let names: Vec<Vec<_>> = watched
+            .iter()
+            .map(|w| w.wasm.iter().filter_map(|f| f.file_name()).collect())
+            .collect();
+        assert_eq!(names, [vec!["a.wasm", "b.wasm", "z.wasm"], vec![]]);
+        assert_eq!(newest(&watched[0].wasm), None);
+        std::fs::write(temp.path().join("z.wasm"), "1").unwrap();
+        assert!(newest(&watched[0].wasm).is_some());
     }
 
     #[test]

@@ -18,6 +18,7 @@
 
 mod bindings;
 mod cache;
+mod compose;
 mod config;
 mod database;
 mod engine;

@@ -7,13 +7,15 @@ use std::time::Duration;
 
 use anyhow::{Context, anyhow, bail};
 use innover_manifest::hosts::AllowedHosts;
-use innover_manifest::{Component as Definition, Template};
+use innover_manifest::{Component as Definition, Dependency, Template};
 use wasmtime::Engine;
+use wasmtime::component::types::ComponentItem;
 use wasmtime::component::{Component, Linker};
 use wasmtime_wasi_http::p3::bindings::ServicePre;
 
 use crate::bindings::subscriber::RedisSubscriberPre;
 use crate::cache::{ModuleCache, Origin};
+use crate::compose::{Plug, compose};
 use crate::config::HostConfig;
 use crate::guest::Guest;
 use crate::service::Exports;
@@ -26,6 +28,7 @@ pub(crate) struct App {
     /// The name it has in logs and metrics.
     pub(crate) service: Arc<str>,
     pub(crate) source: PathBuf,
+    pub(crate) plugs: Vec<Plug>,
     pub(crate) variables: BTreeMap<String, String>,
     pub(crate) environment: Vec<(String, String)>,
     pub(crate) databases: Vec<String>,
@@ -72,6 +75,7 @@ pub(crate) fn app(config: &HostConfig, id: &str, definition: &Definition) -> any
         id: id.to_owned(),
         service: tool.service_name(id).into(),
         source: config.base_dir.join(path),
+        plugs: plugs(config, definition)?,
         variables: definition
             .variables
             .iter()
@@ -89,17 +93,32 @@ pub(crate) fn app(config: &HostConfig, id: &str, definition: &Definition) -> any
             .deadline_ms
             .map_or(limits::DEADLINE_DEFAULT, Duration::from_millis),
         concurrency: tool.concurrency.unwrap_or(limits::CONCURRENCY_DEFAULT),
-        // A component that may serve only few requests at once wants them in instances of their
-        // own, so that a trap in one does not end the others.
-        concurrent_max: match tool.concurrency {
-            Some(1) => 1,
-            _ => config.instances.concurrent_max,
-        },
+        concurrent_max: tool
+            .instance_concurrency
+            .and_then(|requests| usize::try_from(requests).ok())
+            .map_or(config.instances.concurrent_max, |requests| {
+                requests.min(config.instances.concurrent_max)
+            }),
         reuse_max: config.instances.reuse_max,
     })
 }
 
-/// Compiles (or takes from the cache) a component and checks that everything it imports is there.
+fn plugs(config: &HostConfig, definition: &Definition) -> anyhow::Result<Vec<Plug>> {
+    let plug = |(name, dependency): (&String, &Dependency)| {
+        let Some(file) = config.manifest.dependency_file(dependency) else {
+            bail!("dependency `{name}` is not a file: download it first and name the file");
+        };
+        Ok(Plug {
+            name: name.clone(),
+            source: config.base_dir.join(file),
+            export: dependency.export.clone(),
+            inherit: dependency.inherit.clone(),
+        })
+    };
+    definition.dependencies.iter().map(plug).collect()
+}
+
+/// Composes and compiles (or takes from the cache) a component and checks that everything it imports is there.
 pub(crate) fn exports(
     engine: &Engine,
     linker: &Linker<Guest>,
@@ -108,6 +127,7 @@ pub(crate) fn exports(
 ) -> anyhow::Result<(Exports, Origin)> {
     let wasm = std::fs::read(&app.source)
         .with_context(|| format!("cannot read {}", app.source.display()))?;
+    let wasm = compose(wasm, &app.plugs)?;
     let (component, origin) = cache.load(engine, &wasm).with_context(|| {
         format!(
             "{} is not a component this host can compile",
@@ -144,11 +164,24 @@ fn check_imports(engine: &Engine, component: &Component) -> anyhow::Result<()> {
     let missing: Vec<String> = component
         .component_type()
         .imports(engine)
+        .filter(|(_, item)| is_callable(engine, &item.ty))
         .filter_map(|(name, _)| interfaces::missing(name))
         .collect();
     if missing.is_empty() {
         Ok(())
     } else {
         bail!("{}", missing.join("; "))
+    }
+}
+
+/// An interface of plain types, which a component shares with what is plugged into it, needs nothing
+/// of the host.
+fn is_callable(engine: &Engine, item: &ComponentItem) -> bool {
+    match item {
+        ComponentItem::Type(_) => false,
+        ComponentItem::ComponentInstance(instance) => instance
+            .exports(engine)
+            .any(|(_, item)| is_callable(engine, &item.ty)),
+        _ => true,
     }
 }

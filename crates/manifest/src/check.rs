@@ -2,9 +2,10 @@
 //! owner, Redis triggers a server.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use crate::hosts::{self, AllowedHost, AllowedHosts};
-use crate::model::{Component, DependencySource, HttpExecutor, Manifest, Source};
+use crate::model::{Component, Dependency, DependencySource, HttpExecutor, Manifest, Source};
 use crate::reader::Place;
 use crate::routes::Router;
 use crate::template::Template;
@@ -237,12 +238,17 @@ fn unsupported_of(component: &Component) -> Vec<String> {
             "a source from a registry is not supported yet; download `{package}` and name the file"
         )),
     }
-    if !component.dependencies.is_empty() {
-        let names: Vec<_> = component.dependencies.keys().map(String::as_str).collect();
-        list.push(format!(
-            "dependencies (`{}`) are not composed yet; compose the .wasm with `wac plug` and name the result as source",
-            names.join("`, `")
-        ));
+    for (name, dependency) in &component.dependencies {
+        match &dependency.source {
+            DependencySource::Component(_) | DependencySource::Path(_) => {}
+            DependencySource::Url { url, .. } => list.push(format!(
+                "dependency `{name}` from a URL is not supported yet; download {url} and name the file as `path`"
+            )),
+            DependencySource::Registry { package, .. } => list.push(format!(
+                "dependency `{name}` from a registry is not supported yet; download `{}` and name the file as `path`",
+                package.as_deref().unwrap_or(name)
+            )),
+        }
     }
     if !component.files.is_empty() {
         list.push("`files` are not mounted; compile them in (`include_bytes!`)".to_owned());
@@ -267,6 +273,15 @@ fn unsupported_of(component: &Component) -> Vec<String> {
 }
 
 impl Manifest {
+    /// The file a dependency is in, relative to the manifest; `None` when it has to be downloaded.
+    pub fn dependency_file<'a>(&'a self, dependency: &'a Dependency) -> Option<&'a Path> {
+        match &dependency.source {
+            DependencySource::Component(id) => self.components.get(id)?.source.path(),
+            DependencySource::Path(path) => Some(path),
+            DependencySource::Url { .. } | DependencySource::Registry { .. } => None,
+        }
+    }
+
     /// The component ids a dependency or middleware names: they are not started by themselves.
     pub fn plugged_components(&self) -> Vec<&str> {
         let of_components = self

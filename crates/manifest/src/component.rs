@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+use crate::imports::ImportName;
 use crate::innover::{self, InnoverTool};
 use crate::model::{
     Build, Component, Dependency, DependencySource, FilesMount, Inherit, Profile, Source,
@@ -380,104 +381,4 @@ fn read_inherit(node: &Node<'_>) -> Inherit {
         only.push(kind);
     }
     Inherit::Only(only)
-}
-
-/// The key of a dependency: `acme:money`, `acme:money/rules@0.1.0`, or a plain `money-rules`.
-struct ImportName<'a> {
-    text: &'a str,
-    package: Option<&'a str>,
-    interface: Option<&'a str>,
-    version: Option<semver::Version>,
-}
-
-impl<'a> ImportName<'a> {
-    fn parse(text: &'a str) -> Result<Self, String> {
-        let mut import = Self {
-            text,
-            package: None,
-            interface: None,
-            version: None,
-        };
-        if !text.contains([':', '/']) {
-            names::kebab(text)?;
-            return Ok(import);
-        }
-        let (name, version) = match text.split_once('@') {
-            Some((name, version)) => (name, Some(version)),
-            None => (text, None),
-        };
-        if let Some(version) = version {
-            let parsed = semver::Version::parse(version);
-            import.version =
-                Some(parsed.map_err(|error| format!("`{version}` is no version: {error}"))?);
-        }
-        let (package, interface) = match name.split_once('/') {
-            Some((package, interface)) => (package, Some(interface)),
-            None => (name, None),
-        };
-        let (namespace, package_name) = package
-            .split_once(':')
-            .ok_or("a package is written `namespace:name`")?;
-        for part in [Some(namespace), Some(package_name), interface]
-            .into_iter()
-            .flatten()
-        {
-            names::kebab(part).map_err(|reason| format!("`{part}`: {reason}"))?;
-        }
-        import.package = Some(package);
-        import.interface = interface;
-        Ok(import)
-    }
-
-    /// The rules between the name and what it is satisfied with.
-    fn check(&self, node: &Node<'_>, dependency: &Dependency) {
-        let source = &dependency.source;
-        if self.package.is_none()
-            && matches!(source, DependencySource::Registry { package: None, .. })
-        {
-            node.place
-                .report("a plain name needs a `package`, for example `package = \"acme:money\"`");
-        }
-        let whole_package = self.package.is_some() && self.interface.is_none();
-        let has_one_export = dependency.export.is_some()
-            && matches!(
-                source,
-                DependencySource::Registry { .. } | DependencySource::Path(_)
-            );
-        if whole_package && has_one_export {
-            node.place.report(
-                "one `export` cannot satisfy a whole package; name an interface: `namespace:name/interface`",
-            );
-        }
-    }
-
-    /// Whether one import could be satisfied by both.
-    fn overlaps(&self, other: &Self) -> bool {
-        let differ =
-            |a: Option<String>, b: Option<String>| matches!((a, b), (Some(a), Some(b)) if a != b);
-        self.package.is_some()
-            && self.package == other.package
-            && !differ(self.compatible_version(), other.compatible_version())
-            && !differ(
-                self.interface.map(str::to_owned),
-                other.interface.map(str::to_owned),
-            )
-    }
-
-    /// The part of the version that must be equal for semver compatibility.
-    fn compatible_version(&self) -> Option<String> {
-        let version = self.version.as_ref()?;
-        Some(if !version.pre.is_empty() {
-            format!(
-                "{}.{}.{}-{}",
-                version.major, version.minor, version.patch, version.pre
-            )
-        } else if version.major > 0 {
-            format!("{}", version.major)
-        } else if version.minor > 0 {
-            format!("0.{}", version.minor)
-        } else {
-            format!("0.0.{}", version.patch)
-        })
-    }
 }

@@ -28,6 +28,8 @@ pub struct InnoverTool {
     pub subscribes: Vec<String>,
     /// Requests it takes at once, over all its instances.
     pub concurrency: Option<u32>,
+    /// Requests one of its instances serves at once: a trap ends all of them.
+    pub instance_concurrency: Option<u32>,
     /// How long one request may take.
     pub deadline_ms: Option<u64>,
     /// How much memory one instance may have.
@@ -156,6 +158,11 @@ pub(crate) fn read<'a>(
             .map(|node| node.names(names::event_type))
             .unwrap_or_default(),
         concurrency: number(&mut table, "concurrency", &limits::CONCURRENCY),
+        instance_concurrency: number(
+            &mut table,
+            "instance_concurrency",
+            &limits::INSTANCE_CONCURRENCY,
+        ),
         deadline_ms: table
             .get("deadline_ms")
             .and_then(|node| node.number(&limits::DEADLINE_MS)),

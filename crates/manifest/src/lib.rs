@@ -29,6 +29,7 @@ mod check;
 mod component;
 mod edit;
 pub mod hosts;
+mod imports;
 mod innover;
 pub mod limits;
 mod model;
@@ -40,6 +41,7 @@ pub mod runtime_config;
 mod schema;
 mod template;
 
+pub use imports::satisfies;
 pub use innover::{InnoverTool, Jobs, Missed, Schedule, Task};
 pub use model::{
     Application, Build, Component, Dependency, DependencySource, FilesMount, HttpExecutor,

@@ -2,43 +2,56 @@
 
 use cel::common::ast::{CallExpr, Expr, IdedExpr, LiteralValue, operators};
 
-use super::{Arithmetic, Comparison, ExprError, Node, Search};
+use super::{Arithmetic, Comparison, ExprError, Named, Node, Search};
 use crate::{
-    facts::{FACTS, FactId, Kind},
+    facts::{Kind, Known},
     limits::{LIST_ITEMS_MAX, TEXT_BYTES_MAX},
 };
 
 /// Optional facts known to be there, one bit each.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Present(u64);
+pub(super) struct Present(u128);
 
 impl Present {
+    fn only(fact: Named) -> Present {
+        Present(1 << fact)
+    }
     fn and(self, other: Present) -> Present {
         Present(self.0 | other.0)
     }
     fn either(self, other: Present) -> Present {
         Present(self.0 & other.0)
     }
-    fn holds(self, fact: FactId) -> bool {
-        self.0 & fact.bit() != 0
+    fn holds(self, fact: Named) -> bool {
+        self.0 & Present::only(fact).0 != 0
     }
 }
 
 pub(super) struct Checked {
     pub(super) node: Node,
-    pub(super) kind: Kind,
+    /// `None` when it is only known at evaluation.
+    pub(super) kind: Option<Kind>,
     /// Facts that are there when it is true, and when it is false.
     when_true: Present,
     when_false: Present,
 }
 
-#[derive(Default)]
-pub(super) struct Checker {
+pub(super) struct Checker<'a> {
+    known: Option<&'a Known>,
     pub(super) nodes: usize,
-    pub(super) named: Vec<FactId>,
+    pub(super) named: Vec<String>,
 }
 
-impl Checker {
+impl<'a> Checker<'a> {
+    /// Without `known` facts, every name is taken and of any type.
+    pub(super) fn new(known: Option<&'a Known>) -> Self {
+        Checker {
+            known,
+            nodes: 0,
+            named: Vec::new(),
+        }
+    }
+
     pub(super) fn check(
         &mut self,
         expr: &IdedExpr,
@@ -51,27 +64,24 @@ impl Checker {
                 Ok(value(node, kind))
             }
             Expr::Select(select) => {
-                let fact = named(&select.operand, &select.field)?;
-                self.named.push(fact);
-                let declared = fact.fact();
+                let (fact, name) = (self.named(&select.operand, &select.field)?, &select.field);
                 if select.test {
-                    let there = Present(fact.bit());
                     return Ok(Checked {
                         node: Node::Has(fact),
-                        kind: Kind::Bool,
-                        when_true: there,
+                        kind: Some(Kind::Bool),
+                        when_true: Present::only(fact),
                         when_false: Present::default(),
                     });
                 }
-                if declared.optional && !present.holds(fact) {
-                    let name = declared.name;
+                let declared = self.known.and_then(|known| known.get(name));
+                if declared.is_some_and(|fact| fact.optional) && !present.holds(fact) {
                     return Err(ExprError(format!(
                         "`facts.{name}` may be absent: test it first, `has(facts.{name}) && …`"
                     )));
                 }
-                Ok(value(Node::Fact(fact), declared.kind))
+                Ok(value(Node::Fact(fact), declared.map(|fact| fact.kind)))
             }
-            Expr::Ident(name) => Err(unknown(name)),
+            Expr::Ident(name) => Err(self.unknown(name)),
             Expr::List(list) => {
                 if list.elements.len() > LIST_ITEMS_MAX {
                     return Err(ExprError(format!(
@@ -83,12 +93,17 @@ impl Checker {
                     .iter()
                     .map(|e| self.check(e, present))
                     .collect::<Result<_, _>>()?;
-                let kind = match items.first().map(|item| item.kind) {
-                    Some(Kind::Int) => Kind::Ints,
-                    Some(Kind::Text) => Kind::Texts,
+                let kinds = items.iter().filter_map(|item| item.kind);
+                let kind = match kinds.clone().next() {
+                    Some(Kind::Int) => Some(Kind::Ints),
+                    Some(Kind::Text) => Some(Kind::Texts),
+                    None if !items.is_empty() => None,
                     _ => return Err(ExprError("a list holds strings or whole numbers".into())),
                 };
-                if items.iter().any(|item| item.kind != items[0].kind) {
+                if kinds
+                    .clone()
+                    .any(|other| Some(other) != kinds.clone().next())
+                {
                     return Err(ExprError("the elements of a list are of one type".into()));
                 }
                 Ok(value(
@@ -117,7 +132,7 @@ impl Checker {
                     when_true: left.when_true.and(right.when_true),
                     when_false: left.when_false.either(right.when_false),
                     node: Node::And(Box::new([left.node, right.node])),
-                    kind: Kind::Bool,
+                    kind: Some(Kind::Bool),
                 })
             }
             (operators::LOGICAL_OR, None, [left, right]) => {
@@ -127,7 +142,7 @@ impl Checker {
                     when_true: left.when_true.either(right.when_true),
                     when_false: left.when_false.and(right.when_false),
                     node: Node::Or(Box::new([left.node, right.node])),
-                    kind: Kind::Bool,
+                    kind: Some(Kind::Bool),
                 })
             }
             (operators::LOGICAL_NOT, None, [operand]) => {
@@ -136,16 +151,16 @@ impl Checker {
                     when_true: operand.when_false,
                     when_false: operand.when_true,
                     node: Node::Not(Box::new(operand.node)),
-                    kind: Kind::Bool,
+                    kind: Some(Kind::Bool),
                 })
             }
             (operators::CONDITIONAL, None, [test, yes, no]) => {
                 let test = self.of(test, present, Kind::Bool, "? :")?;
                 let yes = self.check(yes, present.and(test.when_true))?;
-                let no = self.of(no, present.and(test.when_false), yes.kind, "? :")?;
+                let no = self.like(no, present.and(test.when_false), yes.kind, "? :")?;
                 Ok(value(
                     Node::If(Box::new([test.node, yes.node, no.node])),
-                    yes.kind,
+                    yes.kind.or(no.kind),
                 ))
             }
             (operators::NEGATE, None, [operand]) => {
@@ -155,16 +170,23 @@ impl Checker {
             (operators::IN, None, [item, list]) => {
                 let item = self.check(item, present)?;
                 let kind = match item.kind {
-                    Kind::Int => Kind::Ints,
-                    Kind::Text => Kind::Texts,
-                    other => {
+                    Some(Kind::Int) => Some(Kind::Ints),
+                    Some(Kind::Text) => Some(Kind::Texts),
+                    None => None,
+                    Some(other) => {
                         return Err(ExprError(format!(
                             "`in` looks for a string or an int, not for {}",
                             other.name()
                         )));
                     }
                 };
-                let list = self.of(list, present, kind, "in")?;
+                let list = self.like(list, present, kind, "in")?;
+                if let Some(kind) = list.kind.filter(|kind| !is_list(*kind)) {
+                    return Err(ExprError(format!(
+                        "`in` looks into a list, not into {}",
+                        kind.name()
+                    )));
+                }
                 Ok(value(
                     Node::In(Box::new([item.node, list.node])),
                     Kind::Bool,
@@ -188,10 +210,10 @@ impl Checker {
 
     fn size(&mut self, of: &IdedExpr, present: Present) -> Result<Checked, ExprError> {
         let of = self.check(of, present)?;
-        if matches!(of.kind, Kind::Int | Kind::Bool) {
+        if let Some(kind) = of.kind.filter(|k| matches!(k, Kind::Int | Kind::Bool)) {
             return Err(ExprError(format!(
                 "size() is of a string or a list, not of {}",
-                of.kind.name()
+                kind.name()
             )));
         }
         Ok(value(Node::Size(Box::new(of.node)), Kind::Int))
@@ -216,13 +238,15 @@ impl Checker {
         let comparison = comparison(name).ok_or_else(|| unavailable(name))?;
         let left = self.check(left, present)?;
         let ordered = !matches!(comparison, Comparison::Equal | Comparison::NotEqual);
-        if matches!(left.kind, Kind::Texts | Kind::Ints) || (ordered && left.kind == Kind::Bool) {
-            return Err(ExprError(format!(
-                "`{symbol}` does not compare {}",
-                left.kind.name()
-            )));
-        }
-        let right = self.of(right, present, left.kind, symbol)?;
+        let comparable = |side: &Checked| match side.kind {
+            Some(kind) if is_list(kind) || (ordered && kind == Kind::Bool) => Err(ExprError(
+                format!("`{symbol}` does not compare {}", kind.name()),
+            )),
+            _ => Ok(()),
+        };
+        comparable(&left)?;
+        let right = self.like(right, present, left.kind, symbol)?;
+        comparable(&right)?;
         Ok(value(
             Node::Compare(comparison, Box::new([left.node, right.node])),
             Kind::Bool,
@@ -236,23 +260,70 @@ impl Checker {
         kind: Kind,
         what: &str,
     ) -> Result<Checked, ExprError> {
+        self.like(expr, present, Some(kind), what)
+    }
+
+    /// Checks an expression that must have a kind, as far as both are known.
+    fn like(
+        &mut self,
+        expr: &IdedExpr,
+        present: Present,
+        kind: Option<Kind>,
+        what: &str,
+    ) -> Result<Checked, ExprError> {
         let checked = self.check(expr, present)?;
-        if checked.kind == kind {
-            return Ok(checked);
+        match (kind, checked.kind) {
+            (Some(kind), Some(other)) if kind != other => Err(ExprError(format!(
+                "`{what}` needs {} here, not {}",
+                kind.name(),
+                other.name()
+            ))),
+            _ => Ok(checked),
         }
-        Err(ExprError(format!(
-            "`{what}` needs {} here, not {}",
-            kind.name(),
-            checked.kind.name()
-        )))
+    }
+
+    /// The fact that `operand.field` names; only `facts.<name>` names one.
+    fn named(&mut self, operand: &IdedExpr, field: &str) -> Result<Named, ExprError> {
+        match &operand.expr {
+            Expr::Ident(root) if root == "facts" => {}
+            Expr::Ident(root) => return Err(self.unknown(&format!("{root}.{field}"))),
+            _ => return Err(self.unknown(field)),
+        }
+        if self.known.is_some_and(|known| known.get(field).is_none()) {
+            return Err(self.unknown(&format!("facts.{field}")));
+        }
+        let at = self.named.iter().position(|name| name == field);
+        let at = at.unwrap_or_else(|| {
+            self.named.push(field.to_owned());
+            self.named.len() - 1
+        });
+        // A bit of `Present` for each; the number of points in an expression is bounded below that.
+        match Named::try_from(at) {
+            Ok(at) if u32::from(at) < u128::BITS => Ok(at),
+            _ => Err(ExprError("the expression names too many facts".into())),
+        }
+    }
+
+    fn unknown(&self, name: &str) -> ExprError {
+        let known = self.known.map_or(String::new(), |known| {
+            format!(" and one of {}", known.names())
+        });
+        ExprError(format!(
+            "`{}` is unknown; rules name `facts.`{known}",
+            cut(name)
+        ))
     }
 }
 
+fn is_list(kind: Kind) -> bool {
+    matches!(kind, Kind::Texts | Kind::Ints)
+}
+
 /// A checked node that says nothing about which facts are there.
-fn value(node: Node, kind: Kind) -> Checked {
+fn value(node: Node, kind: impl Into<Option<Kind>>) -> Checked {
     Checked {
         node,
-        kind,
+        kind: kind.into(),
         when_true: Present::default(),
         when_false: Present::default(),
     }
@@ -268,26 +339,6 @@ fn unavailable(name: &str) -> ExprError {
         "`{}` is not available here",
         cut(name.trim_matches('_'))
     ))
-}
-
-fn unknown(name: &str) -> ExprError {
-    let known: Vec<_> = FACTS.iter().map(|fact| fact.name).collect();
-    ExprError(format!(
-        "`{}` is unknown; rules name `facts.` and one of {}",
-        cut(name),
-        known.join(", ")
-    ))
-}
-
-/// The fact that `operand.field` names; only `facts.<name>` names one.
-fn named(operand: &IdedExpr, field: &str) -> Result<FactId, ExprError> {
-    match &operand.expr {
-        Expr::Ident(root) if root == "facts" => {
-            FactId::named(field).ok_or_else(|| unknown(&format!("facts.{field}")))
-        }
-        Expr::Ident(root) => Err(unknown(&format!("{root}.{field}"))),
-        _ => Err(unknown(field)),
-    }
 }
 
 fn constant(literal: &LiteralValue) -> Result<(Node, Kind), ExprError> {

@@ -2,36 +2,64 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 use proptest::prelude::*;
-use rules::{
-    expr::{Condition, EvalError},
-    facts::Facts,
+use rules_engine::{
+    Fact, Value,
+    expr::{Condition, EvalError, ExprError},
+    facts::{Given, Known},
 };
-use serde_json::{Value, json};
 
-fn facts(changes: Value) -> Facts {
-    let mut all = json!({
-        "amount_minor": 3333, "amount_major": 33, "currency": "EUR", "target_currency": "USD",
-        "cross_currency": true, "amount_eur_minor": 3333, "payer_owner": "usr_a",
-        "payee_owner": "usr_b", "same_owner": false,
-    });
-    for (name, value) in changes.as_object().unwrap() {
-        match value {
-            Value::Null => drop(all.as_object_mut().unwrap().remove(name)),
-            value => all[name] = value.clone(),
-        }
-    }
-    Facts::read(all.as_object().unwrap()).unwrap()
+fn fact(name: &str, value: Value) -> Fact {
+    let name = name.into();
+    Fact { name, value }
 }
 
-fn holds(source: &str, facts: &Facts) -> Result<bool, EvalError> {
-    Condition::compile(source)
-        .unwrap_or_else(|e| panic!("{source}: {e}"))
-        .holds(facts)
+fn text(value: &str) -> Value {
+    Value::Text(value.into())
+}
+
+fn required(amount_minor: i64) -> Vec<Fact> {
+    vec![
+        fact("amount_minor", Value::Integer(amount_minor)),
+        fact("amount_major", Value::Integer(33)),
+        fact("currency", text("EUR")),
+        fact("target_currency", text("USD")),
+        fact("cross_currency", Value::Boolean(true)),
+        fact("payer_owner", text("usr_a")),
+        fact("payee_owner", text("usr_b")),
+        fact("same_owner", Value::Boolean(false)),
+    ]
+}
+
+fn optional() -> Vec<Fact> {
+    vec![fact("amount_eur_minor", Value::Integer(3_333))]
+}
+
+/// Every fact, with this amount.
+fn facts(amount_minor: i64) -> Vec<Fact> {
+    [required(amount_minor), optional()].concat()
+}
+
+fn compile(source: &str) -> Result<Condition, ExprError> {
+    let known = Known::new(&required(0), &optional());
+    Condition::compile(source, Some(&known))
+}
+
+fn evaluate(condition: &Condition, facts: &[Fact]) -> Result<bool, EvalError> {
+    let given = Given::new(facts).unwrap();
+    condition.holds(&condition.values(&given))
+}
+
+fn holds(source: &str, facts: &[Fact]) -> Result<bool, EvalError> {
+    let checked = compile(source).unwrap_or_else(|e| panic!("{source}: {e}"));
+    let unchecked = Condition::compile(source, None).unwrap();
+    let result = evaluate(&checked, facts);
+    assert_eq!(evaluate(&unchecked, facts), result, "{source}, unchecked");
+    result
 }
 
 #[test]
 fn conditions_say_what_they_say_in_cel() {
-    let here = facts(json!({}));
+    let here = facts(3_333);
     for (source, expected) in [
         ("true", true),
         ("facts.amount_minor == 3333", true),
@@ -87,7 +115,7 @@ fn conditions_say_what_they_say_in_cel() {
 
 #[test]
 fn what_cannot_be_computed_is_an_error_and_nothing_absorbs_it() {
-    let here = facts(json!({"amount_minor": i64::MAX}));
+    let here = facts(i64::MAX);
     for (source, error) in [
         ("facts.amount_minor + 1 > 0", EvalError::Overflow),
         ("facts.amount_minor * 2 > 0", EvalError::Overflow),
@@ -137,6 +165,10 @@ fn unknown_names_wrong_types_and_loops_are_refused_when_a_rule_is_stored() {
         ("facts.amount_minor > 1u", "literals are"),
         ("facts.currency == null", "literals are"),
         ("facts.currency in [1]", "needs list of strings here"),
+        (
+            "facts.currency in facts.payer_owner",
+            "needs list of strings here",
+        ),
         ("facts.currency in ['EUR', 1]", "one type"),
         ("1 in []", "a list holds"),
         ("{'a': 1} == {'a': 1}", "not available"),
@@ -154,10 +186,7 @@ fn unknown_names_wrong_types_and_loops_are_refused_when_a_rule_is_stored() {
         ("facts.amount_minor = 1", ""),
         ("true true", ""),
     ] {
-        let error = Condition::compile(source)
-            .map(|_| ())
-            .expect_err(source)
-            .to_string();
+        let error = compile(source).map(|_| ()).expect_err(source).to_string();
         assert!(error.contains(said), "{source}: {error}");
     }
 }
@@ -171,7 +200,7 @@ fn a_fact_that_may_be_absent_is_tested_before_it_is_used() {
         "has(facts.amount_eur_minor) ? facts.amount_eur_minor > 1 : facts.amount_major > 1",
         "(facts.cross_currency && has(facts.amount_eur_minor)) && facts.amount_eur_minor > 1",
     ] {
-        assert!(Condition::compile(source).is_ok(), "{source}");
+        assert!(compile(source).is_ok(), "{source}");
     }
     for source in [
         "facts.amount_eur_minor > 1",
@@ -181,10 +210,10 @@ fn a_fact_that_may_be_absent_is_tested_before_it_is_used() {
         "(facts.cross_currency || has(facts.amount_eur_minor)) && facts.amount_eur_minor > 1",
         "has(facts.amount_eur_minor) ? true : facts.amount_eur_minor > 1",
     ] {
-        let error = Condition::compile(source).expect_err(source).to_string();
+        let error = compile(source).expect_err(source).to_string();
         assert!(error.contains("may be absent"), "{source}: {error}");
     }
-    let absent = facts(json!({"amount_eur_minor": null}));
+    let absent = required(3_333);
     assert_eq!(
         holds(
             "has(facts.amount_eur_minor) && facts.amount_eur_minor > 1",
@@ -204,17 +233,12 @@ fn a_fact_that_may_be_absent_is_tested_before_it_is_used() {
 #[test]
 fn size_and_depth_are_bounded() {
     let wide = vec!["facts.amount_minor > 1"; 50].join(" && ");
-    assert!(Condition::compile(&wide).is_ok());
+    assert!(compile(&wide).is_ok());
     let long = vec!["facts.amount_minor > 1"; 200].join(" && ");
-    assert!(
-        Condition::compile(&long)
-            .unwrap_err()
-            .to_string()
-            .contains("longer")
-    );
+    assert!(compile(&long).unwrap_err().to_string().contains("longer"));
     let busy = format!("1{} > 0", " + 1".repeat(200));
     assert!(
-        Condition::compile(&busy)
+        compile(&busy)
             .unwrap_err()
             .to_string()
             .contains("operators")
@@ -223,7 +247,7 @@ fn size_and_depth_are_bounded() {
         format!("{}true{}", "(".repeat(100), ")".repeat(100)),
         format!("{}true", "true ? true : ".repeat(60)),
     ] {
-        let error = Condition::compile(&deep).unwrap_err().to_string();
+        let error = compile(&deep).unwrap_err().to_string();
         assert!(error.contains("nested deeper than 32"), "{error}");
     }
 }
@@ -231,9 +255,9 @@ fn size_and_depth_are_bounded() {
 /// A component's stack is 1 MiB and an overflow ends every request of its instance.
 #[test]
 fn the_deepest_expressions_fit_half_of_a_components_stack() {
-    let here = facts(json!({}));
-    let most = rules::limits::WHEN_OPERATORS_MAX - 10;
-    let depth = usize::from(rules::limits::WHEN_DEPTH_MAX);
+    let here = facts(3_333);
+    let most = rules_engine::limits::WHEN_OPERATORS_MAX - 10;
+    let depth = usize::from(rules_engine::limits::WHEN_DEPTH_MAX);
     let around = |open: &str, inner: &str, close: &str, times: usize| {
         format!("{}{inner}{}", open.repeat(times), close.repeat(times))
     };
@@ -261,94 +285,20 @@ fn the_deepest_expressions_fit_half_of_a_components_stack() {
         .stack_size(512 << 10)
         .spawn(move || {
             for source in worst {
-                if let Ok(condition) = Condition::compile(&source) {
-                    let _ = condition.holds(&here);
+                for known in [true, false] {
+                    let condition = match known {
+                        true => compile(&source),
+                        false => Condition::compile(&source, None),
+                    };
+                    if let Ok(condition) = condition {
+                        let _ = evaluate(&condition, &here);
+                    }
                 }
             }
         })
         .unwrap()
         .join()
         .unwrap();
-}
-
-#[test]
-fn a_stored_set_decides_as_the_one_it_was_compiled_from() {
-    let rule = |id: &str, when: &str| rules::model::Rule {
-        id: id.into(),
-        description: String::new(),
-        when: when.into(),
-        outcome: rules::model::Outcome::Review,
-        reason_codes: vec![id.into()],
-        weight: 1,
-    };
-    let written = vec![
-        rule(
-            "a",
-            "has(facts.amount_eur_minor) ? facts.amount_eur_minor > 1 : facts.currency in ['EUR', 'USD']",
-        ),
-        rule(
-            "b",
-            "!facts.same_owner && size(facts.payer_owner) * -2 < facts.amount_major % 7 - 1",
-        ),
-        rule(
-            "c",
-            "facts.payer_owner.startsWith('x') || facts.cross_currency",
-        ),
-    ];
-    let set = rules::model::RuleSet::compile(written.clone()).unwrap();
-    let stored = set.stored();
-    assert_eq!(
-        rules::model::RuleSet::restore(written.clone(), &stored),
-        Ok(set.clone())
-    );
-    for damaged in [
-        "",
-        "{}",
-        &stored.replace("\"format\":1", "\"format\":0"),
-        &stored.replace("same_owner", "gone"),
-    ] {
-        assert_eq!(
-            rules::model::RuleSet::restore(written.clone(), damaged),
-            Ok(set.clone()),
-            "{damaged}"
-        );
-    }
-}
-
-#[test]
-fn facts_are_fewer_than_the_bits_that_track_them() {
-    assert!(rules::facts::FACTS.len() < 64);
-}
-
-#[test]
-fn facts_are_complete_known_and_typed() {
-    let whole = |change: (&str, Value)| {
-        let mut all = json!({
-            "amount_minor": 1, "amount_major": 0, "currency": "EUR", "target_currency": "EUR",
-            "cross_currency": false, "payer_owner": "a", "payee_owner": "b", "same_owner": false,
-        });
-        all[change.0] = change.1;
-        Facts::read(all.as_object().unwrap())
-    };
-    assert!(whole(("amount_eur_minor", json!(1))).is_ok());
-    assert!(whole(("amount_eur_minor", Value::Null)).is_ok());
-    for (name, value) in [
-        ("amount_minor", json!(1.5)),
-        ("amount_minor", json!("1")),
-        ("amount_minor", json!(9_223_372_036_854_775_808u64)),
-        ("amount_minor", Value::Null),
-        ("currency", json!(1)),
-        ("currency", json!("x".repeat(2_000))),
-        ("same_owner", json!("false")),
-        ("amount_eur_minor", json!(true)),
-        ("colour", json!("red")),
-    ] {
-        assert_eq!(
-            whole((name, value.clone())).unwrap_err().name,
-            name,
-            "{name} = {value}"
-        );
-    }
 }
 
 /// Random conditions of the grammar, to compare with a reference that computes in 128 bits.
@@ -383,13 +333,14 @@ proptest! {
 
     #[test]
     fn arithmetic_is_exact_or_an_error((source, expected) in number(), against in -40i64..40) {
-        let here = facts(json!({"amount_minor": i64::MAX}));
+        let here = facts(i64::MAX);
         let got = holds(&format!("{source} > {against}"), &here);
         prop_assert_eq!(got.ok(), expected.map(|value| value > i128::from(against)), "{}", source);
     }
 
     #[test]
     fn no_text_makes_the_reader_panic(source in "[a-z_.()\\[\\]{}!&|?:+*/%<>='\" 0-9-]{0,60}|\\PC{0,40}") {
-        let _ = Condition::compile(&source);
+        let _ = compile(&source);
+        let _ = Condition::compile(&source, None);
     }
 }

@@ -1,16 +1,18 @@
-//! Expressions: CEL's syntax, read by the `cel` crate, checked and evaluated here. Pure.
+//! Expressions: CEL's syntax, read by the `cel` crate, checked and evaluated here.
 //!
 //! Why not the crate's own evaluation: CEL lets an error disappear behind `&&` and `||` (its
 //! `overflow || true` is true), while a rule about money must fail when it cannot be computed, so
-//! that a person looks at it. Types and presence are therefore checked when a rule is stored: what
-//! is left to fail at evaluation is an overflow or a division by zero, and that fails the whole
-//! evaluation. There are no loops, so a checked expression ends within its number of nodes.
+//! that a person looks at it. Types and presence are therefore checked when a rule is stored, against
+//! the facts that evaluation will bring: what is left to fail then is an overflow or a division by
+//! zero, and that fails the whole evaluation. Every operator looks at the types it meets all the
+//! same, because an expression may also be evaluated without having been checked. There are no loops, so a checked expression ends within its number of nodes.
 
 use cel::parser::{ParseErrors, Parser};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    facts::{FactId, Facts, Kind},
+    Fact,
+    facts::{Given, Kind, Known},
     limits::{MESSAGE_CHARS_MAX, WHEN_BYTES_MAX, WHEN_DEPTH_MAX, WHEN_OPERATORS_MAX},
 };
 
@@ -25,7 +27,7 @@ use check::{Checker, Present};
 pub struct ExprError(String);
 
 /// Why an expression could not be evaluated.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum EvalError {
     /// A whole number left 64 bits.
     #[error("a number is larger than 64 bits hold")]
@@ -33,10 +35,19 @@ pub enum EvalError {
     /// `/ 0` or `% 0`.
     #[error("a division by zero")]
     DivisionByZero,
-    /// A value was not of the type that was checked: a defect, reported instead of trusted.
-    #[error("a value is not of its declared type")]
+    /// An operator met a value it is not defined for.
+    #[error("a value is not of the type its place needs")]
     Type,
+    /// A fact that was not given, and not tested with `has()` before.
+    #[error("the fact `{0}` is not given")]
+    Absent(String),
 }
+
+/// A fact by its place in [`Condition::named`]. There are fewer than 128 (see `WHEN_OPERATORS_MAX`).
+type Named = u8;
+
+/// What was given for each fact a condition names.
+type Values<'a> = [Option<&'a Fact>];
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 enum Node {
@@ -44,8 +55,8 @@ enum Node {
     Text(String),
     Bool(bool),
     List(Vec<Node>),
-    Fact(FactId),
-    Has(FactId),
+    Fact(Named),
+    Has(Named),
     Not(Box<Node>),
     Negate(Box<Node>),
     And(Box<[Node; 2]>),
@@ -84,21 +95,21 @@ enum Search {
     EndsWith,
 }
 
-/// A checked condition: its names exist, its types fit, what may be absent is tested before. It is
-/// stored beside its text, because reading the text costs milliseconds in a fresh instance.
+/// A condition that was read, and checked when the facts it may name were known: then its names
+/// exist, its types fit, and what may be absent is tested before.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Condition {
     root: Node,
     nodes: usize,
-    named: Vec<FactId>,
+    named: Vec<String>,
 }
 
 impl Condition {
-    /// Reads and checks an expression that is true or false.
+    /// Reads an expression that is true or false, and checks it when the facts it may name are known.
     ///
     /// # Errors
     /// [`ExprError`] in words for the rule's author.
-    pub fn compile(source: &str) -> Result<Condition, ExprError> {
+    pub fn compile(source: &str, known: Option<&Known>) -> Result<Condition, ExprError> {
         if source.trim().is_empty() {
             return Err(ExprError("the expression is empty".into()));
         }
@@ -116,16 +127,14 @@ impl Condition {
             .max_recursion_depth(WHEN_DEPTH_MAX)
             .parse(source)
             .map_err(|e| unreadable(&e))?;
-        let mut checker = Checker::default();
+        let mut checker = Checker::new(known);
         let checked = checker.check(&parsed, Present::default())?;
-        if checked.kind != Kind::Bool {
+        if let Some(kind) = checked.kind.filter(|kind| *kind != Kind::Bool) {
             return Err(ExprError(format!(
                 "the expression is {}, a rule needs true or false",
-                checked.kind.name()
+                kind.name()
             )));
         }
-        checker.named.sort_unstable();
-        checker.named.dedup();
         Ok(Condition {
             root: checked.node,
             nodes: checker.nodes,
@@ -138,17 +147,30 @@ impl Condition {
         self.nodes
     }
 
-    /// The facts it names, each once.
-    pub fn named(&self) -> &[FactId] {
-        &self.named
+    /// What is given of the facts it names.
+    pub fn values<'a>(&self, given: &Given<'a>) -> Vec<Option<&'a Fact>> {
+        self.named.iter().map(|name| given.get(name)).collect()
     }
 
-    /// Whether it holds.
+    /// The facts it names that are not among its `values`.
+    pub fn absent(&self, values: &Values<'_>) -> Vec<String> {
+        let named = self.named.iter().zip(values);
+        named
+            .filter(|(_, value)| value.is_none())
+            .map(|(name, _)| name.clone())
+            .collect()
+    }
+
+    /// Whether it holds with these `values` of [`Condition::values`].
     ///
     /// # Errors
     /// [`EvalError`]; nothing absorbs it.
-    pub fn holds(&self, facts: &Facts) -> Result<bool, EvalError> {
-        eval::truth(&self.root, facts)
+    pub fn holds(&self, values: &Values<'_>) -> Result<bool, EvalError> {
+        let facts = eval::Facts {
+            named: &self.named,
+            values,
+        };
+        facts.truth(&self.root)
     }
 }
 
