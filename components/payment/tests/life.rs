@@ -286,6 +286,21 @@ async fn a_refusal_fails_the_payment_with_its_reason() {
 }
 
 #[tokio::test]
+async fn what_the_ledger_says_of_a_refund_passes_a_payment_by() {
+    let store = Store::new();
+    insert(&store, "pay_1", State::Initiated).await;
+    let refused = json!({"refund_id": "ref_1", "code": "insufficient_funds", "detail": ""});
+    let refused = event("ledger.rejected", "/innover/ledger", refused);
+    let booked = json!({"refund_id": "ref_1", "payment_id": null, "entry_id": "ent_2"});
+    let booked = event("ledger.posted", "/innover/ledger", booked);
+    let handled = handle(&store, events::rejected, &[refused]).await;
+    assert!(handled.refused.is_empty(), "it is acknowledged");
+    let handled = handle(&store, events::posted, &[booked]).await;
+    assert!(handled.refused.is_empty(), "it is acknowledged");
+    assert_eq!(store.state("pay_1").await, State::Initiated);
+}
+
+#[tokio::test]
 async fn a_batch_moves_each_of_its_payments_and_refuses_only_what_does_not_fit() {
     let store = Store::new();
     for n in 0..100 {
