@@ -45,6 +45,8 @@ pub fn innover() -> PathBuf {
 /// A running platform.
 pub struct Platform {
     child: Option<Child>,
+    /// The folder of the spin.toml it runs.
+    application: PathBuf,
     state: PathBuf,
     _folder: Option<tempfile::TempDir>,
     /// `http://127.0.0.1:<port>` of the gateway.
@@ -78,11 +80,17 @@ impl Platform {
 
     /// The same with further environment variables.
     pub async fn start_with(environment: &[(&str, &str)]) -> Platform {
+        Platform::start_in(repository(), environment).await
+    }
+
+    /// The same with the spin.toml of another folder.
+    pub async fn start_in(application: &Path, environment: &[(&str, &str)]) -> Platform {
         let folder = tempfile::tempdir().unwrap();
         let state = folder.path().join("state");
         prepare(&state);
         let mut platform = Platform {
             child: None,
+            application: application.to_owned(),
             state,
             _folder: Some(folder),
             url: format!("http://127.0.0.1:{}", free_port()),
@@ -137,7 +145,7 @@ impl Platform {
         let mut command = Command::new(innover());
         command
             .arg("up")
-            .current_dir(repository())
+            .current_dir(&self.application)
             .env("INNOVER_LISTEN", self.url.trim_start_matches("http://"))
             .env(
                 "INNOVER_MANAGEMENT_LISTEN",

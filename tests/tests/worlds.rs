@@ -264,7 +264,9 @@ fn claimed_worlds(manifest: &Manifest) -> (BTreeMap<&str, &'static str>, Vec<Str
                 continue;
             };
             match PLUGINS.iter().find(|(name, _)| satisfies(key, name)) {
-                Some((_, world)) => drop(claims.insert(id.as_str(), *world)),
+                Some((_, world)) => {
+                    claims.insert(id.as_str(), world);
+                }
                 None => faults.push(format!("{id} is plugged in as {key}, which has no world")),
             }
         }
