@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     Fact,
-    facts::{Given, Kind, Known},
+    facts::{Kind, Known},
     limits::{MESSAGE_CHARS_MAX, WHEN_BYTES_MAX, WHEN_DEPTH_MAX, WHEN_OPERATORS_MAX},
 };
 
@@ -147,9 +147,9 @@ impl Condition {
         self.nodes
     }
 
-    /// What is given of the facts it names.
-    pub fn values<'a>(&self, given: &Given<'a>) -> Vec<Option<&'a Fact>> {
-        self.named.iter().map(|name| given.get(name)).collect()
+    /// The facts it names, each once.
+    pub fn named(&self) -> &[String] {
+        &self.named
     }
 
     /// The facts it names that are not among its `values`.
@@ -161,7 +161,7 @@ impl Condition {
             .collect()
     }
 
-    /// Whether it holds with these `values` of [`Condition::values`].
+    /// Whether it holds with these `values` of the facts in [`Condition::named`].
     ///
     /// # Errors
     /// [`EvalError`]; nothing absorbs it.

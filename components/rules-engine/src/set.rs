@@ -4,6 +4,8 @@
 //! before approve. So adding a rule can only make a set stricter, whatever its place, and an
 //! explanation always names all that matched.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize, de::IgnoredAny};
 
 use crate::{
@@ -63,6 +65,9 @@ const FORMAT: u32 = 2;
 pub(crate) struct RuleSet {
     format: u32,
     rules: Vec<Rule>,
+    /// All facts that rules name, so that an evaluation looks for each only once.
+    #[serde(skip)]
+    names: Vec<String>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -73,6 +78,9 @@ struct Rule {
     outcome: Asked,
     reason_codes: Vec<String>,
     weight: i32,
+    /// The places in [`RuleSet::names`] of the facts its condition names.
+    #[serde(skip)]
+    named: Vec<usize>,
 }
 
 fn invalid(message: String) -> Error {
@@ -97,11 +105,26 @@ impl RuleSet {
             && let Ok(set) = serde_json::from_str::<RuleSet>(text)
             && set.format == FORMAT
         {
-            return Ok(set);
+            return Ok(set.indexed());
         }
         let source: Source =
             serde_json::from_str(text).map_err(|e| invalid(format!("not a rule set: {e}")))?;
-        RuleSet::compile(source, known)
+        Ok(RuleSet::compile(source, known)?.indexed())
+    }
+
+    fn indexed(mut self) -> RuleSet {
+        let mut places = BTreeMap::new();
+        for rule in &mut self.rules {
+            for name in rule.condition.named() {
+                let next = places.len();
+                let place = *places.entry(name.clone()).or_insert(next);
+                if place == next {
+                    self.names.push(name.clone());
+                }
+                rule.named.push(place);
+            }
+        }
+        self
     }
 
     fn compile(source: Source, known: Option<&Known>) -> Result<RuleSet, Error> {
@@ -134,11 +157,15 @@ impl RuleSet {
                 outcome: rule.outcome,
                 reason_codes: rule.reason_codes,
                 weight: rule.weight,
+                named: Vec::new(),
             });
         }
         if faults.is_empty() {
-            let format = FORMAT;
-            Ok(RuleSet { format, rules })
+            Ok(RuleSet {
+                format: FORMAT,
+                rules,
+                names: Vec::new(),
+            })
         } else {
             Err(Error::InvalidRuleSet(faults))
         }
@@ -156,9 +183,11 @@ impl RuleSet {
     /// The first rule that cannot be evaluated: what it would have said is unknown, so the others
     /// may not decide without it.
     pub(crate) fn decide(&self, given: &Given<'_>) -> Result<Decision, Error> {
-        let mut matched = Vec::new();
+        let facts: Vec<_> = self.names.iter().map(|name| given.get(name)).collect();
+        let (mut matched, mut values) = (Vec::new(), Vec::new());
         for rule in &self.rules {
-            let values = rule.condition.values(given);
+            values.clear();
+            values.extend(rule.named.iter().map(|place| facts[*place]));
             match rule.condition.holds(&values) {
                 Ok(true) => matched.push(Matched {
                     rule: rule.id.clone(),

@@ -46,7 +46,9 @@ fn compile(source: &str) -> Result<Condition, ExprError> {
 
 fn evaluate(condition: &Condition, facts: &[Fact]) -> Result<bool, EvalError> {
     let given = Given::new(facts).unwrap();
-    condition.holds(&condition.values(&given))
+    let named = condition.named().iter();
+    let values: Vec<_> = named.map(|name| given.get(name)).collect();
+    condition.holds(&values)
 }
 
 fn holds(source: &str, facts: &[Fact]) -> Result<bool, EvalError> {
