@@ -1,8 +1,5 @@
 //! The wasmtime engine: one for all components.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-
 use wasmtime::component::Linker;
 use wasmtime::{Config, Engine, InstanceAllocationStrategy, PoolingAllocationConfig};
 
@@ -44,32 +41,20 @@ pub(crate) fn linker(engine: &Engine) -> wasmtime::Result<Linker<Guest>> {
     Ok(linker)
 }
 
-/// Ticks the engine's epoch from a thread of its own, until it is dropped: a guest that loops yields
-/// at the next tick even when every worker of the runtime is busy with guests that loop.
-pub(crate) struct Ticker(Arc<AtomicBool>);
-
-impl Ticker {
-    pub(crate) fn start(engine: &Engine) -> std::io::Result<Self> {
-        let stop = Arc::new(AtomicBool::new(false));
-        let stopped = Arc::clone(&stop);
-        let engine = engine.weak();
-        std::thread::Builder::new()
-            .name("epoch".into())
-            .spawn(move || {
-                while !stopped.load(Ordering::Relaxed)
-                    && let Some(engine) = engine.upgrade()
-                {
-                    engine.increment_epoch();
-                    drop(engine);
-                    std::thread::sleep(limits::EPOCH_TICK);
-                }
-            })?;
-        Ok(Self(stop))
-    }
-}
-
-impl Drop for Ticker {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
-    }
+/// Ticks the engine's epoch from a thread of its own: a guest that loops yields at the next tick even
+/// when every worker of the runtime is busy with guests that loop. Ends with the engine, not with
+/// the host: a guest that still loops when the host goes would else never yield again, and the
+/// runtime could not end.
+pub(crate) fn tick(engine: &Engine) -> std::io::Result<()> {
+    let engine = engine.weak();
+    std::thread::Builder::new()
+        .name("epoch".into())
+        .spawn(move || {
+            while let Some(engine) = engine.upgrade() {
+                engine.increment_epoch();
+                drop(engine);
+                std::thread::sleep(limits::EPOCH_TICK);
+            }
+        })?;
+    Ok(())
 }

@@ -17,7 +17,7 @@ use wasmtime::component::Linker;
 use crate::cache::{ModuleCache, Origin};
 use crate::config::{HostConfig, KeyValueStore};
 use crate::database::{Commits, Databases, LockError, WriteGuard};
-use crate::engine::{self, Ticker};
+use crate::engine;
 use crate::guest::Guest;
 use crate::interfaces::key_value::Stores;
 use crate::interfaces::redis::Servers;
@@ -41,7 +41,6 @@ pub struct Host {
     management_server: Option<Server>,
     subscriptions: Subscriptions,
     release_memory: fn(),
-    _ticker: Ticker,
 }
 
 /// Why a call from native code got no answer.
@@ -101,7 +100,7 @@ impl Host {
         let memory_max = apps.iter().map(|app| app.memory_bytes).max();
         let engine = engine::new(memory_max.unwrap_or(limits::MEMORY_BYTES_DEFAULT))
             .map_err(|error| anyhow!("{error:#}"))?;
-        let ticker = Ticker::start(&engine).context("cannot start the epoch thread")?;
+        engine::tick(&engine).context("cannot start the epoch thread")?;
         let linker = engine::linker(&engine).map_err(|error| anyhow!("{error:#}"))?;
         let loader = Arc::new(Loader {
             linker,
@@ -157,7 +156,6 @@ impl Host {
             management_server,
             subscriptions,
             release_memory: config.release_memory,
-            _ticker: ticker,
         })
     }
 
