@@ -292,6 +292,17 @@ pub async fn entry(db: &Db, id: &str) -> Result<Option<EntryRow>, DbError> {
     rows.first().map(entry_row).transpose()
 }
 
+/// Whether a reversal names the entry.
+pub async fn is_reversed(db: &Db, id: &str) -> Result<bool, DbError> {
+    let rows = db
+        .query(
+            "SELECT id FROM entries WHERE reverses = $1 AND kind = 'reversal'",
+            params![id],
+        )
+        .await?;
+    Ok(!rows.is_empty())
+}
+
 /// From the columns `id, external_id, kind, reference, payment_id, reverses, metadata, created_by,
 /// created_at`.
 pub fn entry_row(row: &Row) -> Result<EntryRow, DbError> {

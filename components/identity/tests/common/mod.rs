@@ -40,8 +40,12 @@ pub fn start(profile: &str) -> &'static Keyring {
     let (gateway, _) = GATEWAY.get_or_init(|| {
         let folder = tempfile::tempdir().expect("a folder");
         let file = folder.path().join("identity.db");
-        rusqlite::Connection::open(&file)
-            .expect("a database")
+        let database = rusqlite::Connection::open(&file).expect("a database");
+        // Here, since two connections that switch at the same moment lock each other out.
+        database
+            .execute_batch("PRAGMA journal_mode = WAL")
+            .expect("switched");
+        database
             .execute_batch(include_str!("../../migrations/0001_init.sql"))
             .expect("migrated");
         let secrets = [("identity".to_owned(), [7; 32])].into();

@@ -284,6 +284,10 @@ pub async fn reverse(cx: Cx, Path(id): Path<String>, body: Body<ReverseRequest>)
     if let Some(why) = refused {
         return Err(Failure::new(Code::InvalidState, why));
     }
+    // Said before the accounts are asked: they may no longer hold what was taken back.
+    if store::is_reversed(&db, &id).await? {
+        return Err(reversed_before());
+    }
     let lines = store::lines(&db, &id).await?;
     // `post` opens its own, and an instance keeps few.
     drop(db);
