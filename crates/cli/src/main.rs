@@ -250,18 +250,6 @@ fn store(state: &StateOnly) -> Result<PathBuf> {
     Ok(StateDir::open(&state.state_dir)?.bridge())
 }
 
-#[cfg(test)]
-mod tests {
-    use clap::CommandFactory;
-
-    use super::*;
-
-    #[test]
-    fn the_command_line_is_consistent() {
-        Cli::command().debug_assert();
-    }
-}
-
 async fn run_ledger(command: LedgerCommand) -> Result<()> {
     match command {
         LedgerCommand::Checkpoint { access } => ledger::checkpoint(&access.resolve()?).await,
@@ -272,5 +260,17 @@ async fn run_ledger(command: LedgerCommand) -> Result<()> {
             access,
         } => ledger::export(&access.resolve()?, &file, checkpoint).await,
         LedgerCommand::Verify { file, key } => ledger::verify(&file, &key),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
     }
 }
