@@ -60,6 +60,7 @@ bench: ## throughput, latency, start-up and memory, as a table
 	@$(innover) bench
 
 test: ## unit, property, component and black-box tests on embedded storage
+	@tools/test-services
 	@$(build_first)
 	@cargo test --release --workspace
 
