@@ -7,7 +7,6 @@ pub mod api;
 pub mod checkpoints;
 pub mod events;
 pub mod jobs;
-pub mod journal;
 pub mod limits;
 pub mod model;
 pub mod store;

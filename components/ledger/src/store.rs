@@ -1,5 +1,8 @@
 //! The ledger's SQL.
 
+pub mod checkpoints;
+pub mod journal;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use innover_journal::{EntrySeal, Hash, PostingSeal};

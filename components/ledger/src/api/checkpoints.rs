@@ -14,8 +14,11 @@ use utoipa::ToSchema;
 
 use super::{READ, writer};
 use crate::{
-    checkpoints,
-    journal::{self, Cursor},
+    checkpoints as signing,
+    store::{
+        checkpoints,
+        journal::{self, Cursor},
+    },
 };
 
 /// A signed statement of what all accounts were at one moment.
@@ -63,7 +66,7 @@ pub async fn create(cx: Cx) -> Result<Answer> {
     with_retries(async || {
         let mut db = Db::open().await?;
         let mut batch = Batch::new();
-        let made = match checkpoints::next(&db, &mut batch).await? {
+        let made = match signing::next(&db, &mut batch).await? {
             Some(line) => {
                 batch.commit(&mut db).await?;
                 line
@@ -132,7 +135,7 @@ pub async fn journal(
     responses((status = 200, body = Object)))]
 pub async fn key(cx: Cx) -> Result<Answer> {
     cx.require(READ)?;
-    Answer::json(200, &checkpoints::public_jwk(checkpoints::key().await?))
+    Answer::json(200, &signing::public_jwk(signing::key().await?))
 }
 
 async fn existing(db: &Db, number: i64) -> Result<CheckpointLine> {
