@@ -1,11 +1,9 @@
 //! Rates, quotes and loading as callers see them, on the shipped extract.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
-mod support;
-
+use innover_kit::testing::{Platform, person};
 use innover_kit::{config, contract::Identity};
 use serde_json::{Value, json};
-use support::{Platform, person};
 use tokio::sync::OnceCell;
 
 static PLATFORM: OnceCell<Platform> = OnceCell::const_new();
@@ -29,11 +27,11 @@ fn finance() -> Identity {
     person("usr_f", "finance", "forex:read forex:write")
 }
 
-async fn get(who: &Identity, path: &str) -> support::Reply {
+async fn get(who: &Identity, path: &str) -> innover_kit::testing::Reply {
     platform().await.call(who, "GET", path, None).await
 }
 
-async fn quote(body: Value) -> support::Reply {
+async fn quote(body: Value) -> innover_kit::testing::Reply {
     platform()
         .await
         .call(&payer(), "POST", "/v1/quotes", Some(body))

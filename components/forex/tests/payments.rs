@@ -1,11 +1,9 @@
 //! `payment.initiated` in, `forex.converted` or `forex.rejected` out, on the shipped rates.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
-mod support;
-
+use innover_kit::testing::Platform;
 use innover_kit::{config, contract::Identity};
 use serde_json::{Value, json};
-use support::Platform;
 use tokio::sync::OnceCell;
 
 static PLATFORM: OnceCell<Platform> = OnceCell::const_new();
@@ -228,7 +226,7 @@ async fn a_hundred_events_are_one_delivery_with_an_answer_each() {
 
 #[tokio::test]
 async fn a_quote_holds_its_price_for_the_payment_that_names_it_and_for_no_other() {
-    let payer = support::person("usr_1", "user", "payment:write");
+    let payer = innover_kit::testing::person("usr_1", "user", "payment:write");
     let body = json!({"from": "EUR", "to": "CHF", "amount": "10.00"});
     let quote = platform()
         .await
@@ -284,7 +282,7 @@ async fn a_quote_holds_its_price_for_the_payment_that_names_it_and_for_no_other(
         (&read.body["state"], &read.body["conversion_id"]),
         (&json!("used"), &json!(conversion))
     );
-    let auditor = support::person("usr_a", "auditor", "forex:read");
+    let auditor = innover_kit::testing::person("usr_a", "auditor", "forex:read");
     let read = platform()
         .await
         .call(

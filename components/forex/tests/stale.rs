@@ -1,11 +1,9 @@
 //! A platform whose rates are too old: nothing is priced, and the reason is said.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
-mod support;
-
+use innover_kit::testing::{Platform, person};
 use innover_kit::{config, contract::Identity};
 use serde_json::json;
-use support::{Platform, person};
 
 #[tokio::test]
 async fn stale_rates_refuse_quotes_and_payments_but_not_payments_in_one_currency() {

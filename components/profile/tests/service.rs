@@ -1,11 +1,9 @@
 //! The service as its callers see it: own profiles, decisions of operations, who may see what.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
-mod support;
-
 use innover_kit::contract::Identity;
+use innover_kit::testing::{Platform, Reply, person};
 use serde_json::{Value, json};
-use support::{Platform, Reply, person};
 use tokio::sync::OnceCell;
 
 static PLATFORM: OnceCell<Platform> = OnceCell::const_new();

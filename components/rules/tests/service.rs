@@ -1,11 +1,9 @@
 //! The service as its callers see it: the shipped set, new versions, explanations, refusals.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
-mod support;
-
 use innover_kit::contract::Identity;
+use innover_kit::testing::{Platform, person};
 use serde_json::{Value, json};
-use support::{Platform, person};
 use tokio::sync::OnceCell;
 
 static PLATFORM: OnceCell<Platform> = OnceCell::const_new();

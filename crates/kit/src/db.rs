@@ -388,11 +388,17 @@ mod session {
 mod session {
     //! The same SQL on SQLite itself, for native tests of stores and batches.
 
-    use std::sync::{Mutex, MutexGuard, PoisonError};
+    use std::{
+        sync::{Mutex, MutexGuard, PoisonError},
+        time::{Duration, Instant},
+    };
 
     use rusqlite::{Connection, types::ToSqlOutput, types::ValueRef};
 
     use super::{DbError, Row, Value, rows_json};
+
+    /// How long a connection waits for another writer.
+    const BUSY_MAX: Duration = Duration::from_secs(5);
 
     /// Behind a lock only so that `&Db` may cross an await; nobody else holds it.
     pub struct Session(Mutex<Connection>);
@@ -404,9 +410,21 @@ mod session {
 
         pub fn open_file(path: &std::path::Path) -> Result<Session, DbError> {
             let connection = Connection::open(path).map_err(error)?;
-            connection
-                .execute_batch("PRAGMA journal_mode = WAL; PRAGMA busy_timeout = 5000; PRAGMA foreign_keys = ON;")
-                .map_err(error)?;
+            connection.busy_timeout(BUSY_MAX).map_err(error)?;
+            let give_up_at = Instant::now() + BUSY_MAX;
+            // SQLite's own patience does not cover the switch to WAL: of two connections that
+            // switch a new database at the same moment one is told at once that it is locked.
+            loop {
+                let switched = connection
+                    .execute_batch("PRAGMA journal_mode = WAL; PRAGMA foreign_keys = ON;")
+                    .map_err(error);
+                match switched {
+                    Err(DbError::Busy(_)) if Instant::now() < give_up_at => {
+                        std::thread::sleep(Duration::from_millis(5));
+                    }
+                    done => break done?,
+                }
+            }
             Ok(Session(Mutex::new(connection)))
         }
 

@@ -25,6 +25,8 @@ pub mod page;
 pub mod service;
 mod sql;
 pub mod strict_json;
+#[cfg(not(target_family = "wasm"))]
+pub mod testing;
 #[cfg(target_family = "wasm")]
 pub mod wire;
 

@@ -215,3 +215,18 @@ async fn of_concurrent_twins_one_takes_effect_and_all_get_its_answer() {
     assert_eq!(bodies.len(), 1, "{bodies:?}");
     assert_eq!(balance(&store.db(), "a").await, 40);
 }
+
+/// Tests of one file share a database that the first of them makes; none of them may be told that
+/// it is locked while it is being made.
+#[test]
+fn many_connections_open_a_new_database_at_once() {
+    for _ in 0..20 {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("new.db");
+        std::thread::scope(|scope| {
+            for _ in 0..8 {
+                scope.spawn(|| Db::open_file(&file).unwrap());
+            }
+        });
+    }
+}

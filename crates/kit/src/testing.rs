@@ -1,30 +1,39 @@
-//! A service on a database of its own, called as its callers call it: with a service token.
-#![allow(dead_code)]
+//! For native tests: a service on a database of its own, called as its callers call it, with a
+//! service token.
+#![allow(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 
 use std::collections::BTreeMap;
 
 use http_body_util::BodyExt;
-use innover_kit::{
-    Service, config,
-    contract::{Identity, Keyring, service_token},
-};
+use innover_contract::{Identity, Keyring, service_token};
 use serde_json::Value;
+
+use crate::{Service, config};
 
 /// One per test process: a component's connections and variables are the process's.
 pub struct Platform {
     service: &'static Service,
     rings: BTreeMap<&'static str, Keyring>,
+    /// The database's file.
     pub database: std::path::PathBuf,
+    /// Open as long as the platform is: SQLite removes the journal of a database with its last
+    /// connection, and whoever opens it at that moment is told that it is locked.
+    _keeper: std::sync::Mutex<rusqlite::Connection>,
     _folder: tempfile::TempDir,
 }
 
+/// What a service answered.
 pub struct Reply {
+    /// Its status code.
     pub status: u16,
+    /// Its body; null when it is no JSON.
     pub body: Value,
+    /// Whether it says `Idempotency-Replayed`.
     pub replayed: bool,
 }
 
 impl Reply {
+    /// The problem's code, empty when it is none.
     pub fn code(&self) -> &str {
         self.body["code"].as_str().unwrap_or_default()
     }
@@ -35,10 +44,9 @@ impl Platform {
     pub fn start(service: &'static Service, migration: &str, callers: &[&'static str]) -> Platform {
         let folder = tempfile::tempdir().unwrap();
         let database = folder.path().join("service.db");
-        rusqlite::Connection::open(&database)
-            .unwrap()
-            .execute_batch(migration)
-            .unwrap();
+        let keeper = rusqlite::Connection::open(&database).unwrap();
+        keeper.execute_batch("PRAGMA journal_mode = WAL;").unwrap();
+        keeper.execute_batch(migration).unwrap();
         config::set("database_url", &format!("sqlite:{}", database.display()));
         let names: Vec<&str> = callers.iter().copied().chain([service.name]).collect();
         let secrets: BTreeMap<String, [u8; 32]> = names
@@ -57,6 +65,7 @@ impl Platform {
             service,
             rings,
             database,
+            _keeper: keeper.into(),
             _folder: folder,
         }
     }
@@ -80,6 +89,7 @@ impl Platform {
         .await
     }
 
+    /// Calls as another service, or with a key.
     pub async fn send(
         &self,
         caller: &str,
@@ -132,7 +142,7 @@ impl Platform {
 
     async fn answer(&self, request: http::request::Builder, body: String) -> Reply {
         let body = http_body_util::Full::new(bytes::Bytes::from(body));
-        let response = innover_kit::serve(self.service, request.body(body).unwrap()).await;
+        let response = crate::serve(self.service, request.body(body).unwrap()).await;
         let status = response.status().as_u16();
         let replayed = response.headers().contains_key("idempotency-replayed");
         let bytes = response.into_body().collect().await.unwrap().to_bytes();
