@@ -217,15 +217,22 @@ async fn of_concurrent_twins_one_takes_effect_and_all_get_its_answer() {
 }
 
 /// Tests of one file share a database that the first of them makes; none of them may be told that
-/// it is locked while it is being made.
+/// it is locked because others open it at that moment.
 #[test]
 fn many_connections_open_a_new_database_at_once() {
-    for _ in 0..20 {
+    for _ in 0..50 {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("new.db");
+        let made = rusqlite::Connection::open(&file).unwrap();
+        made.execute_batch(SCHEMA).unwrap();
+        drop(made);
+        let all_there = std::sync::Barrier::new(8);
         std::thread::scope(|scope| {
             for _ in 0..8 {
-                scope.spawn(|| Db::open_file(&file).unwrap());
+                scope.spawn(|| {
+                    all_there.wait();
+                    drop(Db::open_file(&file).unwrap());
+                });
             }
         });
     }
