@@ -165,13 +165,13 @@ async fn book(cx: &Cx, wallet: &Wallet, top_up_id: &str, money: Money) -> Result
     let entry = json!({
         "kind": "top_up",
         "reference": wallet.id,
-        "external_id": top_up_id,
+        "id": top_up_id,
         "postings": [
             posting(format!("acc_house_cash_{}", money.currency()), "debit"),
             posting(wallet.account_id.clone(), "credit"),
         ],
     });
-    // Safe to repeat: the ledger books an external_id once.
+    // Safe to repeat: the ledger books an id once.
     call::json(
         cx,
         Method::POST,
