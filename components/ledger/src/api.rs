@@ -104,7 +104,8 @@ fn callers_id<'a>(id: Option<&'a str>, by_service: bool, param: &str) -> Result<
     let prefix = id.split_once('_').map_or("", |(prefix, _)| prefix);
     let is_ours = prefix.len() == 3 && prefix.bytes().all(|b| b.is_ascii_lowercase());
     if is_ours && !by_service {
-        let what = format!("ids that begin with `{prefix}_` are the platform's own; choose another");
+        let what =
+            format!("ids that begin with `{prefix}_` are the platform's own; choose another");
         return Err(invalid(what, param));
     }
     Ok(Some(id))

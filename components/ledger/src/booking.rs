@@ -209,7 +209,9 @@ fn refused(what: &What, refusal: &Refusal) -> Refused {
             )
         }
     };
-    let at = postings.iter().position(|p| p.account == *refusal.account());
+    let at = postings
+        .iter()
+        .position(|p| p.account == *refusal.account());
     Refused::of(
         &postings,
         refusal.code(),
@@ -268,7 +270,10 @@ fn differing(request: &Asked, before: &Became) -> Vec<String> {
         What::Transfer(entry) => (shapes_of(entry), true),
         What::Reserve(reservation, life_us) => {
             if let Became::Reserved(p) = before {
-                compare("/expires_in_s".into(), p.expires_at - p.created_at == *life_us);
+                compare(
+                    "/expires_in_s".into(),
+                    p.expires_at - p.created_at == *life_us,
+                );
             }
             (shapes(reservation), true)
         }

@@ -16,9 +16,7 @@ use serde_json::{Value, json};
 use crate::{
     booking::{Became, Plan},
     limits::ACCOUNTS_TOLD_AT_ONCE,
-    model::{
-        AccountId, Book, Checked, Converted, Entry, EntryError, Posted, Refunded, Standing,
-    },
+    model::{AccountId, Book, Checked, Converted, Entry, EntryError, Posted, Refunded, Standing},
     store::{
         accounts,
         entries::{self, EntryRow, KIND_PAYMENT, KIND_REFUND, Refused, Written},
@@ -51,7 +49,6 @@ impl Subject {
             Subject::Refund => "ref_",
         }
     }
-
 }
 
 /// The data of an event that becomes an entry.

@@ -79,10 +79,7 @@ pub async fn existing(db: &Db, id: &str) -> Result<PendingRow> {
             Code::InvalidState,
             format!("transfer `{id}` was not reserved: it was decided at once"),
         ),
-        None => Failure::new(
-            Code::NotFound,
-            format!("transfer `{id}` does not exist"),
-        ),
+        None => Failure::new(Code::NotFound, format!("transfer `{id}` does not exist")),
     })
 }
 

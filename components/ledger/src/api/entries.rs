@@ -163,7 +163,10 @@ pub(super) fn answer(
     booked: impl Fn(&EntryRow, &[Line]) -> Result<Answer>,
 ) -> Result<Answer> {
     let [outcome] = outcomes else {
-        return Err(Failure::new(Code::Internal, "one request, another number of outcomes"));
+        return Err(Failure::new(
+            Code::Internal,
+            "one request, another number of outcomes",
+        ));
     };
     outcome.same()?;
     let answer = match &outcome.became {

@@ -42,8 +42,14 @@ pub struct RangeQuery {
     responses((status = 200, body = String, content_type = "text/csv")))]
 pub async fn get(cx: Cx, Query(query): Query<RangeQuery>) -> Result<Response> {
     cx.require(READ)?;
-    let from = query.from.as_deref().map_or(Ok(i64::MIN), |t| time(t, "from"))?;
-    let until = query.until.as_deref().map_or(Ok(i64::MAX), |t| time(t, "until"))?;
+    let from = query
+        .from
+        .as_deref()
+        .map_or(Ok(i64::MIN), |t| time(t, "from"))?;
+    let until = query
+        .until
+        .as_deref()
+        .map_or(Ok(i64::MAX), |t| time(t, "until"))?;
     let (account, after) = match query.cursor.as_deref() {
         None => (String::new(), 0),
         Some(cursor) => decode(cursor)?,
@@ -62,7 +68,10 @@ pub async fn get(cx: Cx, Query(query): Query<RangeQuery>) -> Result<Response> {
         csv.push_str(HEAD);
     }
     page.iter().for_each(|row| write(&mut csv, row));
-    let kind = (header::CONTENT_TYPE, "text/csv; charset=utf-8; header=present");
+    let kind = (
+        header::CONTENT_TYPE,
+        "text/csv; charset=utf-8; header=present",
+    );
     let last = page.last().filter(|_| rows.len() > page.len());
     Ok(match last {
         Some(last) => ([kind], [(NEXT_CURSOR, encode(last))], csv).into_response(),

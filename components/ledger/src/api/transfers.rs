@@ -3,10 +3,8 @@
 use axum::extract::{FromRequest, Path, Request};
 use bytes::Bytes;
 use innover_kit::{
-    Answer, Body, Code, Cx, Db, Failure, Result,
-    amount::Amount,
-    contract::limits::LEDGER_BODY_BYTES_MAX,
-    ids,
+    Answer, Body, Code, Cx, Db, Failure, Result, amount::Amount,
+    contract::limits::LEDGER_BODY_BYTES_MAX, ids,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -295,7 +293,10 @@ pub async fn batch(cx: Cx, body: BatchBody) -> Result<Answer> {
     let by_service = trusted(&cx).is_some();
     let BatchRequest { atomic, transfers } = body.0;
     if !(1..=BATCH_MAX).contains(&transfers.len()) {
-        let what = format!("{} transfers; a batch has 1 to {BATCH_MAX}", transfers.len());
+        let what = format!(
+            "{} transfers; a batch has 1 to {BATCH_MAX}",
+            transfers.len()
+        );
         return Err(invalid(what, "/transfers"));
     }
     let asked = transfers.iter().enumerate().map(|(i, transfer)| {
@@ -321,9 +322,8 @@ pub async fn batch(cx: Cx, body: BatchBody) -> Result<Answer> {
 /// The first refusal is that of the whole batch.
 fn all_or_nothing(outcomes: &[Outcome]) -> Result<()> {
     for (i, outcome) in outcomes.iter().enumerate() {
-        let at = |failure: Failure, field: &str| {
-            Err(failure.param(format!("/transfers/{i}{field}")))
-        };
+        let at =
+            |failure: Failure, field: &str| Err(failure.param(format!("/transfers/{i}{field}")));
         if let Err(failure) = outcome.same() {
             return at(failure, "");
         }
@@ -342,7 +342,10 @@ fn view(outcomes: &[Outcome]) -> BatchView {
         posted: count("posted"),
         pending: count("pending"),
         refused: count("refused"),
-        balances: last_standings(outcomes).iter().map(AccountBalanceView::from).collect(),
+        balances: last_standings(outcomes)
+            .iter()
+            .map(AccountBalanceView::from)
+            .collect(),
         results,
     }
 }

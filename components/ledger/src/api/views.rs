@@ -240,7 +240,8 @@ impl TransferView {
     pub fn booked(entry: &EntryRow, lines: &[Line]) -> TransferView {
         let account = |side| {
             let line = lines.iter().find(|line| line.side == side);
-            line.map(|line| line.account.to_string()).unwrap_or_default()
+            line.map(|line| line.account.to_string())
+                .unwrap_or_default()
         };
         let amount = lines
             .first()

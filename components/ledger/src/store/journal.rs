@@ -149,7 +149,9 @@ async fn postings_at(
     );
     let unique: BTreeSet<i64> = accounts.collect();
     let rows = db.query(SQL, vec![number.into(), column(unique)]).await?;
-    rows.iter().map(|row| Ok((row.int(0)?, row.int(1)?))).collect()
+    rows.iter()
+        .map(|row| Ok((row.int(0)?, row.int(1)?)))
+        .collect()
 }
 
 async fn accounts(
@@ -199,10 +201,7 @@ async fn accounts(
         (Some(opened), Some((account, after))) if account >= opened => {
             Cursor::Posting { account, after }
         }
-        (Some(account), _) => Cursor::Posting {
-            account,
-            after: 0,
-        },
+        (Some(account), _) => Cursor::Posting { account, after: 0 },
         (None, Some((account, after))) => Cursor::Posting { account, after },
         (None, None) => return Ok((lines, None)),
     };

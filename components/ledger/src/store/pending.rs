@@ -61,8 +61,7 @@ fn pending(row: &Row) -> Result<PendingRow, DbError> {
         reservation: Reservation {
             debit: row.text(1)?.into(),
             credit: row.text(2)?.into(),
-            money: Money::new(row.int(3)?, currency)
-                .map_err(|e| DbError::Shape(e.to_string()))?,
+            money: Money::new(row.int(3)?, currency).map_err(|e| DbError::Shape(e.to_string()))?,
         },
         kind: row.text(5)?.into(),
         reference: row.text(6)?.into(),
@@ -102,7 +101,9 @@ pub async fn known<'a>(
 pub async fn due(db: &Db, now: i64, limit: i64) -> Result<Vec<PendingRow>, DbError> {
     let rows = db
         .query(
-            select!("WHERE t.state = 'pending' AND t.expires_at <= $1 ORDER BY t.expires_at LIMIT $2"),
+            select!(
+                "WHERE t.state = 'pending' AND t.expires_at <= $1 ORDER BY t.expires_at LIMIT $2"
+            ),
             params![now, limit],
         )
         .await?;
@@ -110,11 +111,7 @@ pub async fn due(db: &Db, now: i64, limit: i64) -> Result<Vec<PendingRow>, DbErr
 }
 
 /// The open ones of an account, oldest first, `limit` at most.
-pub async fn of_account(
-    db: &Db,
-    account_no: i64,
-    limit: i64,
-) -> Result<Vec<PendingRow>, DbError> {
+pub async fn of_account(db: &Db, account_no: i64, limit: i64) -> Result<Vec<PendingRow>, DbError> {
     let rows = db
         .query(
             select!(
@@ -186,7 +183,14 @@ pub fn settle(batch: &mut Batch, settled: &[PendingRow], now: i64) {
 fn write_standings(standings: &[Standing]) -> String {
     let rows: Vec<(&str, i64, i64, i64)> = standings
         .iter()
-        .map(|s| (s.account.as_str(), s.balance.posted, s.balance.held, s.version))
+        .map(|s| {
+            (
+                s.account.as_str(),
+                s.balance.posted,
+                s.balance.held,
+                s.version,
+            )
+        })
         .collect();
     serde_json::to_string(&rows).unwrap_or_default()
 }
@@ -194,15 +198,17 @@ fn write_standings(standings: &[Standing]) -> String {
 fn read_standings(text: &str, currency: Currency) -> Result<Vec<Standing>, DbError> {
     let rows: Vec<(String, i64, i64, i64)> =
         serde_json::from_str(text).map_err(|e| DbError::Shape(format!("standings: {e}")))?;
-    let standings = rows.into_iter().map(|(account, posted, held, version)| Standing {
-        account: account.into(),
-        currency,
-        balance: Balance {
-            posted,
-            held,
-            available: posted.saturating_sub(held),
-        },
-        version,
-    });
+    let standings = rows
+        .into_iter()
+        .map(|(account, posted, held, version)| Standing {
+            account: account.into(),
+            currency,
+            balance: Balance {
+                posted,
+                held,
+                available: posted.saturating_sub(held),
+            },
+            version,
+        });
     Ok(standings.collect())
 }
