@@ -18,7 +18,7 @@ use innover_money::Currency;
 
 use crate::{
     events,
-    model::{AccountId, Book, Checked, Entry, Posted, Refusal, Reservation, State},
+    model::{AccountId, Book, Checked, Entry, Posted, Refusal, Reservation, Side, State},
     store::{
         STEP_ENTRIES, STEP_PENDING, accounts,
         entries::{self, EntryRow, Known, Line, Refused, Written},
@@ -198,10 +198,12 @@ fn fresh(book: &mut Book, request: &Asked, now: i64, plan: &mut Plan) -> Became 
 
 /// A refusal with the field that is at fault.
 fn refused(what: &What, refusal: &Refusal) -> Refused {
+    let mut reserve_us = None;
     let (postings, names): (_, fn(usize) -> String) = match what {
         What::Entry(entry) => (entry.postings().to_vec(), |i| format!("/postings/{i}")),
         What::Transfer(entry) => (entry.postings().to_vec(), transfer_account),
-        What::Reserve(reservation, _) => {
+        What::Reserve(reservation, life_us) => {
+            reserve_us = Some(*life_us);
             let entry = reservation.entry(reservation.money);
             (
                 entry.map(|e| e.postings().to_vec()).unwrap_or_default(),
@@ -212,12 +214,11 @@ fn refused(what: &What, refusal: &Refusal) -> Refused {
     let at = postings
         .iter()
         .position(|p| p.account == *refusal.account());
-    Refused::of(
-        &postings,
-        refusal.code(),
-        refusal.to_string(),
-        names(at.unwrap_or_default()),
-    )
+    let param = names(at.unwrap_or_default());
+    Refused {
+        reserve_us,
+        ..Refused::of(&postings, refusal.code(), refusal.to_string(), param)
+    }
 }
 
 fn transfer_account(position: usize) -> String {
@@ -247,8 +248,9 @@ pub fn lines(row: &EntryRow, posted: &[Posted]) -> Vec<Line> {
 /// One posting, to be compared.
 type Shape = (String, &'static str, i64, Currency);
 
+/// The fields in which a request differs from what its id was used for.
 fn differing(request: &Asked, before: &Became) -> Vec<String> {
-    let mut differing = Vec::new();
+    let mut differing: Vec<String> = Vec::new();
     let mut compare = |name: String, same: bool| {
         if !same && !differing.contains(&name) {
             differing.push(name);
@@ -265,57 +267,29 @@ fn differing(request: &Asked, before: &Became) -> Vec<String> {
     compare("/reference".into(), row.reference == *reference);
     compare("/metadata".into(), row.metadata == *metadata);
     compare("/reverses".into(), row.reverses.as_deref() == reverses);
-    let (asked, is_transfer) = match &request.what {
-        What::Entry(entry) => (shapes_of(entry), false),
-        What::Transfer(entry) => (shapes_of(entry), true),
-        What::Reserve(reservation, life_us) => {
-            if let Became::Reserved(p) = before {
-                compare(
-                    "/expires_in_s".into(),
-                    p.expires_at - p.created_at == *life_us,
-                );
-            }
-            (shapes(reservation), true)
-        }
-    };
-    let stored: Vec<Shape> = match before {
-        Became::Booked(_, lines) => lines
-            .iter()
-            .map(|l| (l.account.to_string(), l.side.as_str(), l.amount, l.currency))
-            .collect(),
-        Became::Reserved(p) => shapes(&p.reservation),
-        Became::Refused(_, refused) => refused
-            .postings
-            .iter()
-            .map(|(account, side, amount, currency)| {
-                let side = if side == "debit" { "debit" } else { "credit" };
-                (account.clone(), side, *amount, *currency)
-            })
-            .collect(),
-    };
-    // Refused unseen: there is nothing to compare with.
+    let (stored, stored_us) = stored(before);
+    // Refused unseen: there is nothing more to compare with.
     if stored.is_empty() {
         return differing;
     }
-    let mut compare = |name: String, same: bool| {
-        if !same && !differing.contains(&name) {
-            differing.push(name);
-        }
+    let (asked, asked_us) = match &request.what {
+        What::Entry(entry) | What::Transfer(entry) => (shapes_of(entry), None),
+        What::Reserve(reservation, life_us) => (shapes(reservation), Some(*life_us)),
     };
-    if matches!(before, Became::Reserved(_)) != matches!(request.what, What::Reserve(..))
-        && !matches!(before, Became::Refused(..))
-    {
-        compare("/pending".into(), false);
+    match (asked_us, stored_us) {
+        (Some(asked), Some(stored)) => compare("/expires_in_s".into(), asked == stored),
+        (asked, stored) => compare("/pending".into(), asked.is_some() == stored.is_some()),
     }
     if asked.len() != stored.len() {
         compare("/postings".into(), false);
         return differing;
     }
+    let is_entry = matches!(request.what, What::Entry(_));
     for (i, (asked, stored)) in asked.iter().zip(&stored).enumerate() {
-        let name = |field: &str| match is_transfer {
-            true if field == "account" => transfer_account(i),
-            true => format!("/{field}"),
-            false => format!("/postings/{i}/{field}"),
+        let name = |field: &str| match is_entry {
+            true => format!("/postings/{i}/{field}"),
+            false if field == "account" => transfer_account(i),
+            false => format!("/{field}"),
         };
         compare(name("account"), asked.0 == stored.0);
         compare(name("direction"), asked.1 == stored.1);
@@ -323,6 +297,25 @@ fn differing(request: &Asked, before: &Became) -> Vec<String> {
         compare(name("currency"), asked.3 == stored.3);
     }
     differing
+}
+
+/// The postings an id was used for, and for how long they were to be reserved.
+fn stored(before: &Became) -> (Vec<Shape>, Option<i64>) {
+    match before {
+        Became::Booked(_, lines) => {
+            let shape = |l: &Line| (l.account.to_string(), l.side.as_str(), l.amount, l.currency);
+            (lines.iter().map(shape).collect(), None)
+        }
+        Became::Reserved(p) => (shapes(&p.reservation), Some(p.expires_at - p.created_at)),
+        Became::Refused(_, refused) => {
+            let shape = |(account, side, amount, currency): &(String, String, i64, Currency)| {
+                let side = Side::parse(side).map_or("", Side::as_str);
+                (account.clone(), side, *amount, *currency)
+            };
+            let postings = refused.postings.iter().map(shape);
+            (postings.collect(), refused.reserve_us)
+        }
+    }
 }
 
 fn shapes(reservation: &Reservation) -> Vec<Shape> {

@@ -78,6 +78,9 @@ pub struct Refused {
     /// currency. Empty when it was refused unseen.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub postings: Vec<(String, String, i64, Currency)>,
+    /// For how many microseconds it was to be reserved; absent when it was to be booked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reserve_us: Option<i64>,
 }
 
 impl Refused {
@@ -96,6 +99,7 @@ impl Refused {
             detail,
             param,
             postings: asked.collect(),
+            reserve_us: None,
         }
     }
 }

@@ -6,5 +6,6 @@ mod openapi;
 mod properties;
 mod refunds;
 mod rules;
+mod sequences;
 mod store;
 mod support;
