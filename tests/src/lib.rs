@@ -53,7 +53,9 @@ pub struct Platform {
     pub url: String,
     /// The same of the management port.
     pub management: String,
-    client: Client,
+    /// One per runtime: a connection ends with the runtime of the test that opened it, and another
+    /// test must not be given it.
+    clients: Mutex<std::collections::HashMap<tokio::runtime::Id, Client>>,
     tokens: Mutex<std::collections::BTreeMap<String, String>>,
     environment: Vec<(String, String)>,
 }
@@ -95,10 +97,7 @@ impl Platform {
             _folder: Some(folder),
             url: format!("http://127.0.0.1:{}", free_port()),
             management: format!("http://127.0.0.1:{}", free_port()),
-            client: Client::builder()
-                .pool_max_idle_per_host(64)
-                .build()
-                .unwrap(),
+            clients: Mutex::default(),
             tokens: Mutex::default(),
             environment: environment
                 .iter()
@@ -107,6 +106,18 @@ impl Platform {
         };
         platform.run();
         platform
+    }
+
+    fn client(&self) -> Client {
+        let runtime = tokio::runtime::Handle::current().id();
+        let mut clients = self.clients.lock().unwrap();
+        let new = || {
+            Client::builder()
+                .pool_max_idle_per_host(64)
+                .build()
+                .unwrap()
+        };
+        clients.entry(runtime).or_insert_with(new).clone()
     }
 
     /// Starts the process and waits for `ready`.
@@ -220,7 +231,7 @@ impl Platform {
     /// POSTs a form without a token.
     pub async fn form(&self, path: &str, form: &str) -> Answer {
         let request = self
-            .client
+            .client()
             .post(format!("{}{path}", self.url))
             .header("content-type", "application/x-www-form-urlencoded")
             .body(form.to_owned());
@@ -229,7 +240,7 @@ impl Platform {
 
     /// A request of `user`; an empty name sends no token.
     pub async fn request(&self, user: &str, method: Method, path: &str) -> Request {
-        let mut builder = self.client.request(method, format!("{}{path}", self.url));
+        let mut builder = self.client().request(method, format!("{}{path}", self.url));
         if !user.is_empty() {
             builder = builder.bearer_auth(self.token(user).await);
         }
