@@ -64,15 +64,21 @@ impl Load {
         })
     }
 
-    /// Each body once, with its Idempotency-Key.
-    pub fn post(url: &str, path: &str, token: &str, bodies: Vec<(String, String)>) -> Result<Load> {
+    /// Each body once, with its Idempotency-Key where it has one.
+    pub fn post(
+        url: &str,
+        path: &str,
+        token: &str,
+        bodies: Vec<(Option<String>, String)>,
+    ) -> Result<Load> {
         let address = address(url)?;
         let requests = bodies
             .into_iter()
             .map(|(key, body)| {
+                let key = key.map_or_else(String::new, |key| format!("idempotency-key: {key}\r\n"));
                 format!(
                     "POST {path} HTTP/1.1\r\nhost: {address}\r\nauthorization: Bearer {token}\r\n\
-                     idempotency-key: {key}\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
+                     {key}content-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
                     body.len()
                 )
                 .into_bytes()

@@ -4,6 +4,7 @@
 //! touched and an earlier run does not weigh on the next. Every figure is the median of rounds;
 //! the load generator shares the machine, as everybody's does on a laptop.
 
+mod ledger;
 mod load;
 mod machine;
 mod process;
@@ -53,6 +54,7 @@ pub async fn run(app: &App, payments: Option<usize>) -> Result<()> {
     ));
     requests(&running, &mut rows).await?;
     payment_rounds(&running, payments.unwrap_or(PAYMENTS), &mut rows).await?;
+    ledger::rounds(&running, &mut rows).await?;
     rows.push(row(
         "memory after the load",
         format!("{:.0} MB", running.resident_mb()?),
@@ -194,7 +196,7 @@ async fn payment_rounds(
                 let (payee, _) = &wallets[(n + 1 + n % 7) % WALLETS];
                 let body = json!({"payer_wallet": payer, "payee_wallet": payee, "amount": "1.00",
                                   "currency": currency, "reference": "bench"});
-                (key(), body.to_string())
+                (Some(key()), body.to_string())
             })
             .collect();
         let before = running.newest_payment()?;

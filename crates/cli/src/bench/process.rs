@@ -120,8 +120,9 @@ impl Running {
         Ok(kib * 1.024e-3)
     }
 
-    fn payments(&self) -> Result<Connection> {
-        let file = self.folder.0.join("db/payment.db");
+    /// A service's database, to be read.
+    pub fn database(&self, service: &str) -> Result<Connection> {
+        let file = self.folder.0.join(format!("db/{service}.db"));
         Ok(Connection::open_with_flags(
             file,
             OpenFlags::SQLITE_OPEN_READ_ONLY,
@@ -139,7 +140,7 @@ impl Running {
 
     /// Waits until `count` payments after `before` are completed, and says how they fared.
     pub async fn settled(&self, before: &str, count: usize, until: Instant) -> Result<Settled> {
-        let payments = self.payments()?;
+        let payments = self.database("payment")?;
         loop {
             let (done, failed): (i64, i64) = payments.query_row(
                 "SELECT COALESCE(SUM(state = 'completed'), 0), COALESCE(SUM(state IN ('failed', 'declined', 'review')), 0)
