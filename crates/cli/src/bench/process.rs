@@ -132,7 +132,7 @@ impl Running {
     /// The newest payment's id; what comes later is greater.
     pub fn newest_payment(&self) -> Result<String> {
         Ok(self
-            .payments()?
+            .database("payment")?
             .query_row("SELECT COALESCE(MAX(id), '') FROM payments", [], |r| {
                 r.get(0)
             })?)
