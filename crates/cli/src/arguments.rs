@@ -96,6 +96,9 @@ pub enum Command {
         /// Payments per round
         #[arg(long)]
         payments: Option<usize>,
+        /// Measure this alone; may be given several times
+        #[arg(long)]
+        only: Vec<BenchPart>,
     },
     /// Check what this machine and folder need; exit code 1 when something is missing
     Doctor {
@@ -230,6 +233,19 @@ pub enum ForexCommand {
         #[command(flatten)]
         target: Target,
     },
+}
+
+/// What `innover bench` measures.
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum BenchPart {
+    /// Cold and warm start
+    Starts,
+    /// Requests that change nothing
+    Requests,
+    /// Payments to completed
+    Payments,
+    /// Entries and transfers
+    Ledger,
 }
 
 #[derive(Subcommand)]

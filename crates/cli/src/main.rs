@@ -166,9 +166,11 @@ async fn dispatch(command: Command) -> Result<bool> {
         Command::Events(command) => events_command(command).await?,
         Command::Jobs(command) => jobs_command(command)?,
         Command::Demo { target } => demo::run(&target.url()?).await?,
-        Command::Bench { manifest, payments } => {
-            bench::run(&App::load(&manifest)?, payments).await?
-        }
+        Command::Bench {
+            manifest,
+            payments,
+            only,
+        } => bench::run(&App::load(&manifest)?, payments, &only).await?,
         Command::Doctor {
             place,
             listen,

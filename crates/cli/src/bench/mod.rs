@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use serde_json::json;
 
-use crate::{app::App, client::Platform, print};
+use crate::{app::App, arguments::BenchPart, client::Platform, print};
 use load::{Load, Report};
 use process::Running;
 
@@ -31,8 +31,9 @@ const WALLETS: usize = 20;
 /// A round of payments that has not ended by then never will.
 const SETTLED_MAX: Duration = Duration::from_secs(120);
 
-/// The command. `payments` is the number per round.
-pub async fn run(app: &App, payments: Option<usize>) -> Result<()> {
+/// The command. `payments` is the number per round, `only` what to measure; all of it when empty.
+pub async fn run(app: &App, payments: Option<usize>, only: &[BenchPart]) -> Result<()> {
+    let wanted = |part| only.is_empty() || only.contains(&part);
     app.check_built()?;
     print::line(machine::describe());
     let fsync = machine::fsyncs_per_second().context("cannot measure fsync")?;
@@ -42,7 +43,9 @@ pub async fn run(app: &App, payments: Option<usize>) -> Result<()> {
     print::line("");
 
     let mut rows: Vec<[String; 5]> = Vec::new();
-    starts(app, &mut rows).await?;
+    if wanted(BenchPart::Starts) {
+        starts(app, &mut rows).await?;
+    }
     let running = Running::start(app, None).await?;
     tokio::time::sleep(Duration::from_secs(3)).await;
     rows.push(row(
@@ -52,9 +55,15 @@ pub async fn run(app: &App, payments: Option<usize>) -> Result<()> {
         "",
         "≤ 200 MB",
     ));
-    requests(&running, &mut rows).await?;
-    payment_rounds(&running, payments.unwrap_or(PAYMENTS), &mut rows).await?;
-    ledger::rounds(&running, &mut rows).await?;
+    if wanted(BenchPart::Requests) {
+        requests(&running, &mut rows).await?;
+    }
+    if wanted(BenchPart::Payments) {
+        payment_rounds(&running, payments.unwrap_or(PAYMENTS), &mut rows).await?;
+    }
+    if wanted(BenchPart::Ledger) {
+        ledger::rounds(&running, &mut rows).await?;
+    }
     rows.push(row(
         "memory after the load",
         format!("{:.0} MB", running.resident_mb()?),

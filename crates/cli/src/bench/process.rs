@@ -131,11 +131,11 @@ impl Running {
 
     /// The newest payment's id; what comes later is greater.
     pub fn newest_payment(&self) -> Result<String> {
-        Ok(self
-            .database("payment")?
-            .query_row("SELECT COALESCE(MAX(id), '') FROM payments", [], |r| {
-                r.get(0)
-            })?)
+        Ok(self.database("payment")?.query_row(
+            "SELECT COALESCE(MAX(id), '') FROM payments",
+            [],
+            |r| r.get(0),
+        )?)
     }
 
     /// Waits until `count` payments after `before` are completed, and says how they fared.
