@@ -20,6 +20,7 @@ use utoipa::{OpenApi, ToSchema};
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 use crate::{
+    jobs,
     model::{self, Change, Details, Need, REASON_BYTES_MAX, Refusal, State},
     once::Once,
     seal::{DataKey, keks},
@@ -52,6 +53,7 @@ pub fn routes() -> OpenApiRouter {
         .routes(routes!(export))
         .routes(routes!(erase))
         .routes(routes!(key_counts))
+        .routes(routes!(rotate))
         .merge(documents::routes())
 }
 
@@ -581,10 +583,16 @@ struct KeyView {
     data_keys: i64,
 }
 
+/// The keys of the environment.
+#[derive(Debug, Serialize, ToSchema)]
+struct KeysView {
+    data: Vec<KeyView>,
+}
+
 /// Which keys of the environment are in use, for the roles admin and ops_user. One that wraps
 /// nothing and is not the newest can be taken out of the variable.
 #[utoipa::path(get, path = "/v1/keys", tag = "keys",
-    responses((status = 200, body = Vec<KeyView>), (status = 403)))]
+    responses((status = 200, body = KeysView), (status = 403)))]
 async fn key_counts(cx: Cx) -> Result<Answer> {
     decider(&cx)?;
     let keks = keks().await?;
@@ -595,7 +603,7 @@ async fn key_counts(cx: Cx) -> Result<Answer> {
             counts.push((id.to_owned(), 0));
         }
     }
-    let views: Vec<KeyView> = counts
+    let data = counts
         .into_iter()
         .map(|(id, data_keys)| KeyView {
             wraps: id == keks.newest(),
@@ -604,5 +612,39 @@ async fn key_counts(cx: Cx) -> Result<Answer> {
             data_keys,
         })
         .collect();
-    Answer::json(200, &json!({ "data": views }))
+    Answer::json(200, &KeysView { data })
+}
+
+/// Nothing to say.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+struct RotationRequest {}
+
+/// A job that was enqueued.
+#[derive(Debug, Serialize, ToSchema)]
+struct RotationView {
+    /// Its result says what is left under which key.
+    job_id: String,
+}
+
+/// Wraps all data keys under the newest key of the environment, by the job `profile.rotate`, which
+/// also runs every hour. For the roles admin and ops_user.
+#[utoipa::path(post, path = "/v1/keys/rotation", request_body = RotationRequest, tag = "keys",
+    responses((status = 202, body = RotationView), (status = 403)))]
+async fn rotate(cx: Cx, body: Body<RotationRequest>) -> Result<Answer> {
+    decider(&cx)?;
+    let RotationRequest {} = body.value;
+    let key = cx.idempotency(&body.fields)?;
+    let mut db = Db::open().await?;
+    if let Some(key) = &key
+        && let Some(answer) = key.replay(&db).await?
+    {
+        return Ok(answer);
+    }
+    let (queue, job) = jobs::rotation();
+    let job_id = job.id.clone();
+    let mut batch = Batch::new();
+    batch.enqueue(queue, job, Cause::from(&cx));
+    let answer = Answer::json(202, &RotationView { job_id })?;
+    Ok(idempotency::commit(&mut db, batch, key.as_ref(), answer).await?)
 }

@@ -42,6 +42,11 @@ pub fn verification(document_id: &str) -> (&'static str, Job) {
     (QUEUE, job)
 }
 
+/// The job that wraps data keys anew.
+pub fn rotation() -> (&'static str, Job) {
+    (QUEUE, Job::new(ids::new_uuid(), ROTATE, Vec::new()))
+}
+
 async fn review_all() -> Result<bool> {
     match config::get("kyc_review").await?.trim() {
         "rules" => Ok(false),
@@ -176,6 +181,7 @@ pub fn rotate<'a>(cx: &'a Cx, db: &'a Db, jobs: &'a [Job]) -> Running<'a> {
         };
         let after = cursor(job)?;
         let keks = seal::keks().await?;
+        store::keys::prove(db, &keks).await?;
         let outdated = store::keys::outdated(db, keks.newest(), &after, ROTATE_MAX).await?;
         let mut left: BTreeMap<String, i64> = store::keys::counts(db).await?.into_iter().collect();
         left.remove(keks.newest());

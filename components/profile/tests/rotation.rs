@@ -78,6 +78,15 @@ async fn keys_are_rotated_in_bounded_pages_and_a_missing_one_is_named() {
         "{}",
         wrong.body
     );
+    let new = put(&user("usr_r8"), "New").await;
+    assert_eq!(
+        (new.status, new.code()),
+        (503, "not_ready"),
+        "nothing is wrapped under it"
+    );
+    config::set("profile_keys", &keys(&[("k1", 9), ("k0", 1)]));
+    let refused = run("profile.rotate", json!([])).await;
+    assert_eq!(refused["status"], 503, "{refused}");
     config::set("profile_keys", "k1:short");
     let malformed = get(&people[0], "/v1/profiles/me").await;
     assert_eq!((malformed.status, malformed.code()), (503, "not_ready"));
@@ -132,6 +141,21 @@ async fn keys_are_rotated_in_bounded_pages_and_a_missing_one_is_named() {
         [["k2", "0"], ["k1", "1"]],
         "a destroyed key is not touched"
     );
+
+    let by_user = post(&people[0], "/v1/keys/rotation", json!({}), Some("rot")).await;
+    assert_eq!(
+        (by_user.status, by_user.code()),
+        (403, "insufficient_scope")
+    );
+    let asked = post(&operations(), "/v1/keys/rotation", json!({}), Some("rot")).await;
+    assert_eq!(asked.status, 202, "{}", asked.body);
+    let again = post(&operations(), "/v1/keys/rotation", json!({}), Some("rot")).await;
+    assert_eq!((again.replayed, &again.body), (true, &asked.body));
+    let id = asked.body["job_id"].as_str().unwrap();
+    let jobs = p.rows(&format!(
+        "SELECT topic, payload FROM outbox WHERE key = '{id}'"
+    ));
+    assert_eq!((jobs.len(), jobs[0][0].as_str()), (1, "profile-tasks"));
 
     // Erasing needs no key at all.
     config::set("profile_keys", &keys(&[("k3", 3)]));

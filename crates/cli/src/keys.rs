@@ -170,8 +170,9 @@ pub fn new_profile_key(app: &App, state: &StateDir) -> Result<()> {
     secrets::ensure(&state.secrets(), &app.secret_names())?;
     let id = secrets::add_profile_key(&state.secrets())?;
     println!(
-        "{}  profile key {id} added. Restart the platform, then run `innover jobs push profile.rotate`; \
-         the key before it can go once its answer says that nothing is left",
+        "{}  profile key {id} added. Restart the platform. Data keys are wrapped under it within an hour, \
+         or at once by POST /api/profile/v1/keys/rotation; take the key before it out of the file once \
+         GET /api/profile/v1/keys counts nothing under it",
         state.secrets().display()
     );
     Ok(())

@@ -48,6 +48,7 @@ async fn ensure(db: &mut Db, keks: &Keks, owner: &str) -> Result<DataKey> {
     if let Some(key) = find(db, owner).await? {
         return Ok(keks.open(&key)?);
     }
+    prove(db, keks).await?;
     let (_, new) = keks.create(owner, &ids::new_id("dk"))?;
     let mut batch = Batch::new();
     batch.step(
@@ -67,6 +68,24 @@ async fn ensure(db: &mut Db, keks: &Keks, owner: &str) -> Result<DataKey> {
     match find(db, owner).await? {
         Some(key) => Ok(keks.open(&key)?),
         None => Err(Failure::from(Code::Conflict)),
+    }
+}
+
+/// That the newest key of the environment is the one that wrapped under its id before: under another
+/// one nothing may be wrapped, or it would be lost with the mistake that brought the key here.
+///
+/// # Errors
+/// 503 when it is not.
+pub async fn prove(db: &Db, keks: &Keks) -> Result<()> {
+    let rows = db
+        .query(
+            "SELECT owner, id, kek_id, wrapped FROM data_keys WHERE kek_id = $1 AND destroyed = 0 LIMIT 1",
+            params![keks.newest()],
+        )
+        .await?;
+    match rows.first() {
+        Some(row) => Ok(keks.open(&wrapped(row, 0)?).map(drop)?),
+        None => Ok(()),
     }
 }
 
