@@ -366,7 +366,7 @@ async fn decide(
         }
         let before = stored.open(&keks)?;
         let (after, was, is) = model::decide(&before.profile, change, ids::now_us())?;
-        let mut writer = Writer::new();
+        let mut writer = Writer::default();
         if after.version != before.profile.version {
             let decision = Decision::sealed(&key, change.field(), [&was, &is], reason, &by)?;
             writer.record(sub, sub, decision);
@@ -449,7 +449,7 @@ async fn export(
     let once = Once::new(&cx, &body.fields, &key)?;
     let mut replayed = once.replay(&db).await?.is_some();
     if !replayed {
-        let mut writer = Writer::new();
+        let mut writer = Writer::default();
         let decision = Decision::sealed(&key, "export", ["", ""], &body.value.reason, &by)?;
         writer.record(&sub, &sub, decision);
         // The record says that it was answered; the answer is rendered from what is held, which is
@@ -530,7 +530,7 @@ async fn erase(
         let before = store::find(&db, &sub)
             .await?
             .ok_or_else(|| not_found(&sub))?;
-        let mut writer = Writer::new();
+        let mut writer = Writer::default();
         let after = match before.profile.state {
             State::Erased => before.profile.clone(),
             _ => model::erase(&before.profile, writer.now_us()),

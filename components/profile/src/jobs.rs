@@ -63,7 +63,7 @@ async fn review_all() -> Result<bool> {
 pub fn verify<'a>(_cx: &'a Cx, db: &'a Db, jobs: &'a [Job]) -> Running<'a> {
     Box::pin(async move {
         let mut handled = Handled::default();
-        let mut writer = Writer::new();
+        let mut writer = Writer::default();
         for job in jobs {
             if job.args.is_empty() && job.kwargs.is_empty() {
                 let enqueued = recover(db, &mut handled.batch).await?;
@@ -140,7 +140,7 @@ pub fn expire<'a>(_cx: &'a Cx, db: &'a Db, jobs: &'a [Job]) -> Running<'a> {
             return Ok(Handled::default());
         };
         let after = cursor(job)?;
-        let mut writer = Writer::new();
+        let mut writer = Writer::default();
         let today = date(writer.now_us());
         let past = store::documents::past(db, &today, &after, EXPIRE_MAX).await?;
         let findings = [documents::Finding::PastExpiry];

@@ -406,7 +406,7 @@ mod tests {
         #[test]
         fn a_document_more_never_lowers_the_tier_and_its_loss_undoes_it(
             email: bool, identity in 0i64..3, address in 0i64..3,
-            kind in prop::sample::select(&Kind::ALL[..]), decided in prop::option::of(0i64..=3),
+            kind in prop::sample::select(Kind::ALL), decided in prop::option::of(0i64..=3),
         ) {
             let mut before = person();
             before.evidence = Evidence { email, identity_documents: identity, address_documents: address };

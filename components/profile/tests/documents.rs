@@ -1,6 +1,8 @@
 //! Documents and the tiers that follow from them: rules, decisions of operations, expiry, duplicates,
 //! bounds.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
 mod common;
 
 use base64::{Engine, engine::general_purpose::STANDARD};

@@ -1,5 +1,7 @@
 //! What is personal: nowhere in clear, exported whole, destroyed for good.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
 mod common;
 
 use common::*;

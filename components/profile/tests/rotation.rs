@@ -1,6 +1,8 @@
 //! The keys of the environment change while the data stays readable. One test: the variable is the
 //! process's.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
 mod common;
 
 use common::*;

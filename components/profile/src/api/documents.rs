@@ -338,7 +338,7 @@ async fn withdraw(
         }
         profile.profile.may_act()?;
         let stored = owned(&db, &id, &owner).await?;
-        let mut writer = Writer::new();
+        let mut writer = Writer::default();
         let findings = stored.document.findings.clone();
         let document = writer.go(
             &stored.document,
@@ -418,7 +418,7 @@ async fn one_content(cx: Cx, path: Result<Path<String>, PathRejection>) -> Resul
     living(&db, owner).await?;
     let key = stored.key(&*keks().await?)?;
     let answer = content(&db, &stored.document, &key).await?;
-    let mut writer = Writer::new();
+    let mut writer = Writer::default();
     writer.record(
         owner,
         &id,
@@ -484,7 +484,7 @@ async fn decide(
         if let Some(answer) = once.replay(&db).await? {
             return Ok(answer);
         }
-        let mut writer = Writer::new();
+        let mut writer = Writer::default();
         let states = [before.standing.as_str(), to.as_str()];
         let decision = Decision::sealed(&key, "document", states, reason, &by)?;
         writer.record(&before.profile_id, &id, decision);

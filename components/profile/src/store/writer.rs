@@ -179,12 +179,14 @@ pub struct Writer {
     decisions: Vec<Vec<Value>>,
 }
 
-impl Writer {
+impl Default for Writer {
     /// Changes that happen now.
-    pub fn new() -> Writer {
+    fn default() -> Writer {
         Writer::after(Batch::new())
     }
+}
 
+impl Writer {
     /// Changes beside the steps of `batch`, which modify none of the writer's tables.
     pub fn after(batch: Batch) -> Writer {
         Writer {
