@@ -97,12 +97,12 @@ fn assert_nothing_in_clear(p: &Platform) {
 fn edit_secrets(p: &Platform, edit: impl Fn(Vec<String>) -> Vec<String>) {
     let path = p.state().join("secrets.toml");
     let text = std::fs::read_to_string(&path).unwrap();
-    let mut parts = text.split("[[profile_key]]");
+    let mut parts = text.split("\n[[profile_key]]");
     let head = parts.next().unwrap().to_owned();
     let keys = edit(parts.map(str::to_owned).collect());
     let keys: String = keys
         .iter()
-        .map(|key| format!("[[profile_key]]{key}"))
+        .map(|key| format!("\n[[profile_key]]{key}"))
         .collect();
     std::fs::write(&path, head + &keys).unwrap();
 }
