@@ -1,50 +1,15 @@
 //! The service as its callers see it: own profiles, decisions of operations, who may see what.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
+mod common;
+
+use common::{admin, get, platform, put, user};
 use innover_kit::contract::Identity;
-use innover_kit::testing::{Platform, Reply, person};
+use innover_kit::testing::{Reply, person};
 use serde_json::{Value, json};
-use tokio::sync::OnceCell;
-
-static PLATFORM: OnceCell<Platform> = OnceCell::const_new();
-
-async fn platform() -> &'static Platform {
-    PLATFORM
-        .get_or_init(|| async {
-            Platform::start(
-                &profile::SERVICE,
-                include_str!("../migrations/0001_init.sql"),
-                &["gateway"],
-            )
-        })
-        .await
-}
-
-fn user(sub: &str) -> Identity {
-    person(sub, "user", "profile:read profile:write")
-}
-
-fn admin() -> Identity {
-    person("usr_admin", "admin", "profile:read profile:write")
-}
-
-async fn put(who: &Identity, name: &str) -> Reply {
-    platform()
-        .await
-        .call(
-            who,
-            "PUT",
-            "/v1/profiles/me",
-            Some(json!({"display_name": name})),
-        )
-        .await
-}
 
 async fn decide(who: &Identity, path: &str, body: Value, key: Option<&str>) -> Reply {
-    platform()
-        .await
-        .send("gateway", who, "POST", path, Some(body.to_string()), key)
-        .await
+    common::post(who, path, body, key).await
 }
 
 #[tokio::test]
@@ -61,8 +26,10 @@ async fn a_person_makes_a_profile_changes_it_and_reads_it_back() {
             &made.body["state"],
             &made.body["version"]
         ),
-        (&json!(0), &json!("active"), &json!(1))
+        (&json!(1), &json!("active"), &json!(1)),
+        "the token carries an address"
     );
+    assert_eq!(made.body["next_tier_needs"], "identity_document");
     let body = json!({"display_name": "Ada L.", "country": "GB"});
     let changed = platform
         .call(&who, "PUT", "/v1/profiles/me", Some(body.clone()))
@@ -153,9 +120,11 @@ async fn operations_decide_on_the_tier_once_per_key_and_the_reason_is_kept() {
         (422, "idempotency_key_reused")
     );
     let rows = platform().await.rows(
-        "SELECT before_value, after_value, reason, decided_by FROM decisions WHERE profile_id = 'usr_3'",
+        "SELECT before_value, after_value, decided_by FROM decisions WHERE profile_id = 'usr_3'",
     );
-    assert_eq!(rows, [["0", "2", "passport checked", "usr_admin"]]);
+    assert_eq!(rows, [["1", "2", "usr_admin"]]);
+    let export = get(&user("usr_3"), "/v1/profiles/me/export").await;
+    assert_eq!(export.body["decisions"][0]["reason"], "passport checked");
     let events = platform()
         .await
         .rows("SELECT payload FROM outbox WHERE key = 'usr_3' AND key_version = 2");
@@ -174,6 +143,7 @@ async fn a_tier_that_does_not_exist_or_has_no_reason_is_refused() {
         (json!({"tier": -1, "reason": "r"}), "/tier"),
         (json!({"tier": 1, "reason": " "}), "/reason"),
         (json!({"tier": 1.5, "reason": "r"}), "/tier"),
+        (json!({"reason": "r"}), ""),
     ] {
         let reply = decide(
             &admin(),
@@ -196,6 +166,39 @@ async fn a_tier_that_does_not_exist_or_has_no_reason_is_refused() {
     )
     .await;
     assert_eq!((missing.status, missing.code()), (404, "profile_not_found"));
+    let state = decide(
+        &admin(),
+        "/v1/profiles/usr_4/state",
+        json!({"state": "erased", "reason": "r"}),
+        Some("k4s"),
+    )
+    .await;
+    assert_eq!(
+        (state.status, &state.body["param"]),
+        (400, &json!("/state"))
+    );
+}
+
+#[tokio::test]
+async fn a_tier_of_operations_stands_until_they_give_it_back_to_the_documents() {
+    put(&user("usr_8"), "Ada").await;
+    let path = "/v1/profiles/usr_8/tier";
+    let body = json!({"tier": 3, "reason": "known"});
+    let set = decide(&common::operations(), path, body, Some("k8a")).await;
+    assert_eq!(
+        (&set.body["kyc_tier"], &set.body["tier_source"]),
+        (&json!(3), &json!("operations")),
+        "{}",
+        set.body
+    );
+    let changed = put(&user("usr_8"), "Ada L.").await;
+    assert_eq!(changed.body["kyc_tier"], 3);
+    let body = json!({"tier": null, "reason": "not any more"});
+    let back = decide(&common::operations(), path, body, Some("k8b")).await;
+    assert_eq!(
+        (&back.body["kyc_tier"], &back.body["tier_source"]),
+        (&json!(1), &json!("documents"))
+    );
 }
 
 #[tokio::test]

@@ -44,6 +44,9 @@ pub enum Command {
         /// The address the platform will listen on; the issuer's URL unless --issuer is given
         #[arg(long, default_value = "127.0.0.1:3000", env = "INNOVER_LISTEN")]
         listen: SocketAddr,
+        /// Add a key that personal data is encrypted under from the next start on (docs/profiles.md)
+        #[arg(long)]
+        new_profile_key: bool,
     },
     /// Print an access token of a dev user (password grant, dev profile only)
     Token {

@@ -84,6 +84,7 @@ fn variables(
                 Some(jwk) => jwk.to_string(),
                 None => continue,
             },
+            "profile_keys" => secrets::profile_keys(&secrets.profile),
             "profile" => settings.profile.clone(),
             "issuer" => settings.issuer.clone(),
             // The shipped extract ages; a laptop without newer rates still has to show the main job.
@@ -163,15 +164,30 @@ fn spin_env(variables: &BTreeMap<String, String>) -> String {
     text
 }
 
+/// Adds a key to wrap the data keys of profiles under, from the next start on.
+pub fn new_profile_key(app: &App, state: &StateDir) -> Result<()> {
+    let _turn = state.writing()?;
+    secrets::ensure(&state.secrets(), &app.secret_names())?;
+    let id = secrets::add_profile_key(&state.secrets())?;
+    println!(
+        "{}  profile key {id} added. Restart the platform. Data keys are wrapped under it within an hour, \
+         or at once by POST /api/profile/v1/keys/rotation; take the key before it out of the file once \
+         GET /api/profile/v1/keys counts nothing under it",
+        state.secrets().display()
+    );
+    Ok(())
+}
+
 /// The command.
 pub fn run(app: &App, state: &StateDir, settings: &Settings) -> Result<()> {
     let keys = write(app, state, settings).context("cannot write the keys")?;
     let Added {
         services,
         signing_keys,
+        profile_keys,
     } = keys.added;
     println!(
-        "{}  {services} service secrets and {signing_keys} signing keys added",
+        "{}  {services} service secrets, {signing_keys} signing keys and {profile_keys} profile keys added",
         state.secrets().display()
     );
     println!("{}", state.runtime_config().display());
@@ -256,6 +272,7 @@ mod tests {
             Vec::<String>::new()
         );
         assert_eq!(keys.variables["profile"], "dev");
+        assert!(keys.variables["profile_keys"].starts_with("k1:"));
         let signing: serde_json::Value =
             serde_json::from_str(&keys.variables["signing_keys"]).unwrap();
         assert_eq!(signing["keys"][0]["alg"], "EdDSA");

@@ -112,17 +112,19 @@ async fn dispatch(command: Command) -> Result<bool> {
             place,
             settings,
             listen,
+            new_profile_key,
         } => {
             let settings = keys::Settings {
                 profile: settings.profile.name().to_owned(),
                 issuer: settings.issuer.unwrap_or_else(|| up::url(listen)),
                 redis_url: settings.redis_url,
             };
-            keys::run(
-                &App::load(&place.manifest)?,
-                &StateDir::create(&place.state_dir)?,
-                &settings,
-            )?;
+            let app = App::load(&place.manifest)?;
+            let state = StateDir::create(&place.state_dir)?;
+            if new_profile_key {
+                keys::new_profile_key(&app, &state)?;
+            }
+            keys::run(&app, &state, &settings)?;
         }
         Command::Token {
             user,

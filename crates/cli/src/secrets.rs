@@ -1,10 +1,14 @@
-//! `secrets.toml`: one secret per service and the keys access tokens are signed with. What is in the
-//! file stays as it is, byte for byte; what is missing is appended.
+//! `secrets.toml`: one secret per service, the keys access tokens are signed with, and the keys personal
+//! data is encrypted under. What is in the file stays as it is, byte for byte; what is missing is
+//! appended.
 
 use std::{collections::BTreeMap, fs, path::Path};
 
 use anyhow::{Context, Result, anyhow, bail};
-use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
+use base64::{
+    Engine,
+    engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD},
+};
 use innover_contract::keyring::KEY_BYTES;
 use jwt_simple::prelude::{Ed25519KeyPair, HS256Key, RS256KeyPair};
 use serde::Deserialize;
@@ -16,7 +20,8 @@ const RSA_BITS: usize = 2048;
 
 const HEAD: &str = "\
 # Made by `innover` on this machine and never rewritten; what is missing is appended. Keep it: whoever
-# has it can speak as any service and sign tokens. Without it every token is void, no data is lost.
+# has it can speak as any service, sign tokens and read personal data. Without it every token is void,
+# and without the [[profile_key]] that was in use nobody's personal data can be read again.
 ";
 
 /// What the file holds.
@@ -27,6 +32,25 @@ pub struct Secrets {
     pub signing: Vec<serde_json::Value>,
     /// The private JWK checkpoints of the journal are signed with.
     pub checkpoint: Option<serde_json::Value>,
+    /// What the data keys of profiles are wrapped under, in the order of the file: the last one wraps.
+    pub profile: Vec<ProfileKey>,
+}
+
+/// A key that wraps data keys of profiles.
+#[derive(Clone, PartialEq, Eq)]
+pub struct ProfileKey {
+    /// Stored beside everything the key wraps.
+    pub id: String,
+    key: [u8; KEY_BYTES],
+}
+
+/// The variable `profile_keys`: `<id>:<base64>,…`, the one that wraps first.
+pub fn profile_keys(keys: &[ProfileKey]) -> String {
+    let newest_first = keys.iter().rev();
+    let texts: Vec<String> = newest_first
+        .map(|key| format!("{}:{}", key.id, STANDARD.encode(key.key)))
+        .collect();
+    texts.join(",")
 }
 
 /// What an [`ensure`] had to add, for the line that says so.
@@ -34,6 +58,7 @@ pub struct Secrets {
 pub struct Added {
     pub services: usize,
     pub signing_keys: usize,
+    pub profile_keys: usize,
 }
 
 #[derive(Default, Deserialize)]
@@ -44,6 +69,15 @@ struct File {
     #[serde(default)]
     signing_key: Vec<SigningKey>,
     checkpoint_key: Option<SigningKey>,
+    #[serde(default)]
+    profile_key: Vec<NewProfileKey>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct NewProfileKey {
+    id: String,
+    key: String,
 }
 
 #[derive(Deserialize)]
@@ -66,7 +100,7 @@ pub fn read(path: &Path) -> Result<Secrets> {
         .with_context(|| format!("cannot read {}; `innover keys` makes it", path.display()))?;
     parse(&text).with_context(|| {
         format!(
-            "{} is damaged; restore it from a backup, or move it away and run `innover keys` for new keys (tokens that are out become void)",
+            "{} is damaged; restore it from a backup, or move it away and run `innover keys` for new keys (tokens that are out become void, and personal data of profiles cannot be read again)",
             path.display()
         )
     })
@@ -101,10 +135,25 @@ fn parse(text: &str) -> Result<Secrets> {
     for key in file.signing_key {
         signing.push(jwk(key)?);
     }
+    let mut profile: Vec<ProfileKey> = Vec::new();
+    for NewProfileKey { id, key } in file.profile_key {
+        if id.is_empty() || !id.bytes().all(|b| b.is_ascii_alphanumeric()) {
+            bail!("the id of a profile_key is letters and digits");
+        }
+        let bytes = URL_SAFE_NO_PAD.decode(&key).ok();
+        let Some(bytes) = bytes.and_then(|bytes| <[u8; KEY_BYTES]>::try_from(bytes).ok()) else {
+            bail!("the profile_key {id} is not base64url of {KEY_BYTES} bytes");
+        };
+        if profile.iter().any(|known| known.id == id) {
+            bail!("there are two profile_keys {id}");
+        }
+        profile.push(ProfileKey { id, key: bytes });
+    }
     Ok(Secrets {
         services,
         signing,
         checkpoint: file.checkpoint_key.map(jwk).transpose()?,
+        profile,
     })
 }
 
@@ -124,6 +173,7 @@ pub fn ensure(path: &Path, names: &[String]) -> Result<(Secrets, Added)> {
                 services: BTreeMap::new(),
                 signing: vec![],
                 checkpoint: None,
+                profile: vec![],
             },
         )
     };
@@ -157,12 +207,40 @@ pub fn ensure(path: &Path, names: &[String]) -> Result<(Secrets, Added)> {
         ));
         added.signing_keys += 1;
     }
+    if known.profile.is_empty() {
+        text.push_str(&new_profile_key(&known.profile));
+        added.profile_keys += 1;
+    }
     // Also tightens the permissions of a file that others may read.
     state::replace(path, &text)?;
     Ok((
         parse(&text).context("what was just written does not read back")?,
         added,
     ))
+}
+
+/// Appends a key that wraps from the next start on; returns its id. Keys before it still unwrap, until
+/// `profile.rotate` has wrapped everything under the new one.
+pub fn add_profile_key(path: &Path) -> Result<String> {
+    let known = read(path)?;
+    let mut text = fs::read_to_string(path).context("cannot read the secrets")?;
+    if !text.ends_with('\n') {
+        text.push('\n');
+    }
+    text.push_str(&new_profile_key(&known.profile));
+    let after = parse(&text).context("what was to be written does not read back")?;
+    state::replace(path, &text)?;
+    let newest = after.profile.last().map(|key| key.id.clone());
+    newest.context("no profile_key was added")
+}
+
+/// A key whose id is one above those of `known`, so that no id is used twice.
+fn new_profile_key(known: &[ProfileKey]) -> String {
+    let numbers = known.iter().filter_map(|key| key.id.strip_prefix('k'));
+    let last = numbers.filter_map(|n| n.parse::<u32>().ok()).max();
+    let next = last.map_or(1, |n| n.saturating_add(1));
+    let key = URL_SAFE_NO_PAD.encode(HS256Key::generate().to_bytes());
+    format!("\n[[profile_key]]\nid = \"k{next}\"\nkey = \"{key}\"\n")
 }
 
 fn new_ed25519() -> Result<String> {
@@ -207,7 +285,8 @@ mod tests {
             added,
             Added {
                 services: 2,
-                signing_keys: 3
+                signing_keys: 3,
+                profile_keys: 1
             }
         );
         assert_eq!(state::mode(&path), Some(0o600));
@@ -226,7 +305,7 @@ mod tests {
             added,
             Added {
                 services: 1,
-                signing_keys: 0
+                ..Added::default()
             }
         );
         assert!(
@@ -255,6 +334,29 @@ mod tests {
             ed["kid"].as_str().is_some_and(|kid| kid.len() == 43),
             "the RFC 7638 thumbprint"
         );
+    }
+
+    #[test]
+    fn a_new_profile_key_is_appended_and_named_first_while_the_old_one_stays() {
+        let temp = tempfile::tempdir().unwrap();
+        let path = temp.path().join("secrets.toml");
+        let (first, _) = ensure(&path, &[]).unwrap();
+        let before = fs::read_to_string(&path).unwrap();
+        let [only] = &first.profile[..] else {
+            panic!("one key")
+        };
+        let variable = profile_keys(&first.profile);
+        let (id, key) = variable.split_once(':').unwrap();
+        assert_eq!((id, STANDARD.decode(key).unwrap().len()), ("k1", 32));
+        assert_eq!(add_profile_key(&path).unwrap(), "k2");
+        assert!(fs::read_to_string(&path).unwrap().starts_with(&before));
+        assert_eq!(state::mode(&path), Some(0o600));
+        let (second, added) = ensure(&path, &[]).unwrap();
+        assert_eq!(added, Added::default());
+        assert!(second.profile[0] == *only);
+        let both = profile_keys(&second.profile);
+        assert!(both.starts_with("k2:"));
+        assert!(both.ends_with(&format!(",{variable}")));
     }
 
     #[test]

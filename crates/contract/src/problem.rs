@@ -58,6 +58,7 @@ codes! {
     RefundNotFound "refund_not_found" 404 "No such refund";
     QuoteNotFound "quote_not_found" 404 "No such quote";
     ProfileNotFound "profile_not_found" 404 "No such profile";
+    DocumentNotFound "document_not_found" 404 "No such document";
     UserNotFound "user_not_found" 404 "No such user";
     MethodNotAllowed "method_not_allowed" 405 "The method is not allowed here";
     Conflict "conflict" 409 "Someone else changed this at the same time";
@@ -66,6 +67,7 @@ codes! {
     AlreadyExists "already_exists" 409 "This exists already";
     QuoteUsed "quote_used" 409 "The quote was used already";
     QuoteExpired "quote_expired" 409 "The quote has expired";
+    ProfileErased "profile_erased" 410 "The profile was erased";
     BodyTooLarge "body_too_large" 413 "The body is too large";
     UnsupportedMediaType "unsupported_media_type" 415 "The body must be JSON";
     IdempotencyKeyReused "idempotency_key_reused" 422 "The Idempotency-Key was used for another request";

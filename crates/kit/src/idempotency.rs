@@ -52,6 +52,11 @@ impl IdempotencyKey {
         }
     }
 
+    /// The record's id: what a service that encrypts its stored answers binds one to.
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+
     /// The stored answer, if this key was used before with the same body.
     ///
     /// # Errors

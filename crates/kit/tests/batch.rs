@@ -194,6 +194,17 @@ async fn scopes_of_a_key_do_not_run_together() {
     }
 }
 
+#[tokio::test]
+async fn the_id_of_a_key_is_the_id_of_its_record_whatever_the_body_says() {
+    let store = Store::new();
+    let mut db = store.db();
+    send(&mut db, "60.00", "pay_1").await.unwrap();
+    let sql = "SELECT id FROM idempotency";
+    let rows = db.query(sql, params![]).await.unwrap();
+    assert_eq!(rows[0].text(0).unwrap(), key("60.00").id());
+    assert_eq!(key("61.00").id(), key("60.00").id());
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn of_concurrent_twins_one_takes_effect_and_all_get_its_answer() {
     let store = std::sync::Arc::new(Store::new());
