@@ -2,7 +2,10 @@
 //! service token.
 #![allow(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 
-use std::collections::BTreeMap;
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex},
+};
 
 use http_body_util::BodyExt;
 use innover_contract::{Identity, Keyring, service_token};
@@ -18,7 +21,7 @@ pub struct Platform {
     pub database: std::path::PathBuf,
     /// Open as long as the platform is: SQLite removes the journal of a database with its last
     /// connection, and whoever opens it at that moment is told that it is locked.
-    _keeper: std::sync::Mutex<rusqlite::Connection>,
+    _keeper: Mutex<rusqlite::Connection>,
     _folder: tempfile::TempDir,
 }
 
@@ -188,4 +191,35 @@ pub fn person(sub: &str, role: &str, scope: &str) -> Identity {
         scope: scope.into(),
         client_id: "innover-cli".into(),
     }
+}
+
+/// What the service under test asked of another.
+#[derive(Clone, Debug)]
+pub struct Asked {
+    /// `GET`, `POST` …
+    pub method: String,
+    /// Path and query.
+    pub path: String,
+    /// The body; null when there was none.
+    pub body: Value,
+    /// On whose behalf.
+    pub identity: Identity,
+    /// The Idempotency-Key that was sent along.
+    pub idempotency_key: Option<String>,
+}
+
+type Answering = Arc<dyn Fn(&Asked) -> (u16, Value) + Send + Sync>;
+
+static CALLEES: Mutex<BTreeMap<String, Answering>> = Mutex::new(BTreeMap::new());
+
+/// Lets `answer` stand for the service `name` in this process: status and body of each call. Without
+/// it calls fail as they do when the other service is not there.
+pub fn callee(name: &str, answer: impl Fn(&Asked) -> (u16, Value) + Send + Sync + 'static) {
+    let mut callees = CALLEES.lock().unwrap();
+    callees.insert(name.to_owned(), Arc::new(answer));
+}
+
+pub(crate) fn ask(name: &str, asked: &Asked) -> Option<(u16, Value)> {
+    let answer = CALLEES.lock().unwrap().get(name).cloned();
+    answer.map(|answer| answer(asked))
 }
