@@ -1,6 +1,9 @@
 //! The HTTP surface: searching, exporting and verifying the trail. Nothing writes.
 
-use axum::{extract::Query, response::{IntoResponse, Response}};
+use axum::{
+    extract::Query,
+    response::{IntoResponse, Response},
+};
 use http::header;
 use innover_kit::{
     Answer, Code, Cx, Db, Failure, Result,

@@ -99,12 +99,7 @@ pub fn append(batch: &mut Batch, before: &Head, after: &Head, records: &[Record]
         ]
     });
     let rows = vec![Value::Rows(rows.collect())];
-    batch.step(
-        "records",
-        INSERT,
-        rows,
-        Expect::Rows(records.len() as u64),
-    );
+    batch.step("records", INSERT, rows, Expect::Rows(records.len() as u64));
     batch.step(
         "head",
         MOVE_HEAD,

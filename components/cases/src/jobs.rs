@@ -143,7 +143,13 @@ pub fn decide_payment<'a>(cx: &'a Cx, db: &'a Db, jobs: &'a [Job]) -> Running<'a
             };
             match payment::decide(cx, &case, payment_id).await {
                 Ok(verdict) => {
-                    follow(&mut writer, &case, verdict, ids::now_us(), &Cause::from(job));
+                    follow(
+                        &mut writer,
+                        &case,
+                        verdict,
+                        ids::now_us(),
+                        &Cause::from(job),
+                    );
                     handled.results.insert(job.id.clone(), json!(verdict));
                 }
                 Err(failure) => drop(handled.refused.insert(job.id.clone(), failure)),

@@ -429,3 +429,165 @@ pub fn features(case: &Case, payment: Option<&PaymentFacts>) -> Value {
     }
     features
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const NOW: i64 = 1_795_000_000_000_000;
+
+    fn case() -> Case {
+        Case::opened("case_1".into(), "a".into(), NOW)
+    }
+
+    fn of_payment() -> Case {
+        Case {
+            payment_id: Some("pay_1".into()),
+            ..case()
+        }
+    }
+
+    fn decide(case: &Case, verdict: Verdict) -> Result<Case, Refusal> {
+        case.decide(verdict, "because", "usr_1", "{}".into(), NOW)
+    }
+
+    #[test]
+    fn every_name_is_found_again() {
+        for state in State::ALL {
+            assert_eq!(State::parse(state.as_str()), Some(*state));
+            assert_eq!(json!(state), state.as_str());
+        }
+        assert_eq!(
+            ScoreState::parse("PENDING_SCORE"),
+            Some(ScoreState::Pending)
+        );
+        assert_eq!(Priority::parse("URGENT"), None);
+    }
+
+    #[test]
+    fn the_state_of_a_payment_says_how_its_review_ended() {
+        for (state, verdict) in [
+            ("review", None),
+            ("initiated", Some(Verdict::Approve)),
+            ("converting", Some(Verdict::Approve)),
+            ("posting", Some(Verdict::Approve)),
+            ("processing", Some(Verdict::Approve)),
+            ("completed", Some(Verdict::Approve)),
+            ("failed", Some(Verdict::Approve)),
+            ("declined", Some(Verdict::Reject)),
+            ("cancelled", Some(Verdict::Reject)),
+            ("nobody knows", None),
+        ] {
+            assert_eq!(Verdict::of_payment(state), verdict, "{state}");
+        }
+    }
+
+    #[test]
+    fn what_is_known_of_a_payment_becomes_features_and_the_rest_is_left_out() {
+        let mut case = of_payment();
+        case.created_at = 23 * 3_600_000_000 + 59;
+        assert_eq!(
+            features(&case, None),
+            json!({"priority": "normal", "hour_utc": 23})
+        );
+        let side = |amount: Option<&str>, currency: &str| Side {
+            amount: amount.map(str::to_owned),
+            currency: currency.into(),
+        };
+        let payment = |source, target| PaymentFacts {
+            state: "review".into(),
+            source,
+            target,
+            reason_codes: vec!["large_amount".into()],
+        };
+        let euros = payment(side(Some("12.30"), "EUR"), side(None, "EUR"));
+        assert_eq!(
+            features(&case, Some(&euros)),
+            json!({"priority": "normal", "hour_utc": 23, "currency": "EUR",
+                   "target_currency": "EUR", "cross_currency": false,
+                   "reason_codes": ["large_amount"], "amount_minor": 1230,
+                   "amount_eur_minor": 1230})
+        );
+        let yen = payment(side(Some("500"), "JPY"), side(None, "EUR"));
+        let known = features(&case, Some(&yen));
+        assert_eq!(
+            (&known["amount_minor"], known.get("amount_eur_minor")),
+            (&json!(500), None)
+        );
+        let odd = payment(side(Some("1.5"), "JPY"), side(None, "EUR"));
+        assert_eq!(features(&case, Some(&odd)).get("amount_minor"), None);
+    }
+
+    #[test]
+    fn attempts_wait_longer_each_time_within_a_bound() {
+        for (attempts, least, most) in [
+            (1, 1_600_000, 2_400_000),
+            (2, 3_200_000, 4_800_000),
+            (5, 25_600_000, 38_400_000),
+            (10, 480_000_000, 720_000_000),
+            (i64::MAX, 480_000_000, 720_000_000),
+        ] {
+            for random in [0, 1, 799_999, u64::MAX, 123_456_789] {
+                let wait = backoff_us(attempts, random);
+                assert!((least..most).contains(&wait), "{attempts} {random}: {wait}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_decision_is_taken_once_and_asks_the_payment_to_follow() {
+        let decided = decide(&of_payment(), Verdict::Approve).expect("undecided");
+        assert_eq!(
+            (decided.state, decided.payment_follows, decided.score_at),
+            (State::Approved, PaymentFollows::Asked, None)
+        );
+        assert_eq!(
+            decide(&decided, Verdict::Reject),
+            Err(Refusal::Decided(State::Approved))
+        );
+        assert_eq!(
+            decided.assign("usr_2", NOW),
+            Err(Refusal::Decided(State::Approved))
+        );
+        let by_hand = decide(&case(), Verdict::Reject).expect("undecided");
+        assert_eq!(
+            (by_hand.payment_follows, by_hand.asked_as),
+            (PaymentFollows::Nothing, None)
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_comes_in_whatever_order_a_settled_case_says_what_its_payment_does(
+            steps in prop::collection::vec((0u8..5, any::<bool>()), 0..12),
+        ) {
+            let mut case = of_payment();
+            let mut payment: Option<Verdict> = None;
+            for (step, approve) in steps {
+                let verdict = if approve { Verdict::Approve } else { Verdict::Reject };
+                let after = match step {
+                    0 => decide(&case, verdict).ok(),
+                    1 => case.start("usr_1", NOW).ok(),
+                    2 if case.score_at.is_some() => Some(case.score_failed(NOW, 0)),
+                    // The payment's review ends once; it is told of that any number of times.
+                    3 | 4 => case.follow(*payment.get_or_insert(verdict), NOW),
+                    _ => None,
+                };
+                if let Some(after) = after {
+                    prop_assert_eq!(after.version, case.version + 1);
+                    case = after;
+                }
+                let settled = matches!(
+                    case.payment_follows,
+                    PaymentFollows::Followed | PaymentFollows::Overruled
+                );
+                prop_assert_eq!(settled, payment.is_some());
+                if let Some(verdict) = payment {
+                    prop_assert_eq!(case.state, verdict.state());
+                }
+                prop_assert!(!case.state.is_final() || case.score_at.is_none());
+            }
+        }
+    }
+}

@@ -31,7 +31,8 @@ pub async fn ask(cx: &Cx, case: &Case) -> Result<Score> {
         "title": case.title,
         "features": features(case, facts.as_ref()),
     });
-    let terms = Terms::itself(cx.service(), SCOPE).key(format!("{}-score-{}", case.id, case.version));
+    let terms =
+        Terms::itself(cx.service(), SCOPE).key(format!("{}-score-{}", case.id, case.version));
     let score: Score = call::json_on(
         cx,
         &terms,

@@ -574,11 +574,7 @@ mod tests {
                 "/api/refund/v1/refunds",
                 "refund /v1/refunds refund:write",
             ),
-            (
-                "POST",
-                "/api/cases/v1/cases",
-                "cases /v1/cases case:write",
-            ),
+            ("POST", "/api/cases/v1/cases", "cases /v1/cases case:write"),
             (
                 "PATCH",
                 "/api/cases/v2/cases/case_1",
@@ -597,13 +593,13 @@ mod tests {
                 "cases /v1/cases/case_1/decision case:write",
             ),
             ("GET", "/v1/audit", "audit /v1/audit audit:read"),
-            ("GET", "/v1/audit/verify", "audit /v1/audit/verify audit:read"),
-            ("POST", "/v1/audit", "405 GET"),
             (
-                "POST",
-                "/api/v1/items",
-                "items /v1/items item:write",
+                "GET",
+                "/v1/audit/verify",
+                "audit /v1/audit/verify audit:read",
             ),
+            ("POST", "/v1/audit", "405 GET"),
+            ("POST", "/api/v1/items", "items /v1/items item:write"),
             (
                 "DELETE",
                 "/api/v1/items/itm_1?x=1",
