@@ -1,7 +1,7 @@
 //! The HTTP surface: searching, exporting and verifying the trail. Nothing writes.
 
 use axum::{
-    extract::Query,
+    extract::{Query, rejection::QueryRejection},
     response::{IntoResponse, Response},
 };
 use http::header;
@@ -42,6 +42,14 @@ pub fn routes() -> OpenApiRouter {
 fn auditor(cx: &Cx) -> Result<()> {
     cx.require(READ)?;
     cx.require_reader_of("")
+}
+
+type Asked<T> = Result<Query<T>, QueryRejection>;
+
+fn read<T>(query: Asked<T>) -> Result<T> {
+    query
+        .map(|Query(query)| query)
+        .map_err(|e| Failure::new(Code::InvalidRequest, e.body_text()))
 }
 
 /// A row of the trail.
@@ -96,6 +104,7 @@ impl From<Record> for RecordView {
 
 /// What is searched for.
 #[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 struct SearchQuery {
     /// On whose request.
     actor: Option<String>,
@@ -140,6 +149,7 @@ async fn search(
 
 /// Which rows are exported.
 #[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 struct ExportQuery {
     /// The number of the last row that is there already; 0 for the first page.
     after: Option<i64>,
@@ -153,8 +163,9 @@ struct ExportQuery {
 /// the lines without this service.
 #[utoipa::path(get, path = "/v1/audit/export", tag = "audit", params(ExportQuery),
     responses((status = 200, description = "A row per line", body = String, content_type = "application/x-ndjson")))]
-async fn export(cx: Cx, Query(query): Query<ExportQuery>) -> Result<Response> {
+async fn export(cx: Cx, query: Asked<ExportQuery>) -> Result<Response> {
     auditor(&cx)?;
+    let query = read(query)?;
     let limit = match query.limit.unwrap_or(EXPORT_ROWS_MAX) {
         n @ 1..=EXPORT_ROWS_MAX => n,
         n => {
@@ -176,6 +187,7 @@ async fn export(cx: Cx, Query(query): Query<ExportQuery>) -> Result<Response> {
 
 /// From where on, and against what, the trail is verified.
 #[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 struct VerifyQuery {
     /// The row verified last; 0 to begin at the first.
     after: Option<i64>,
@@ -222,8 +234,9 @@ struct Verification {
 /// Recompute the chain and name the first bad row.
 #[utoipa::path(get, path = "/v1/audit/verify", tag = "audit", params(VerifyQuery),
     responses((status = 200, description = "What was found", body = Verification)))]
-async fn verify(cx: Cx, Query(query): Query<VerifyQuery>) -> Result<Answer> {
+async fn verify(cx: Cx, query: Asked<VerifyQuery>) -> Result<Answer> {
     auditor(&cx)?;
+    let query = read(query)?;
     let db = Db::open().await?;
     // Rows added from here on are not verified; they are behind this head.
     let head = store::head(&db).await?;

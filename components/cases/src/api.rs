@@ -1,7 +1,7 @@
 //! The HTTP surface of cases: `/v1`, and `/v2`, which adds the priority. Both are over one store and
 //! have the same paths.
 
-use axum::extract::{Path, Query};
+use axum::extract::{Path, Query, rejection::QueryRejection};
 use innover_kit::{
     Answer, Batch, Body, Cause, Code, Cx, Db, Failure, Result, batch,
     context::insufficient_scope,
@@ -226,6 +226,7 @@ async fn create(cx: Cx, body: Body<NewCase>) -> Result<Answer> {
 
 /// Which cases are listed.
 #[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 struct Which {
     state: Option<State>,
     /// Whose desk they are on.
@@ -238,8 +239,13 @@ struct Which {
 /// List cases, newest first: everyone's for those who read them, else one's own.
 #[utoipa::path(get, path = "/cases", tag = "cases", params(Which, PageQuery),
     responses((status = 200, description = "A page", body = Page<CaseView>)))]
-async fn list(cx: Cx, Query(which): Query<Which>, Query(page): Query<PageQuery>) -> Result<Answer> {
+async fn list(
+    cx: Cx,
+    which: Result<Query<Which>, QueryRejection>,
+    Query(page): Query<PageQuery>,
+) -> Result<Answer> {
     let who = cx.require(READ)?;
+    let Query(which) = which.map_err(|e| Failure::new(Code::InvalidRequest, e.body_text()))?;
     let (limit, after) = (page.limit()?, page.after()?);
     let asked = which.owner.as_deref().unwrap_or_default();
     let owner = match cx.require_reader_of(asked) {

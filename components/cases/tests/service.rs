@@ -271,7 +271,7 @@ async fn fields_that_do_not_fit_are_refused_by_name() {
         );
     }
     let reply = get(&viewer(), "/v1/cases?state=lost").await;
-    assert_eq!(reply.status, 400);
+    assert_eq!((reply.status, reply.code()), (400, "invalid_request"));
 }
 
 #[tokio::test]
