@@ -377,7 +377,7 @@ pub struct Score {
 
 /// How long to wait after `attempts` failures: doubled with each, within a bound, spread by chance.
 pub fn backoff_us(attempts: i64, random: u64) -> i64 {
-    let doublings = u32::try_from(attempts - 1).unwrap_or(0).min(20);
+    let doublings = (attempts - 1).clamp(0, 20);
     let wait = (SCORE_BACKOFF_US << doublings).min(SCORE_BACKOFF_MAX_US);
     let spread = wait * SCORE_JITTER_PERCENT / 100;
     let width = u64::try_from(2 * spread).unwrap_or(0).max(1);
