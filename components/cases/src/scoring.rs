@@ -13,6 +13,8 @@ use crate::{
 };
 
 const SCOPE: &str = "scoring:read scoring:write";
+/// Characters of a title that fit its bound whatever they are.
+const TITLE_CHARS: usize = 125;
 /// Every model's range.
 const SCORE_MAX: i64 = 1_000;
 
@@ -26,9 +28,11 @@ pub async fn ask(cx: &Cx, case: &Case) -> Result<Score> {
         Some(id) => Some(payment::facts(cx, id).await?),
         None => None,
     };
+    // For people who read the scoring, which takes 500 bytes.
+    let title: String = case.title.chars().take(TITLE_CHARS).collect();
     let body = json!({
         "case_id": case.id,
-        "title": case.title,
+        "title": title,
         "features": features(case, facts.as_ref()),
     });
     let terms =

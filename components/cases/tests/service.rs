@@ -6,7 +6,7 @@ use std::{collections::BTreeMap, sync::Mutex};
 
 use innover_kit::{
     contract::Identity,
-    testing::{Asked, Platform, Reply, callee, person},
+    testing::{Outgoing, Platform, Reply, answer_calls, person},
 };
 use serde_json::{Value, json};
 use tokio::sync::OnceCell;
@@ -16,13 +16,23 @@ static PLATFORM: OnceCell<Platform> = OnceCell::const_new();
 /// What the payments of these tests are in, by id; a decision moves them on as the real ones.
 static PAYMENTS: Mutex<BTreeMap<String, String>> = Mutex::new(BTreeMap::new());
 /// Every decision that was asked for.
-static DECISIONS: Mutex<Vec<Asked>> = Mutex::new(Vec::new());
+static DECISIONS: Mutex<Vec<Decision>> = Mutex::new(Vec::new());
+
+#[derive(Clone)]
+struct Decision {
+    path: String,
+    identity: Identity,
+    key: Option<String>,
+}
 
 async fn platform() -> &'static Platform {
     PLATFORM
         .get_or_init(|| async {
-            callee("scoring", score);
-            callee("payment", payment);
+            answer_calls(|call| match call.callee {
+                "scoring" => Some(score(call)),
+                "payment" => Some(payment(call)),
+                _ => None,
+            });
             Platform::start(
                 &cases::SERVICE,
                 include_str!("../migrations/0001_init.sql"),
@@ -32,8 +42,8 @@ async fn platform() -> &'static Platform {
         .await
 }
 
-fn score(asked: &Asked) -> (u16, Value) {
-    assert_eq!((&*asked.method, &*asked.path), ("POST", "/v1/scoring"));
+fn score(asked: &Outgoing) -> (u16, Value) {
+    assert_eq!((asked.method.as_str(), asked.path), ("POST", "/v1/scoring"));
     assert!(asked.identity.has_scope("scoring:write"));
     let features = &asked.body["features"];
     let points = features["amount_eur_minor"].as_i64().unwrap_or(0) / 1_000;
@@ -45,14 +55,18 @@ fn score(asked: &Asked) -> (u16, Value) {
     )
 }
 
-fn payment(asked: &Asked) -> (u16, Value) {
+fn payment(asked: &Outgoing) -> (u16, Value) {
     let id = asked.path.split('/').nth(3).unwrap().to_owned();
     let mut payments = PAYMENTS.lock().unwrap();
     let Some(state) = payments.get_mut(&id) else {
         return (404, problem("payment_not_found", 404));
     };
     if asked.method == "POST" {
-        DECISIONS.lock().unwrap().push(asked.clone());
+        DECISIONS.lock().unwrap().push(Decision {
+            path: asked.path.to_owned(),
+            identity: asked.identity.clone(),
+            key: asked.idempotency_key.map(str::to_owned),
+        });
         match (&**state, asked.body["decision"].as_str().unwrap()) {
             ("busy", _) => return (429, problem("rate_limited", 429)),
             ("review", "approve") => "initiated".clone_into(state),
@@ -436,7 +450,7 @@ async fn a_decision_is_recorded_first_and_the_payment_follows_on_behalf_of_who_d
     assert_eq!((other.status, other.code()), (409, "invalid_state"));
 
     run_jobs(&id).await;
-    let asked: Vec<Asked> = DECISIONS
+    let asked: Vec<Decision> = DECISIONS
         .lock()
         .unwrap()
         .iter()
@@ -449,7 +463,7 @@ async fn a_decision_is_recorded_first_and_the_payment_follows_on_behalf_of_who_d
         ("usr_analyst", "")
     );
     assert!(asked[0].identity.has_scope("case:write"));
-    assert_eq!(asked[0].idempotency_key, Some(format!("{id}-decision")));
+    assert_eq!(asked[0].key, Some(format!("{id}-decision")));
     let case = get(&viewer(), &format!("/v1/cases/{id}")).await.body;
     assert_eq!(
         (&case["payment_follows"], &case["decided_by"]),

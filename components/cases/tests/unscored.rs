@@ -3,7 +3,7 @@
 
 use innover_kit::{
     contract::Identity,
-    testing::{Platform, callee, person},
+    testing::{Platform, answer_calls, person},
 };
 use serde_json::{Value, json};
 
@@ -93,10 +93,10 @@ async fn a_case_that_cannot_be_scored_waits_for_a_later_attempt_that_is_never_mi
     assert_eq!(run(&platform, &sweep(2)).await["swept"], 1);
 
     // By then scoring is back (and so is the breaker's patience).
-    callee("scoring", |asked| {
+    answer_calls(|asked| {
         let score = json!({"case_id": asked.body["case_id"], "score": 7, "reasons": [],
             "model": "late", "scored_at": "2026-11-20T12:00:00Z"});
-        (200, score)
+        Some((200, score))
     });
     tokio::time::sleep(std::time::Duration::from_millis(5_100)).await;
     let result = run(&platform, &jobs(&platform)[0]).await;

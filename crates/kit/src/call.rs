@@ -302,7 +302,8 @@ async fn send(
     }
 }
 
-/// Natively there is nobody to call but who a test puts there: see [`crate::testing::callee`].
+/// Natively nothing is there to call, unless a test answers in its place
+/// ([`crate::testing::answer_calls`]).
 #[cfg(not(target_family = "wasm"))]
 async fn send(
     cx: &Cx,
@@ -312,21 +313,16 @@ async fn send(
     path: &str,
     body: Bytes,
 ) -> Result<(u16, Bytes)> {
-    let asked = crate::testing::Asked {
-        method: method.to_string(),
-        path: path.to_owned(),
+    let outgoing = crate::testing::Outgoing {
+        callee,
+        method,
+        path,
         body: serde_json::from_slice(&body).unwrap_or_default(),
         identity: identity_of(cx, terms),
-        idempotency_key: terms.idempotency_key.clone(),
+        idempotency_key: terms.idempotency_key.as_deref(),
     };
-    match crate::testing::ask(callee, &asked) {
-        Some((status, answer)) => Ok((status, answer.to_string().into())),
-        None => Err(upstream(
-            Code::UpstreamError,
-            callee,
-            "calls need the platform",
-        )),
-    }
+    crate::testing::answer(&outgoing)
+        .ok_or_else(|| upstream(Code::UpstreamError, callee, "calls need the platform"))
 }
 
 /// Waits.

@@ -2,11 +2,10 @@
 //! service token.
 #![allow(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 
-use std::{
-    collections::BTreeMap,
-    sync::{Arc, Mutex},
-};
+use std::{collections::BTreeMap, sync::RwLock};
 
+use bytes::Bytes;
+use http::Method;
 use http_body_util::BodyExt;
 use innover_contract::{Identity, Keyring, service_token};
 use serde_json::Value;
@@ -21,7 +20,7 @@ pub struct Platform {
     pub database: std::path::PathBuf,
     /// Open as long as the platform is: SQLite removes the journal of a database with its last
     /// connection, and whoever opens it at that moment is told that it is locked.
-    _keeper: Mutex<rusqlite::Connection>,
+    _keeper: std::sync::Mutex<rusqlite::Connection>,
     _folder: tempfile::TempDir,
 }
 
@@ -181,6 +180,39 @@ impl Platform {
     }
 }
 
+/// A call of another service.
+#[derive(Clone, Debug)]
+pub struct Outgoing<'a> {
+    /// Which service.
+    pub callee: &'a str,
+    /// The method.
+    pub method: &'a Method,
+    /// Path and query.
+    pub path: &'a str,
+    /// The JSON body; null when there is none.
+    pub body: Value,
+    /// On whose behalf.
+    pub identity: Identity,
+    /// The Idempotency-Key that was sent along.
+    pub idempotency_key: Option<&'a str>,
+}
+
+type Answering = Box<dyn Fn(&Outgoing) -> Option<(u16, Value)> + Send + Sync>;
+
+static ANSWERING: RwLock<Option<Answering>> = RwLock::new(None);
+
+/// Answers the calls of this process's service in the callee's place, with a status and a JSON body.
+/// `None` is a callee that is not there.
+pub fn answer_calls(answering: impl Fn(&Outgoing) -> Option<(u16, Value)> + Send + Sync + 'static) {
+    *ANSWERING.write().unwrap() = Some(Box::new(answering));
+}
+
+pub(crate) fn answer(outgoing: &Outgoing) -> Option<(u16, Bytes)> {
+    let answering = ANSWERING.read().unwrap();
+    let (status, body) = answering.as_ref()?(outgoing)?;
+    Some((status, body.to_string().into()))
+}
+
 /// A person with these scopes.
 pub fn person(sub: &str, role: &str, scope: &str) -> Identity {
     Identity {
@@ -191,35 +223,4 @@ pub fn person(sub: &str, role: &str, scope: &str) -> Identity {
         scope: scope.into(),
         client_id: "innover-cli".into(),
     }
-}
-
-/// What the service under test asked of another.
-#[derive(Clone, Debug)]
-pub struct Asked {
-    /// `GET`, `POST` …
-    pub method: String,
-    /// Path and query.
-    pub path: String,
-    /// The body; null when there was none.
-    pub body: Value,
-    /// On whose behalf.
-    pub identity: Identity,
-    /// The Idempotency-Key that was sent along.
-    pub idempotency_key: Option<String>,
-}
-
-type Answering = Arc<dyn Fn(&Asked) -> (u16, Value) + Send + Sync>;
-
-static CALLEES: Mutex<BTreeMap<String, Answering>> = Mutex::new(BTreeMap::new());
-
-/// Lets `answer` stand for the service `name` in this process: status and body of each call. Without
-/// it calls fail as they do when the other service is not there.
-pub fn callee(name: &str, answer: impl Fn(&Asked) -> (u16, Value) + Send + Sync + 'static) {
-    let mut callees = CALLEES.lock().unwrap();
-    callees.insert(name.to_owned(), Arc::new(answer));
-}
-
-pub(crate) fn ask(name: &str, asked: &Asked) -> Option<(u16, Value)> {
-    let answer = CALLEES.lock().unwrap().get(name).cloned();
-    answer.map(|answer| answer(asked))
 }

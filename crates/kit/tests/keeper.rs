@@ -10,7 +10,7 @@ use innover_kit::{
     contract::Identity,
     events::{EVERY, Handled, Handling},
     idempotency, params,
-    testing::{Asked, Platform, callee, person},
+    testing::{Platform, answer_calls, person},
 };
 use serde_json::{Value, json};
 use utoipa_axum::{router::OpenApiRouter, routes};
@@ -112,35 +112,24 @@ async fn a_keeper_gets_a_delivery_whole_and_calls_go_on_behalf_of_who_is_named()
         [["a b", "usr_1"], ["c", "usr_1"]]
     );
 
-    let asked: Arc<Mutex<Vec<Asked>>> = Arc::default();
+    let asked: Arc<Mutex<Vec<(String, String, Option<String>)>>> = Arc::default();
     let seen = Arc::clone(&asked);
-    callee("wallet", move |asked| {
-        seen.lock().unwrap().push(asked.clone());
-        (200, json!({}))
+    answer_calls(move |call| {
+        let Identity { sub, scope, .. } = call.identity.clone();
+        let key = call.idempotency_key.map(str::to_owned);
+        seen.lock().unwrap().push((sub, scope, key));
+        (call.callee == "wallet").then(|| (200, json!({})))
     });
     let user = person("usr_1", "user", "wallet:write");
     let reply = platform.call(&user, "POST", "/v1/ask", None).await;
     assert_eq!(reply.status, 200, "{}", reply.body);
-    let asked = asked.lock().unwrap();
-    let who: Vec<_> = asked
-        .iter()
-        .map(|asked| {
-            let Identity { sub, scope, .. } = &asked.identity;
-            (
-                sub.as_str(),
-                scope.as_str(),
-                asked.idempotency_key.as_deref(),
-            )
-        })
-        .collect();
-    assert_eq!(
-        who,
-        [
-            ("usr_1", "wallet:write", None),
-            ("keeper", "wallet:read", None),
-            ("usr_earlier", "", Some("key-1")),
-        ]
-    );
+    let want = [
+        ("usr_1", "wallet:write", None),
+        ("keeper", "wallet:read", None),
+        ("usr_earlier", "", Some("key-1")),
+    ];
+    let want = want.map(|(sub, scope, key)| (sub.into(), scope.into(), key.map(str::to_owned)));
+    assert_eq!(*asked.lock().unwrap(), want);
     let headers = platform.rows("SELECT headers FROM outbox");
     assert!(headers[0][0].contains(r#""authid":"usr_1""#), "{headers:?}");
 }
