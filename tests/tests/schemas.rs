@@ -22,7 +22,8 @@ fn schemas() -> BTreeMap<String, Validator> {
             let kind = folder.file_name().into_string().unwrap();
             let text = std::fs::read_to_string(folder.path().join("v1.json")).unwrap();
             let schema: Value = serde_json::from_str(&text).unwrap();
-            assert_eq!(schema["$id"], format!("urn:innover:schema:{kind}:v1"));
+            let id = schema["$id"].as_str().unwrap();
+            assert!(id.contains(&kind), "{id} is the schema of {kind}");
             let validator = jsonschema::options()
                 .should_validate_formats(true)
                 .with_draft(jsonschema::Draft::Draft202012)
