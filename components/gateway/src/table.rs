@@ -86,7 +86,7 @@ pub struct Service {
     pub name: String,
     pub aliases: Vec<String>,
     pub title: String,
-    /// Under `/v1`, the more specific ones first.
+    /// Under `/v1` and later versions, the more specific ones first.
     pub routes: Vec<Route>,
     /// `/health`, `/readiness`, `/openapi.json`, `/docs`: what every service has.
     common: Vec<Route>,
@@ -196,7 +196,9 @@ impl Table {
         if is_ambiguous(path) {
             return Err(Nowhere::NotFound);
         }
-        if let Some(rest) = path.strip_prefix("/api/") {
+        if let Some(rest) = path.strip_prefix("/api/")
+            && !is_version(rest.split('/').next().unwrap_or_default())
+        {
             return self.find_api(method, path_and_query, rest);
         }
         if let Some(rest) = path.strip_prefix("/_deliver/") {
@@ -209,7 +211,11 @@ impl Table {
             .ok_or(Nowhere::NotFound)?;
         let service = self.services.get(route.service).ok_or(Nowhere::NotFound)?;
         let access = route.access(method)?;
-        let upstream = Cow::Borrowed(path_and_query);
+        // `/api/v1/items` is `/v1/items` of the service, as `/api/items/v1/items` is.
+        let upstream = match path_and_query.strip_prefix("/api/") {
+            Some(rest) => Cow::Borrowed(&path_and_query[path_and_query.len() - rest.len() - 1..]),
+            None => Cow::Borrowed(path_and_query),
+        };
         Ok(Target {
             service,
             index: route.service,
@@ -236,6 +242,7 @@ impl Table {
         let (version, inner) = after.split_once('/').unwrap_or((after, ""));
         let (inner, upstream) = match version {
             VERSION => (inner, Cow::Borrowed(tail)),
+            _ if service.has(version) => (inner, Cow::Borrowed(tail)),
             VERSION_LONG => (
                 inner,
                 Cow::Owned(format!("/{VERSION}{}", &tail[1 + VERSION_LONG.len()..])),
@@ -245,9 +252,11 @@ impl Table {
         };
         if let Some(at) = COMMON.iter().position(|(path, _)| *path == inner) {
             let route = &service.common[at];
+            // Behind the slash, the version that was asked for or stands for none, and a slash.
+            let cut = 1 + upstream[1..].find('/').unwrap_or_default();
             let upstream = match upstream {
-                Cow::Borrowed(text) => Cow::Borrowed(&text[1 + VERSION.len()..]),
-                Cow::Owned(text) => Cow::Owned(text[1 + VERSION.len()..].to_owned()),
+                Cow::Borrowed(text) => Cow::Borrowed(&text[cut..]),
+                Cow::Owned(text) => Cow::Owned(text[cut..].to_owned()),
             };
             let access = route.access(method)?;
             return Ok(Target {
@@ -320,6 +329,12 @@ impl Table {
 }
 
 impl Service {
+    /// Whether it has routes of this version, e.g. `v2`.
+    fn has(&self, version: &str) -> bool {
+        let first = |route: &Route| route.segments.first().is_some_and(|s| s == version);
+        is_version(version) && self.routes.iter().any(first)
+    }
+
     /// What every service has under `/api/<name>/v1`.
     pub fn common(&self) -> &[Route] {
         &self.common
@@ -559,6 +574,38 @@ mod tests {
                 "/api/refund/v1/refunds",
                 "refund /v1/refunds refund:write",
             ),
+            ("POST", "/api/cases/v1/cases", "cases /v1/cases case:write"),
+            (
+                "PATCH",
+                "/api/cases/v2/cases/case_1",
+                "cases /v2/cases/case_1 case:write",
+            ),
+            ("GET", "/api/cases/cases", "cases /v1/cases case:read"),
+            ("GET", "/api/cases/v2/health", "cases /health token"),
+            (
+                "GET",
+                "/v2/cases?limit=1",
+                "cases /v2/cases?limit=1 case:read",
+            ),
+            (
+                "POST",
+                "/v1/cases/case_1/decision",
+                "cases /v1/cases/case_1/decision case:write",
+            ),
+            ("GET", "/v1/audit", "audit /v1/audit audit:read"),
+            (
+                "GET",
+                "/v1/audit/verify",
+                "audit /v1/audit/verify audit:read",
+            ),
+            ("POST", "/v1/audit", "405 GET"),
+            ("POST", "/api/v1/items", "items /v1/items item:write"),
+            (
+                "DELETE",
+                "/api/v1/items/itm_1?x=1",
+                "items /v1/items/itm_1?x=1 item:write",
+            ),
+            ("GET", "/api/items/v1/items", "items /v1/items item:read"),
             (
                 "GET",
                 "/api/payment/v1/payments/pay_1/timeline",
@@ -610,7 +657,10 @@ mod tests {
             "/api",
             "/api/",
             "/api/nobody/v1/x",
-            "/api/cases/v1/cases",
+            "/api/cases/v3/cases",
+            "/api/v1/nothing",
+            "/api/v2/items",
+            "/v3/cases",
             "/pay",
             "/refund",
             "/_events",
@@ -666,7 +716,8 @@ mod tests {
                     let path = format!("/api/{}/{version}{inner}", service.name);
                     if let Ok(target) = Table::get().find("POST", &path) {
                         assert!(
-                            target.upstream.starts_with("/v1/"),
+                            target.upstream.starts_with("/v1/")
+                                || target.upstream.starts_with("/v2/"),
                             "{path} reaches {}",
                             target.upstream
                         );

@@ -48,6 +48,7 @@ impl Payment {
             traceparent: Some(self.traceparent.clone()),
             correlation_id: Some(self.correlation_id.clone()),
             idempotency_key: None,
+            actor: None,
         }
     }
 }

@@ -60,6 +60,7 @@ impl Refund {
             traceparent: Some(self.traceparent.clone()),
             correlation_id: Some(self.correlation_id.clone()),
             idempotency_key: None,
+            actor: None,
         }
     }
 }

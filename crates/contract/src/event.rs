@@ -49,6 +49,10 @@ pub struct Event {
     /// The caller's Idempotency-Key, where there was one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub idempotencykey: Option<String>,
+    /// On whose request it happened: the subject of the caller's token (CloudEvents' auth context
+    /// extension). Absent when nobody asked, as for what a schedule starts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub authid: Option<String>,
     /// The payload.
     pub data: Value,
 }
@@ -116,6 +120,9 @@ pub struct OutboxHeaders {
     /// The caller's Idempotency-Key.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub idempotencykey: Option<String>,
+    /// The subject on whose request it happened.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub authid: Option<String>,
 }
 
 /// The prefix of an outbox row's `type` that marks a job.

@@ -57,6 +57,8 @@ codes! {
     PaymentNotFound "payment_not_found" 404 "No such payment";
     RefundNotFound "refund_not_found" 404 "No such refund";
     QuoteNotFound "quote_not_found" 404 "No such quote";
+    CaseNotFound "case_not_found" 404 "No such case";
+    ItemNotFound "item_not_found" 404 "No such item";
     ProfileNotFound "profile_not_found" 404 "No such profile";
     DocumentNotFound "document_not_found" 404 "No such document";
     UserNotFound "user_not_found" 404 "No such user";

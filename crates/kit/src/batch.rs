@@ -161,6 +161,7 @@ impl Batch {
             traceparent: cause.traceparent,
             correlationid: cause.correlation_id,
             idempotencykey: cause.idempotency_key,
+            authid: cause.actor,
         };
         let headers = serde_json::to_string(&headers).unwrap_or_default();
         self.outbox.push(params![

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, sync::Mutex};
 
 use bytes::Bytes;
 use http::Method;
-use innover_contract::{Code, Keyring, Problem, service_token};
+use innover_contract::{Code, Identity, Keyring, Problem};
 use serde::{Serialize, de::DeserializeOwned};
 
 use crate::{Cx, Failure, Result, config, ids};
@@ -47,6 +47,44 @@ pub async fn keyring() -> Result<&'static Keyring> {
     Ok(KEYRING.get_or_init(|| ring))
 }
 
+/// On whose behalf a call is made and under which key, where neither is this request's own: a job
+/// goes on with what a person asked for earlier, or a service asks for itself.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Terms {
+    /// On whose behalf; this request's caller when `None`.
+    pub identity: Option<Identity>,
+    /// The Idempotency-Key the callee is sent.
+    pub idempotency_key: Option<String>,
+}
+
+impl Terms {
+    /// A call of `service` for itself, with these scopes.
+    pub fn itself(service: &str, scope: &str) -> Terms {
+        let identity = Identity {
+            sub: service.into(),
+            client_id: service.into(),
+            scope: scope.into(),
+            ..Identity::default()
+        };
+        Terms::of(identity)
+    }
+
+    /// A call on behalf of a person who asked earlier.
+    pub fn of(identity: Identity) -> Terms {
+        Terms {
+            identity: Some(identity),
+            idempotency_key: None,
+        }
+    }
+
+    /// The same with an Idempotency-Key.
+    #[must_use]
+    pub fn key(mut self, key: impl Into<String>) -> Terms {
+        self.idempotency_key = Some(key.into());
+        self
+    }
+}
+
 /// Calls another service on behalf of this request's caller and reads its JSON answer.
 /// GET, PUT and DELETE are retried; a POST only when the caller says it is safe by `retry`.
 ///
@@ -55,6 +93,22 @@ pub async fn keyring() -> Result<&'static Keyring> {
 /// otherwise, naming the callee.
 pub async fn json<T: DeserializeOwned>(
     cx: &Cx,
+    method: Method,
+    callee: &'static str,
+    path: &str,
+    body: Option<&impl Serialize>,
+    retry: bool,
+) -> Result<T> {
+    json_on(cx, &Terms::default(), method, callee, path, body, retry).await
+}
+
+/// As [`json`], on `terms`.
+///
+/// # Errors
+/// As [`json`].
+pub async fn json_on<T: DeserializeOwned>(
+    cx: &Cx,
+    terms: &Terms,
     method: Method,
     callee: &'static str,
     path: &str,
@@ -78,7 +132,7 @@ pub async fn json<T: DeserializeOwned>(
             sleep_ms(jitter_ms(BACKOFF_MS << attempt)).await;
         }
         let _slot = enter(callee)?;
-        match send(cx, &method, callee, path, body.clone()).await {
+        match send(cx, terms, &method, callee, path, body.clone()).await {
             Ok((status, bytes)) if status < 500 => {
                 settle(callee, true);
                 return read(callee, status, &bytes);
@@ -182,38 +236,47 @@ fn settle(callee: &str, ok: bool) {
 }
 
 fn jitter_ms(bound: u64) -> u64 {
-    let random = uuid::Uuid::now_v7().as_u64_pair().1;
-    random % bound.max(1)
+    ids::random() % bound.max(1)
+}
+
+/// The identity a call carries.
+fn identity_of(cx: &Cx, terms: &Terms) -> Identity {
+    let own = || cx.claims().map(|claims| claims.identity.clone());
+    terms.identity.clone().or_else(own).unwrap_or_default()
 }
 
 #[cfg(target_family = "wasm")]
 async fn send(
     cx: &Cx,
+    terms: &Terms,
     method: &Method,
     callee: &str,
     path: &str,
     body: Bytes,
 ) -> Result<(u16, Bytes)> {
     use http_body_util::{BodyExt, Full};
+    use innover_contract::service_token;
     use spin_sdk::http::{self as spin, StatusCode};
 
-    let anonymous = innover_contract::Identity::default();
-    let identity = cx.claims().map_or(&anonymous, |c| &c.identity);
     let token = service_token::mint(
         keyring().await?,
         cx.service(),
         callee,
-        identity,
+        &identity_of(cx, terms),
         cx.request_id(),
     )
     .map_err(|e| Failure::new(Code::NotReady, e.to_string()))?;
-    let request = http::Request::builder()
+    let mut request = http::Request::builder()
         .method(method)
         .uri(format!("http://{callee}.spin.internal{path}"))
         .header("authorization", format!("Bearer {token}"))
         .header("content-type", "application/json")
         .header("x-request-id", cx.request_id())
-        .header("traceparent", cx.trace().to_string())
+        .header("traceparent", cx.trace().to_string());
+    if let Some(key) = &terms.idempotency_key {
+        request = request.header("idempotency-key", key);
+    }
+    let request = request
         .body(Full::new(body))
         .map_err(|e| Failure::new(Code::Internal, e.to_string()))?;
     let exchange = async {
@@ -239,22 +302,27 @@ async fn send(
     }
 }
 
-/// Natively nothing is there to call; tests of handlers stop before this.
+/// Natively nothing is there to call, unless a test answers in its place
+/// ([`crate::testing::answer_calls`]).
 #[cfg(not(target_family = "wasm"))]
-async fn send(cx: &Cx, _: &Method, callee: &str, _: &str, _: Bytes) -> Result<(u16, Bytes)> {
-    let identity = innover_contract::Identity::default();
-    let _ = service_token::mint(
-        keyring().await?,
-        cx.service(),
+async fn send(
+    cx: &Cx,
+    terms: &Terms,
+    method: &Method,
+    callee: &str,
+    path: &str,
+    body: Bytes,
+) -> Result<(u16, Bytes)> {
+    let outgoing = crate::testing::Outgoing {
         callee,
-        &identity,
-        cx.request_id(),
-    );
-    Err(upstream(
-        Code::UpstreamError,
-        callee,
-        "calls need the platform",
-    ))
+        method,
+        path,
+        body: serde_json::from_slice(&body).unwrap_or_default(),
+        identity: identity_of(cx, terms),
+        idempotency_key: terms.idempotency_key.as_deref(),
+    };
+    crate::testing::answer(&outgoing)
+        .ok_or_else(|| upstream(Code::UpstreamError, callee, "calls need the platform"))
 }
 
 /// Waits.

@@ -19,6 +19,8 @@ pub struct Cause {
     pub correlation_id: Option<String>,
     /// The caller's Idempotency-Key.
     pub idempotency_key: Option<String>,
+    /// The subject on whose request it happens: a user or a client; `None` when nobody asked.
+    pub actor: Option<String>,
 }
 
 impl Cause {
@@ -35,6 +37,7 @@ impl From<&Event> for Cause {
             traceparent: event.traceparent.clone(),
             correlation_id: event.correlationid.clone(),
             idempotency_key: event.idempotencykey.clone(),
+            actor: event.authid.clone(),
         }
     }
 }
@@ -45,6 +48,7 @@ impl From<&Job> for Cause {
             traceparent: job.traceparent.clone(),
             correlation_id: job.correlationid.clone(),
             idempotency_key: None,
+            actor: None,
         }
     }
 }
@@ -55,6 +59,7 @@ impl From<&Cx> for Cause {
             traceparent: Some(cx.0.trace.to_string()),
             correlation_id: Some(cx.0.request_id.clone()),
             idempotency_key: cx.0.idempotency_key.clone(),
+            actor: cx.actor(),
         }
     }
 }
@@ -131,6 +136,17 @@ impl Cx {
     /// The verified service token, where one was sent.
     pub fn claims(&self) -> Option<&ServiceClaims> {
         self.0.claims.as_deref()
+    }
+
+    /// The subject of the caller's token, or its client where it has none; `None` for the bridge,
+    /// which asks on nobody's behalf.
+    fn actor(&self) -> Option<String> {
+        let identity = &self.claims()?.identity;
+        [&identity.sub, &identity.client_id]
+            .into_iter()
+            .find(|name| !name.is_empty())
+            .filter(|_| !self.is_delivery())
+            .cloned()
     }
 
     /// On whose behalf the request is made.

@@ -16,8 +16,28 @@ pub type Handling<'a> = Pin<Box<dyn Future<Output = Result<Handled>> + 'a>>;
 /// returns one batch; it never commits. Its batch is tried again from the read when a guard fails.
 pub type EventHandler = for<'a> fn(&'a Cx, &'a Db, &'a [Event]) -> Handling<'a>;
 
-/// Event types and their handlers.
+/// Event types and their handlers, or [`EVERY`] alone.
 pub type EventHandlers = &'static [(&'static str, EventHandler)];
+
+/// The handler of this name gets everything of a delivery at once, in order, whatever its type and
+/// key: for who keeps events rather than acts on them. It must not mind two events of one key.
+pub const EVERY: &str = "*";
+
+/// An event for [`EVERY`]: one kind, and a key of its own, so that the delivery stays together.
+#[derive(Clone)]
+struct Kept(Event);
+
+impl inbox::Item for Kept {
+    fn id(&self) -> &str {
+        &self.0.id
+    }
+    fn key(&self) -> &str {
+        &self.0.id
+    }
+    fn kind(&self) -> &str {
+        EVERY
+    }
+}
 
 impl inbox::Item for Event {
     fn id(&self) -> &str {
@@ -76,7 +96,17 @@ pub(crate) async fn receive(
             }
         }
     };
-    let mut outcomes = inbox::deliver(cx, "", &events, &handle, locking).await?;
+    let mut outcomes = match handlers {
+        [(EVERY, keep)] => {
+            let kept: Vec<Kept> = events.iter().cloned().map(Kept).collect();
+            let handle = async |db: &Db, group: &[Kept]| {
+                let events: Vec<Event> = group.iter().map(|kept| kept.0.clone()).collect();
+                keep(cx, db, &events).await
+            };
+            inbox::deliver(cx, "", &kept, &handle, locking).await?
+        }
+        _ => inbox::deliver(cx, "", &events, &handle, locking).await?,
+    };
     let results = events
         .into_iter()
         .map(|event| match outcomes.remove(&event.id) {

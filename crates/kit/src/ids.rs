@@ -24,6 +24,11 @@ pub fn now_us() -> i64 {
     i64::try_from(since.as_micros()).unwrap_or(i64::MAX)
 }
 
+/// 62 random bits, for waits that should not coincide.
+pub fn random() -> u64 {
+    Uuid::now_v7().as_u64_pair().1 << 2 >> 2
+}
+
 /// Starts a trace.
 pub fn new_trace() -> TraceParent {
     let (trace, span) = (Uuid::now_v7(), Uuid::now_v7());

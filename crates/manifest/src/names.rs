@@ -23,10 +23,12 @@ pub(crate) fn label(name: &str) -> Result<(), String> {
     }
 }
 
-/// `lower.dotted`, two words at least: event types such as `payment.initiated`.
+/// `lower.dotted`, two words at least: event types such as `payment.initiated`. `score_pending` has
+/// two as well: the systems that had it before called it so.
 pub(crate) fn event_type(name: &str) -> Result<(), String> {
     let words: Vec<_> = name.split('.').collect();
-    if words.len() >= 2 && words.iter().all(|word| lower_snake(word).is_ok()) {
+    let several = words.len() >= 2 || name.contains('_');
+    if several && words.iter().all(|word| lower_snake(word).is_ok()) {
         Ok(())
     } else {
         Err("use lower case words joined by dots, for example `payment.initiated`".into())
@@ -128,7 +130,7 @@ mod tests {
             ),
             (
                 event_type,
-                &["a.b", "payment.initiated", "a.b_c.d"],
+                &["a.b", "payment.initiated", "a.b_c.d", "score_pending"],
                 &["a", "a.", ".a", "A.b", "a-b.c"],
             ),
             (

@@ -73,6 +73,7 @@ pub fn posted(entry: &str, payment: Option<&str>, accounts: &[(&str, i64, i64)])
         traceparent: None,
         correlationid: Some("req-1".into()),
         idempotencykey: None,
+        authid: None,
         data: json!({"entry_id": entry, "kind": "payment", "payment_id": payment, "reference": "",
                      "accounts": accounts}),
     }

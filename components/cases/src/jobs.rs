@@ -1,0 +1,194 @@
+//! The tasks of `cases-tasks`: scoring, having a payment follow its case, and the sweep for both.
+
+use std::collections::HashMap;
+
+use innover_kit::{
+    Cause, Code, Cx, Db, Failure, Job, Result, ids,
+    jobs::{Handled, Running, argument},
+    log,
+};
+use serde_json::json;
+
+use crate::{
+    events::follow,
+    limits::{ASKED_OVERDUE_US, SCORE_OVERDUE_US, SWEEP_MAX},
+    model::{Case, PaymentFollows},
+    payment, scoring,
+    store::{self, Writer},
+};
+
+/// The queue of this service.
+pub const QUEUE: &str = "cases-tasks";
+/// Asks for the score of a case.
+pub const SCORE: &str = "cases.score";
+/// Has a payment do what was decided on its case.
+pub const DECIDE_PAYMENT: &str = "cases.decide_payment";
+/// Looks for cases whose jobs are lost.
+pub const SWEEP: &str = "cases.sweep";
+
+/// The job of a case's next attempt to be scored: one per attempt, however often it is enqueued.
+pub fn score_job(case: &Case) -> Job {
+    let id = format!("{}-score-{}", case.id, case.version);
+    let mut job = Job::new(id, SCORE, vec![case.id.clone().into()]);
+    job.eta = case.score_at.filter(|_| case.score_attempts > 0);
+    job
+}
+
+/// The job that tells a case's payment: one per case.
+pub fn payment_job(case: &Case) -> Job {
+    let id = format!("{}-payment", case.id);
+    Job::new(id, DECIDE_PAYMENT, vec![case.id.clone().into()])
+}
+
+/// The cases of `jobs`; a job without one is refused for good.
+async fn cases_of<'a>(
+    db: &Db,
+    jobs: &'a [Job],
+    handled: &mut Handled,
+) -> Result<Vec<(&'a Job, Case)>> {
+    let mut wanted: Vec<(&Job, String)> = Vec::new();
+    for job in jobs {
+        match argument::<String>(job, 0, "case_id") {
+            Ok(id) => wanted.push((job, id)),
+            Err(failure) => drop(handled.refused.insert(job.id.clone(), failure)),
+        }
+    }
+    let ids = wanted.iter().map(|(_, id)| id.clone());
+    let mut cases: HashMap<String, Case> = store::by_ids(db, ids)
+        .await?
+        .into_iter()
+        .map(|case| (case.id.clone(), case))
+        .collect();
+    let mut found = Vec::new();
+    for (job, id) in wanted {
+        match cases.remove(&id) {
+            Some(case) => found.push((job, case)),
+            None => {
+                let failure = Failure::new(Code::CaseNotFound, format!("no case `{id}`"));
+                handled.refused.insert(job.id.clone(), failure);
+            }
+        }
+    }
+    Ok(found)
+}
+
+/// `cases.score(case_id)`: asks for the score of a case nobody has decided on.
+///
+/// A failure is an outcome like a score: the case says `PENDING_SCORE`, an event does too, and the
+/// same commit enqueues the next attempt, so that there is no moment without one.
+pub fn score<'a>(cx: &'a Cx, db: &'a Db, jobs: &'a [Job]) -> Running<'a> {
+    Box::pin(async move {
+        let mut handled = Handled::default();
+        let mut writer = Writer::default();
+        for (job, case) in cases_of(db, jobs, &mut handled).await? {
+            // Decided, or scored by somebody who did not wait: nothing is due.
+            if case.score_at.is_none() {
+                handled.results.insert(job.id.clone(), json!("not due"));
+                continue;
+            }
+            let asked = scoring::ask(cx, &case).await;
+            let after = note_score(&mut writer, cx, &case, asked, &Cause::from(job));
+            let said = json!({"score_state": after.score_state, "score": after.score});
+            handled.results.insert(job.id.clone(), said);
+        }
+        handled.batch = writer.finish();
+        Ok(handled)
+    })
+}
+
+/// Adds what came of asking for a score; returns the case after it.
+pub fn note_score(
+    writer: &mut Writer,
+    cx: &Cx,
+    case: &Case,
+    asked: Result<crate::model::Score>,
+    cause: &Cause,
+) -> Case {
+    let now = ids::now_us();
+    match asked {
+        Ok(score) => {
+            let after = case.scored(&score, now);
+            writer.update(&after, "scored", cause);
+            after
+        }
+        Err(failure) => {
+            log::warn(
+                cx,
+                "a case could not be scored",
+                &[
+                    ("case_id", case.id.as_str().into()),
+                    ("error", failure.to_string().into()),
+                ],
+            );
+            let after = case.score_failed(now, ids::random());
+            writer.score_failed(&after, &failure.0.code, cause);
+            after
+        }
+    }
+}
+
+/// `cases.decide_payment(case_id)`: has the payment of a decided case follow, or the case its
+/// payment where somebody else was faster. While the payment service cannot say, the job fails and
+/// is tried again.
+pub fn decide_payment<'a>(cx: &'a Cx, db: &'a Db, jobs: &'a [Job]) -> Running<'a> {
+    Box::pin(async move {
+        let mut handled = Handled::default();
+        let mut writer = Writer::default();
+        for (job, case) in cases_of(db, jobs, &mut handled).await? {
+            let payment_id = case.payment_id.as_deref();
+            let due = case.payment_follows == PaymentFollows::Asked;
+            let Some(payment_id) = payment_id.filter(|_| due) else {
+                handled.results.insert(job.id.clone(), json!("not due"));
+                continue;
+            };
+            match payment::decide(cx, &case, payment_id).await {
+                Ok(verdict) => {
+                    follow(
+                        &mut writer,
+                        &case,
+                        verdict,
+                        ids::now_us(),
+                        &Cause::from(job),
+                    );
+                    handled.results.insert(job.id.clone(), json!(verdict));
+                }
+                Err(failure) => drop(handled.refused.insert(job.id.clone(), failure)),
+            }
+        }
+        handled.batch = writer.finish();
+        Ok(handled)
+    })
+}
+
+/// `cases.sweep()`: enqueues again what should have happened and did not. Jobs are not lost by
+/// themselves, but they are discarded by people and used up by long outages.
+pub fn sweep<'a>(_: &'a Cx, db: &'a Db, jobs: &'a [Job]) -> Running<'a> {
+    Box::pin(async move {
+        let now = ids::now_us();
+        let overdue = store::overdue(db, now - SCORE_OVERDUE_US, SWEEP_MAX).await?;
+        let asking = store::asking(db, now - ASKED_OVERDUE_US, SWEEP_MAX).await?;
+        let mut writer = Writer::default();
+        // One job per case and period, however many sweeps see it.
+        let again = |mut job: Job, period: i64| {
+            job.id = format!("{}-{}", job.id, now / period);
+            job.eta = None;
+            job
+        };
+        for case in &overdue {
+            writer.enqueue(again(score_job(case), SCORE_OVERDUE_US), &case.cause());
+        }
+        for case in &asking {
+            writer.enqueue(again(payment_job(case), ASKED_OVERDUE_US), &case.cause());
+        }
+        let swept = overdue.len() + asking.len();
+        let results = jobs
+            .iter()
+            .map(|job| (job.id.clone(), json!({ "swept": swept })))
+            .collect();
+        Ok(Handled {
+            batch: writer.finish(),
+            results,
+            ..Handled::default()
+        })
+    })
+}
