@@ -177,6 +177,11 @@ async fn nobody_else_cancels_and_no_payment_that_is_further_on() {
     assert_eq!(missing.code(), "payment_not_found");
 }
 
+/// Whether the ledger could not be asked, or had failed too often to be.
+fn is_lost(reply: &Reply) -> bool {
+    ["upstream_error", "upstream_open"].contains(&reply.code())
+}
+
 /// Natively the ledger is not there to be asked, as when the answer is lost on the way: the payment
 /// is withdrawn, and whichever way the ledger's word comes decides.
 #[tokio::test]
@@ -221,7 +226,7 @@ async fn a_withdrawn_payment_ends_as_the_ledger_says_also_when_its_answer_is_los
     ] {
         stored(id, State::Initiated).await;
         let lost = cancel(&payer, id, id).await;
-        assert_eq!((lost.status, lost.code()), (502, "upstream_error"));
+        assert!(is_lost(&lost), "{}", lost.body);
         assert_eq!(state(id).await, State::Initiated, "nothing is decided yet");
         let mut database = db().await;
         let events = [event];
@@ -271,7 +276,8 @@ async fn of_decisions_that_come_at_the_same_moment_one_takes_effect() {
                     let runtime = tokio::runtime::Runtime::new().unwrap();
                     let reply =
                         runtime.block_on(post("gateway", &finance(), path, body.clone(), key));
-                    assert!([200, 409, 502].contains(&reply.status), "{}", reply.body);
+                    let known = [200, 409].contains(&reply.status);
+                    assert!(known || is_lost(&reply), "{}", reply.body);
                 });
             }
         });

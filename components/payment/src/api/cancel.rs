@@ -60,7 +60,12 @@ async fn attempt(cx: &Cx, key: &IdempotencyKey, id: &str, reason: &str) -> Resul
         // The ledger's word came as an event before its answer did, or this is a retry.
         return finish(&mut db, key, writer, &payment).await;
     }
-    if payment.state.is_final() || !(withdrawn || may_be_withdrawn(payment.state)) {
+    // Once withdrawn, it may be cancelled as long as the ledger has not booked it.
+    let open = match withdrawn {
+        true => next(payment.state, Signal::Cancelled).is_some(),
+        false => may_be_withdrawn(payment.state),
+    };
+    if !open {
         return Err(too_late(&payment));
     }
     if payment.state != State::Review {
