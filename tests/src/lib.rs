@@ -406,8 +406,20 @@ impl Request {
 
     /// Sets a body as it is, sent as JSON.
     #[must_use]
-    pub fn text(mut self, body: impl Into<reqwest::Body>) -> Self {
-        self.0 = self.0.header("content-type", "application/json").body(body);
+    pub fn text(self, body: impl Into<reqwest::Body>) -> Self {
+        self.media("application/json", body)
+    }
+
+    /// Sets a form, as `curl -d` sends it.
+    #[must_use]
+    pub fn form(self, form: &str) -> Self {
+        self.media("application/x-www-form-urlencoded", form.to_owned())
+    }
+
+    /// Sets a body of a media type.
+    #[must_use]
+    pub fn media(mut self, media: &str, body: impl Into<reqwest::Body>) -> Self {
+        self.0 = self.0.header("content-type", media).body(body);
         self
     }
 

@@ -21,6 +21,8 @@ CREATE TABLE rates (
 CREATE TABLE quotes (
     id TEXT PRIMARY KEY,
     owner TEXT NOT NULL,
+    -- Which amount was given: source or target.
+    amount_side TEXT NOT NULL,
     source_minor BIGINT NOT NULL,
     source_currency TEXT NOT NULL,
     margin_minor BIGINT NOT NULL,

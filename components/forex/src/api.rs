@@ -36,6 +36,7 @@ pub fn routes() -> OpenApiRouter {
         .routes(routes!(get_rates))
         .routes(routes!(quotes::create_quote))
         .routes(routes!(quotes::get_quote))
+        .routes(routes!(quotes::get_price))
         .routes(routes!(quotes::get_conversion))
         .routes(routes!(
             rate_sets::load_rate_sets,
@@ -55,7 +56,7 @@ impl From<Refusal> for Failure {
             Refusal::QuoteUsed(_) => Code::QuoteUsed,
             Refusal::QuoteExpired(_) => Code::QuoteExpired,
             Refusal::QuoteNotFound(_) => Code::QuoteNotFound,
-            Refusal::QuoteMismatch { .. } => Code::InvalidState,
+            Refusal::QuoteMismatch { .. } => Code::QuoteMismatch,
         };
         Failure::new(code, refusal.to_string())
     }

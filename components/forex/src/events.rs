@@ -32,11 +32,25 @@ pub struct Initiated {
     /// The quote the payer agreed to, where there was one.
     #[serde(default)]
     quote_id: Option<String>,
+    /// Whose wallet pays.
+    #[serde(default)]
+    payer_owner: String,
+    /// Who asked for the payment.
+    #[serde(default)]
+    created_by: String,
 }
 
 impl Initiated {
+    /// Whether there is something to convert. A quote never is for one currency, so a payment that
+    /// names one is held to it.
     fn crosses(&self) -> bool {
-        self.source_currency != self.target_currency
+        self.source_currency != self.target_currency || self.quote_id.is_some()
+    }
+
+    /// A quote is its owner's: for payments they make, or that are made for them.
+    fn may_use(&self, quote: &QuoteRow) -> bool {
+        !quote.owner.is_empty()
+            && (quote.owner == self.payer_owner || quote.owner == self.created_by)
     }
 }
 
@@ -179,9 +193,11 @@ impl Desk {
     }
 
     fn quoted(&mut self, event: &Event, payment: &Initiated, id: &str) -> Result<Terms, Refusal> {
+        // Someone else's is as good as none: nobody uses it up, or learns that it is there.
         let quote = self
             .quotes
             .get(id)
+            .filter(|quote| payment.may_use(quote))
             .ok_or_else(|| Refusal::QuoteNotFound(id.into()))?;
         let terms = &quote.terms;
         let asked = (

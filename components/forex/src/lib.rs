@@ -14,6 +14,7 @@ pub mod store;
 pub static SERVICE: innover_kit::Service = innover_kit::Service {
     events: &[("payment.initiated", events::initiated)],
     migration: Some(innover_kit::Migration(1, "init")),
+    body_bytes_max: limits::FILE_BYTES_MAX,
     ..innover_kit::Service::new("forex", api::routes)
 };
 

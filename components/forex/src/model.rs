@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use innover_money::{Currency, ExactAmount, Money, MoneyError, Rate, Rounding, convert, margin};
 use jiff::civil::Date;
+use serde::{Deserialize, Serialize};
 
 use crate::limits::RATE_AGE_DAYS_WARNED;
 
@@ -101,7 +102,7 @@ pub enum Refusal {
     #[error("quote `{0}` does not exist")]
     QuoteNotFound(String),
     /// The quote is for another amount or pair.
-    #[error("quote `{quote}` is for {quoted}, the payment is for {asked}")]
+    #[error("quote `{quote}` is for {quoted}, the payment is for {asked}; nothing was converted")]
     QuoteMismatch {
         /// The quote.
         quote: String,
@@ -241,6 +242,34 @@ fn days_between(from: Date, to: Date) -> i64 {
         .map_or(i64::MAX, |span| i64::from(span.get_days()))
 }
 
+/// Which amount of a price is given; the other one follows.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Side {
+    /// What the payer pays, margin included.
+    #[default]
+    Source,
+    /// What the payee gets.
+    Target,
+}
+
+impl Side {
+    /// The name on the wire and in the database.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Side::Source => "source",
+            Side::Target => "target",
+        }
+    }
+
+    /// The side of this name.
+    pub fn parse(name: &str) -> Option<Side> {
+        [Side::Source, Side::Target]
+            .into_iter()
+            .find(|side| side.as_str() == name)
+    }
+}
+
 /// A price: what is paid, what the house keeps, what arrives.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Price {
@@ -248,7 +277,7 @@ pub struct Price {
     pub source: Money,
     /// The house's part, in the source currency.
     pub margin: Money,
-    /// What the payee gets: the exact product rounded down, toward the house.
+    /// What the payee gets, never more than the exact product.
     pub target: Money,
     /// The mid rate, exact.
     pub rate: Rate,
@@ -289,6 +318,58 @@ pub fn price(
         rate,
         exact: converted.exact,
     })
+}
+
+/// Prices a `target` amount that must arrive in full: what is converted is rounded up to the source
+/// currency's minor unit, the margin comes on top, and the payer pays both. So both roundings go
+/// toward the house, and the margin is exactly the one [`price`] would take of the same payment.
+///
+/// # Errors
+/// [`Refusal`].
+pub fn price_target(
+    target: Money,
+    source: Currency,
+    table: &RateTable,
+    margin_bps: u32,
+) -> Result<Price, Refusal> {
+    if !target.is_positive() {
+        return Err(Refusal::Amount("it must be above zero".into()));
+    }
+    source.payable().map_err(Refusal::Currency)?;
+    let rate = table.rate(source.code(), target.currency().code())?;
+    let amount = |e: MoneyError| Refusal::Amount(e.to_string());
+    let needed = convert(target, &rate.invert(), source, Rounding::Up).map_err(amount)?;
+    let paid = with_margin(needed.result, margin_bps)?;
+    let margin = margin(paid, margin_bps).map_err(amount)?;
+    let rest = paid.checked_sub(margin).map_err(amount)?;
+    let converted = convert(rest, &rate, target.currency(), Rounding::Down).map_err(amount)?;
+    Ok(Price {
+        source: paid,
+        margin,
+        target,
+        rate,
+        exact: converted.exact,
+    })
+}
+
+/// The least amount of which `rest` is left when the margin is taken off. The margin is rounded up,
+/// so what is left of `s` is ⌊s × (10,000 − bps) / 10,000⌋, and that reaches `rest` first at
+/// ⌈rest × 10,000 / (10,000 − bps)⌉.
+fn with_margin(rest: Money, margin_bps: u32) -> Result<Money, Refusal> {
+    const WHOLE: i128 = 10_000;
+    let kept = WHOLE - i128::from(margin_bps);
+    if kept <= 0 {
+        return Err(Refusal::Amount(
+            "the margin is the whole amount, so nothing could arrive".into(),
+        ));
+    }
+    // 64 bits times 14: far below 128.
+    let scaled = i128::from(rest.minor()) * WHOLE;
+    let paid = (scaled + kept - 1) / kept;
+    i64::try_from(paid)
+        .map_err(|_| MoneyError::OutOfRange)
+        .and_then(|minor| Money::new(minor, rest.currency()))
+        .map_err(|e| Refusal::Amount(e.to_string()))
 }
 
 /// What `minor` units of `from` are worth in minor units of `to` at mid, rounded up: an equivalent

@@ -9,7 +9,7 @@ use jiff::civil::Date;
 
 use crate::{
     model::{self, RateTable},
-    sets::{self, Plan},
+    sets::{self, Load, Plan},
     store::{self, SetRow},
 };
 
@@ -81,8 +81,14 @@ pub async fn seed(db: &mut Db) -> Result<()> {
         )
     };
     let days = ecb::parse(ecb::ECB_EXTRACT).map_err(|e| damaged(e.to_string()))?;
-    let Plan { insert, .. } = sets::plan(&days, "ECB", &[], None, &[], false, ids::now_us())
-        .map_err(|e| damaged(e.to_string()))?;
+    let extract = Load {
+        days,
+        source: sets::ECB.into(),
+        history: true,
+        ..Load::default()
+    };
+    let Plan { insert, .. } =
+        sets::plan(&extract, &[], None, &[], ids::now_us()).map_err(|e| damaged(e.to_string()))?;
     let mut batch = Batch::new();
     store::insert_sets(
         &mut batch,

@@ -16,6 +16,9 @@ use crate::{model, store::SetRow};
 pub const REQUIRED_DEFAULT: &str = "USD JPY CZK DKK GBP HUF PLN RON SEK CHF ISK NOK TRY AUD BRL CAD \
                                     CNY HKD IDR ILS INR KRW MXN MYR NZD PHP SGD THB ZAR";
 
+/// Who publishes the reference rates.
+pub const ECB: &str = "ECB";
+
 /// Why a set is refused; `set` counts from 0.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{fault}")]
@@ -110,6 +113,28 @@ pub fn digest(day: &DailyRates) -> String {
     hash.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
+/// Sets somebody wants stored.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Load {
+    /// Checked days.
+    pub days: Vec<DailyRates>,
+    /// Who published them.
+    pub source: String,
+    /// Whether a day that has other rates gets another revision.
+    pub replace: bool,
+    /// Whether a single day belongs to the history, where currencies that were not quoted yet, or
+    /// are not any more, are holes.
+    pub history: bool,
+}
+
+impl Load {
+    /// One day is a daily set, as the bank publishes it every working day: complete, or something
+    /// is wrong with it. Several are the history.
+    fn is_daily(&self) -> bool {
+        self.days.len() == 1 && !self.history
+    }
+}
+
 /// What a request changes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Plan {
@@ -126,7 +151,7 @@ pub struct Plan {
 /// Why a request as a whole is refused.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PlanError {
-    /// A set for today's use lacks currencies.
+    /// A daily set, or one for today's use, lacks currencies.
     #[error("the set of {date} is refused: it lacks {missing}")]
     Incomplete {
         /// Position in the request.
@@ -146,32 +171,31 @@ pub enum PlanError {
     },
 }
 
-/// Decides what to do with checked `days`, given all revisions of these days that are stored and
-/// the newest day there is. A day on or after that one will be priced with, so it must be complete.
+/// Decides what to do with a load, given all revisions of its days that are stored and the newest
+/// day there is. A daily set must be complete, and so must a day on or after the newest one: it will
+/// be priced with.
 ///
 /// # Errors
 /// [`PlanError`]; nothing of the request is taken then.
 pub fn plan(
-    days: &[DailyRates],
-    source: &str,
+    load: &Load,
     stored: &[SetRow],
     newest: Option<&str>,
     required: &[RateCurrency],
-    replace: bool,
     now_us: i64,
 ) -> Result<Plan, PlanError> {
     // Revisions come oldest first, so the newest one stays.
     let known: BTreeMap<&str, &SetRow> = stored.iter().map(|s| (s.date.as_str(), s)).collect();
     let mut plan = Plan::default();
     let mut differing = Vec::new();
-    for (at, day) in days.iter().enumerate() {
+    for (at, day) in load.days.iter().enumerate() {
         let digest = digest(day);
         let revision = match known.get(day.date.as_str()) {
             Some(set) if set.digest == digest => {
                 plan.unchanged += 1;
                 continue;
             }
-            Some(_) if !replace => {
+            Some(_) if !load.replace => {
                 differing.push(day.date.as_str());
                 continue;
             }
@@ -184,7 +208,8 @@ pub fn plan(
                 1
             }
         };
-        if newest.is_none_or(|newest| day.date.as_str() >= newest)
+        let priced_with = newest.is_none_or(|newest| day.date.as_str() >= newest);
+        if (load.is_daily() || priced_with)
             && let Err(lacking) = complete(day, required)
         {
             let missing: Vec<_> = lacking
@@ -201,7 +226,7 @@ pub fn plan(
         let set = SetRow {
             date: day.date.clone(),
             revision,
-            source: source.into(),
+            source: load.source.clone(),
             digest,
             loaded_at: now_us,
         };

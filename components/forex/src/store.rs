@@ -6,6 +6,8 @@ use innover_kit::{
     params,
 };
 
+use crate::model::Side;
+
 /// Names one set: its day and revision, who published it, when it was loaded.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SetRow {
@@ -166,6 +168,8 @@ pub struct QuoteRow {
     pub owner: String,
     /// The terms.
     pub terms: Terms,
+    /// Which amount was given.
+    pub amount_side: Side,
     /// Basis points the margin was computed with.
     pub margin_bps: i64,
     /// Microseconds.
@@ -223,6 +227,8 @@ fn quote(row: &Row) -> Result<QuoteRow, DbError> {
         created_at: row.int(12)?,
         expires_at: row.int(13)?,
         conversion_id: row.opt_text(14)?.map(Into::into),
+        amount_side: Side::parse(row.text(15)?)
+            .ok_or_else(|| DbError::Shape("neither source nor target".into()))?,
     })
 }
 
@@ -232,7 +238,7 @@ pub async fn quotes(db: &Db, ids: impl Iterator<Item = &str>) -> Result<Vec<Quot
         .query(
             "SELECT id, owner, source_minor, source_currency, margin_minor, target_minor,
                     target_currency, rate, rate_date, rate_revision, exact, margin_bps, created_at,
-                    expires_at, conversion_id
+                    expires_at, conversion_id, amount_side
              FROM quotes WHERE id IN (SELECT id FROM rows($1: id TEXT))",
             vec![column(ids)],
         )
@@ -247,8 +253,8 @@ pub fn insert_quote(batch: &mut Batch, q: &QuoteRow) {
         "quotes",
         "INSERT INTO quotes (id, owner, source_minor, source_currency, margin_minor, margin_bps,
              target_minor, target_currency, rate, rate_date, rate_revision, exact, created_at,
-             expires_at)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)",
+             expires_at, amount_side)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)",
         params![
             &q.id,
             &q.owner,
@@ -263,7 +269,8 @@ pub fn insert_quote(batch: &mut Batch, q: &QuoteRow) {
             t.rate_revision,
             &t.exact,
             q.created_at,
-            q.expires_at
+            q.expires_at,
+            q.amount_side.as_str()
         ],
         Expect::Rows(1),
     );

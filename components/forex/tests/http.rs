@@ -296,22 +296,24 @@ async fn sets_are_stored_once_and_corrected_only_by_a_new_revision() {
     };
     // A day of the past, so that other tests price with the extract.
     let set = |usd: &str| json!({"date": "1999-01-04", "rates": {"USD": usd, "CYP": "0.58231"}});
-    let loaded = post(json!({"source": "ECB", "sets": [set("1.1789")]})).await;
+    let loaded = post(json!({"source": "ECB", "sets": [set("1.1789")], "history": true})).await;
     assert_eq!(
         (loaded.status, &loaded.body["added"]),
         (201, &json!(1)),
         "{}",
         loaded.body
     );
-    let again = post(json!({"source": "ECB", "sets": [set("1.17890")]})).await;
+    let again = post(json!({"source": "ECB", "sets": [set("1.17890")], "history": true})).await;
     assert_eq!(
         (again.status, &again.body["unchanged"]),
         (200, &json!(1)),
         "the same by value"
     );
-    let other = post(json!({"source": "ECB", "sets": [set("1.2")]})).await;
+    let other = post(json!({"source": "ECB", "sets": [set("1.2")], "history": true})).await;
     assert_eq!((other.status, other.code()), (409, "already_exists"));
-    let replaced = post(json!({"source": "ECB", "sets": [set("1.2")], "replace": true})).await;
+    let replaced =
+        post(json!({"source": "ECB", "sets": [set("1.2")], "replace": true, "history": true}))
+            .await;
     assert_eq!(
         (replaced.status, &replaced.body["replaced"]),
         (201, &json!(1))

@@ -237,6 +237,7 @@ async fn a_quote_holds_its_price_for_the_payment_that_names_it_and_for_no_other(
     let naming = |event: &str, payment: &str, minor: i64, quote: &str, time: &str| {
         let mut event = initiated(event, payment, minor, "EUR", "CHF");
         event["data"]["quote_id"] = quote.into();
+        event["data"]["created_by"] = "usr_1".into();
         event["time"] = time.into();
         event
     };
@@ -246,7 +247,7 @@ async fn a_quote_holds_its_price_for_the_payment_that_names_it_and_for_no_other(
             naming("q1", "pay_q1", 1_000, "quo_none", in_time),
             "quote_not_found",
         ),
-        (naming("q2", "pay_q2", 1_001, id, in_time), "invalid_state"),
+        (naming("q2", "pay_q2", 1_001, id, in_time), "quote_mismatch"),
         (
             naming("q3", "pay_q3", 1_000, id, "2099-01-01T00:00:00Z"),
             "quote_expired",
@@ -295,5 +296,143 @@ async fn a_quote_holds_its_price_for_the_payment_that_names_it_and_for_no_other(
     assert_eq!(
         (&read.body["quote_id"], &read.body["payment_id"]),
         (&json!(id), &json!("pay_q4"))
+    );
+}
+
+/// A quote of `usr_1` from EUR to `to`; its id.
+async fn quoted(to: &str, amount: &str, side: &str) -> Value {
+    let payer = innover_kit::testing::person("usr_1", "user", "payment:write");
+    let body = json!({"from": "EUR", "to": to, "amount": amount, "amount_side": side});
+    let quote = platform()
+        .await
+        .call(&payer, "POST", "/v1/quotes", Some(body))
+        .await;
+    assert_eq!(quote.status, 201, "{}", quote.body);
+    quote.body
+}
+
+fn with_quote(payment: &str, minor: i64, to: &str, quote: &Value) -> Value {
+    let mut event = initiated(payment, payment, minor, "EUR", to);
+    event["data"]["quote_id"] = quote["id"].clone();
+    event["data"]["created_by"] = "usr_1".into();
+    event["time"] = quote["created_at"].clone();
+    event
+}
+
+#[tokio::test]
+async fn a_quote_is_its_owners_alone() {
+    let quote = quoted("SEK", "10.00", "source").await;
+    let mut stranger = with_quote("pay_stranger", 1_000, "SEK", &quote);
+    stranger["data"]["created_by"] = "usr_2".into();
+    stranger["data"]["payer_owner"] = "usr_2".into();
+    let mut nobody = with_quote("pay_nobody", 1_000, "SEK", &quote);
+    nobody["data"]["created_by"] = "".into();
+    deliver(&[stranger, nobody]).await;
+    for payment in ["pay_stranger", "pay_nobody"] {
+        assert_eq!(emitted(payment).await[0].1["code"], "quote_not_found");
+    }
+    // Whoever pays for the owner of the wallet uses the owner's.
+    let mut finance = with_quote("pay_for_owner", 1_000, "SEK", &quote);
+    finance["data"]["created_by"] = "usr_f".into();
+    finance["data"]["payer_owner"] = "usr_1".into();
+    deliver(&[finance]).await;
+    assert_eq!(emitted("pay_for_owner").await[0].0, "forex.converted");
+}
+
+#[tokio::test]
+async fn a_payment_in_one_currency_cannot_name_a_quote() {
+    let quote = quoted("SEK", "10.00", "source").await;
+    deliver(&[with_quote("pay_one", 1_000, "EUR", &quote)]).await;
+    let out = emitted("pay_one").await;
+    assert_eq!(
+        (out[0].0.as_str(), &out[0].1["code"]),
+        ("forex.rejected", &json!("quote_mismatch"))
+    );
+}
+
+#[tokio::test]
+async fn a_target_fixed_quote_delivers_exactly_that_amount() {
+    let quote = quoted("USD", "37.23", "target").await;
+    // 37.23 / 1.1172 = 33.3243…, rounded up.
+    assert_eq!(quote["source"]["amount"], "33.33");
+    assert_eq!(quote["amount_side"], "target");
+    deliver(&[with_quote("pay_target", 3_333, "USD", &quote)]).await;
+    let out = emitted("pay_target").await;
+    assert_eq!(
+        (&out[0].1["source_minor"], &out[0].1["target_minor"]),
+        (&json!(3_333), &json!(3_723))
+    );
+    // A yen is worth more than half a cent: the source-fixed price of the same payment would give 175.
+    let quote = quoted("JPY", "174", "target").await;
+    let source = quote["source"]["amount"].as_str().unwrap();
+    assert_eq!(source, "1.00");
+    deliver(&[with_quote("pay_yen", 100, "JPY", &quote)]).await;
+    let out = emitted("pay_yen").await;
+    assert_eq!(out[0].1["target_minor"], 174, "{}", out[0].1);
+    assert_eq!(out[0].1["exact"], "175.68");
+}
+
+/// Deliveries meet at the quote's row: all of them read it while it is open.
+#[tokio::test]
+async fn of_payments_that_use_a_quote_at_the_same_moment_one_is_converted() {
+    let quote = quoted("NOK", "10.00", "source").await;
+    let bridge = Identity {
+        scope: "deliver".into(),
+        ..Identity::default()
+    };
+    let platform = platform().await;
+    let deliver = async |batch: u32| {
+        let mut open: Vec<Value> = (0..10)
+            .map(|n| with_quote(&format!("pay_race_{batch}_{n}"), 1_000, "NOK", &quote))
+            .collect();
+        // What met the guard is told to come again, as the bridge does.
+        for _ in 0..20 {
+            let reply = platform
+                .send_as(
+                    "bridge",
+                    &bridge,
+                    "/_events",
+                    "application/cloudevents-batch+json",
+                    Value::from(open.clone()).to_string(),
+                )
+                .await;
+            assert_eq!(reply.status, 200, "{}", reply.body);
+            let results = reply.body["results"].as_array().unwrap().clone();
+            let taken = |event: &Value| {
+                results
+                    .iter()
+                    .any(|r| r["id"] == event["id"] && r["status"] == 200)
+            };
+            open.retain(|event| !taken(event));
+            if open.is_empty() {
+                return;
+            }
+        }
+        panic!("{} events were never taken", open.len());
+    };
+    std::thread::scope(|scope| {
+        for batch in 0..10 {
+            let deliver = &deliver;
+            scope.spawn(move || {
+                tokio::runtime::Runtime::new()
+                    .unwrap()
+                    .block_on(deliver(batch));
+            });
+        }
+    });
+    let count = |what: &str| {
+        let sql = format!("SELECT COUNT(*) FROM {what}");
+        platform.rows(&sql)[0][0].parse::<i64>().unwrap()
+    };
+    assert_eq!(count("conversions WHERE payment_id LIKE 'pay_race_%'"), 1);
+    assert_eq!(
+        count("outbox WHERE key LIKE 'pay_race_%' AND type = 'forex.converted'"),
+        1
+    );
+    assert_eq!(
+        count(
+            "outbox WHERE key LIKE 'pay_race_%' AND type = 'forex.rejected' AND payload LIKE '%quote_used%'"
+        ),
+        99
     );
 }

@@ -1,7 +1,7 @@
 //! Pricing and staleness as pure rules, over random amounts and every pair of the shipped days.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
-use forex::model::{self, RateTable, Refusal, Triangulation, equivalent, price};
+use forex::model::{self, RateTable, Refusal, Triangulation, equivalent, price, price_target};
 use innover_money::{Currency, Money, ecb};
 use proptest::prelude::*;
 
@@ -139,4 +139,61 @@ proptest! {
             prop_assert_eq!(worth, 1);
         }
     }
+
+    /// A fixed target arrives in full, the house keeps both roundings, and one minor unit less would
+    /// not have been enough.
+    #[test]
+    fn a_fixed_target_costs_the_least_that_pays_for_it(minor in 1i64..1_000_000_000, bps in 0u32..10_000, day in 0usize..15, from in 0usize..30, to in 0usize..30) {
+        let (table, all) = (&tables()[day], currencies());
+        prop_assume!(from != to);
+        let wanted = Money::new(minor, all[to]).unwrap();
+        let fixed = price_target(wanted, all[from], table, bps).unwrap();
+        prop_assert_eq!(fixed.target, wanted);
+        // The same payment priced from its source gives at least as much, at the same margin.
+        let same = price(fixed.source, all[to], table, bps).unwrap();
+        prop_assert!(same.target.minor() >= minor);
+        prop_assert_eq!((same.margin, same.rate, same.exact), (fixed.margin, fixed.rate, fixed.exact));
+        if fixed.source.minor() > 1 {
+            let less = Money::new(fixed.source.minor() - 1, all[from]).unwrap();
+            match price(less, all[to], table, bps) {
+                Ok(less) => prop_assert!(less.target.minor() < minor),
+                Err(refusal) => {
+                    let small = matches!(refusal, Refusal::TooSmall { .. });
+                    prop_assert!(small, "{:?}", refusal);
+                }
+            }
+        }
+    }
+
+    /// Whichever side is fixed on the way there and on the way back, at mid nobody gains.
+    #[test]
+    fn no_round_trip_profits_with_the_target_fixed(minor in 1i64..1_000_000_000, day in 0usize..15, from in 0usize..30, to in 0usize..30) {
+        let (table, all) = (&tables()[day], currencies());
+        prop_assume!(from != to);
+        let wanted = Money::new(minor, all[to]).unwrap();
+        let there = price_target(wanted, all[from], table, 0).unwrap();
+        // Back with everything that arrived.
+        if let Ok(back) = price(there.target, all[from], table, 0) {
+            prop_assert!(back.target.minor() <= there.source.minor());
+        }
+        // Back until what was paid is there again: that takes at least what arrived.
+        let back = price_target(there.source, all[to], table, 0).unwrap();
+        prop_assert!(back.source.minor() >= minor);
+        // There from a fixed source, back to the same amount: that takes at least what arrived.
+        let start = Money::new(minor, all[from]).unwrap();
+        if let Ok(there) = price(start, all[to], table, 0) {
+            let back = price_target(start, all[to], table, 0).unwrap();
+            prop_assert!(back.source.minor() >= there.target.minor());
+        }
+    }
+}
+
+#[test]
+fn a_margin_of_everything_leaves_no_target_to_fix() {
+    let usd = Money::parse("1.00", Currency::parse("USD").unwrap()).unwrap();
+    let refusal = price_target(usd, Currency::EUR, &tables()[0], 10_000).unwrap_err();
+    assert!(matches!(refusal, Refusal::Amount(_)), "{refusal:?}");
+    let huge = Money::new(i64::MAX, Currency::EUR).unwrap();
+    let refusal = price_target(huge, Currency::parse("IDR").unwrap(), &tables()[0], 0);
+    assert!(matches!(refusal, Err(Refusal::Amount(_))), "{refusal:?}");
 }

@@ -19,6 +19,8 @@ CREATE TABLE payments (
     rate_date TEXT,
     exact TEXT,
     entry_id TEXT,
+    -- The quote it is to be converted at.
+    quote_id TEXT,
     reference TEXT NOT NULL,
     -- Reason codes, separated by a comma; empty when there is none.
     reason_codes TEXT NOT NULL,
@@ -27,6 +29,8 @@ CREATE TABLE payments (
     traceparent TEXT NOT NULL,
     correlation_id TEXT NOT NULL,
     created_by TEXT NOT NULL,
+    -- Who withdrew it while it was on its way: then a refusal of the ledger's is that withdrawal.
+    withdrawn_by TEXT,
     created_at BIGINT NOT NULL,
     updated_at BIGINT NOT NULL
 );
@@ -35,6 +39,15 @@ CREATE INDEX payments_by_payee ON payments (payee_owner, id);
 -- What the sweeper looks for: payments on their way, oldest change first.
 CREATE INDEX payments_on_their_way ON payments (updated_at)
     WHERE state IN ('initiated', 'converting', 'posting', 'processing');
+
+-- What /pay takes where a caller names no wallet or currency.
+CREATE TABLE defaults (
+    owner TEXT PRIMARY KEY,
+    payer_wallet TEXT,
+    payee_wallet TEXT,
+    currency TEXT,
+    updated_at BIGINT NOT NULL
+);
 
 CREATE TABLE timeline (
     id TEXT PRIMARY KEY,

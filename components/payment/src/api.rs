@@ -1,27 +1,36 @@
 //! The HTTP surface of payments.
 
 use axum::extract::{Path, Query};
-use http::Method;
 use innover_kit::{
-    Answer, Body, Cause, Code, Cx, Db, Failure, Result,
+    Answer, Body, Code, Cx, Db, Failure, Result,
     amount::{self, Amount},
-    call, idempotency, ids, log,
+    idempotency,
     page::{Page, PageQuery},
 };
 use innover_money::{Currency, Money};
 use serde::{Deserialize, Serialize};
-use serde_json::json;
 use utoipa::{OpenApi, ToSchema};
 use utoipa_axum::{router::OpenApiRouter, routes};
 
+use self::order::Order;
 use crate::{
     capture,
-    model::{Decision, Outcome, Signal, State, next},
+    model::{Signal, State, next},
     store::{self, Change, Payment, TimelineRow, Writer},
 };
 
-/// Characters of a reference: what a bank statement carries (ISO 20022 unstructured remittance).
-const REFERENCE_CHARS_MAX: usize = 140;
+mod cancel;
+mod defaults;
+mod dynamic;
+mod order;
+mod pay;
+
+const READ: &str = "payment:read";
+const WRITE: &str = "payment:write";
+/// Whoever works on cases, through the service `cases`, decides on their payments.
+const DECIDE_CASES: &str = "case:write";
+/// The service that decides on payments on behalf of people.
+const CASES: &str = "cases";
 
 #[derive(OpenApi)]
 #[openapi(
@@ -39,6 +48,10 @@ pub fn routes() -> OpenApiRouter {
         .routes(routes!(timeline))
         .routes(routes!(capture::get))
         .routes(routes!(decide))
+        .routes(routes!(cancel::cancel))
+        .routes(routes!(defaults::get, defaults::set))
+        .routes(routes!(pay::pay))
+        .routes(routes!(dynamic::pay_dynamic))
 }
 
 /// A payment to be made.
@@ -57,6 +70,10 @@ struct ProcessRequest {
     /// What the payment is for, up to 140 characters.
     #[serde(default)]
     reference: String,
+    /// A quote of the caller's for exactly this amount and pair: the payment is converted at it or
+    /// fails. A quote is used once.
+    #[serde(default)]
+    quote_id: Option<String>,
 }
 
 /// An amount with its currency.
@@ -65,6 +82,15 @@ struct MoneyView {
     /// Decimal string; null while it is not known.
     amount: Option<String>,
     currency: String,
+}
+
+impl From<Money> for MoneyView {
+    fn from(money: Money) -> MoneyView {
+        MoneyView {
+            amount: Some(money.to_decimal_string()),
+            currency: money.currency().code().to_owned(),
+        }
+    }
 }
 
 /// A payment.
@@ -87,6 +113,8 @@ struct PaymentView {
     rate_date: Option<String>,
     /// The exact product in the target currency, before it was rounded towards the house.
     exact_product: Option<String>,
+    /// The quote it is converted at, where one was named.
+    quote_id: Option<String>,
     /// The journal entry.
     ledger_entry_id: Option<String>,
     reference: String,
@@ -116,6 +144,7 @@ impl From<&Payment> for PaymentView {
             rate: p.rate.clone(),
             rate_date: p.rate_date.clone(),
             exact_product: p.exact.clone(),
+            quote_id: p.quote_id.clone(),
             ledger_entry_id: p.entry_id.clone(),
             reference: p.reference.clone(),
             reason_codes: p.reason_codes.clone(),
@@ -133,21 +162,6 @@ fn decimal(minor: i64, code: &str) -> String {
         .map_or_else(|_| minor.to_string(), |m| m.to_decimal_string())
 }
 
-/// A wallet as the wallet service tells other services.
-#[derive(Clone, Debug, Deserialize)]
-struct Wallet {
-    id: String,
-    owner: String,
-    currency: String,
-    state: String,
-    account_id: String,
-}
-
-#[derive(Deserialize)]
-struct Wallets {
-    data: Vec<Wallet>,
-}
-
 /// Make a payment.
 ///
 /// Answers 202 at once: `initiated`, or `review` or `declined` with reason codes. What follows is
@@ -158,202 +172,18 @@ struct Wallets {
     responses((status = 202, description = "Taken on", body = PaymentView),
               (status = 404, description = "No such wallet"), (status = 403, description = "Someone else's wallet")))]
 async fn process(cx: Cx, body: Body<ProcessRequest>) -> Result<Answer> {
-    cx.require("payment:write")?;
-    let money = amount::money(&body.value.amount, &body.value.currency)?;
-    check_reference(&body.value)?;
+    cx.require(WRITE)?;
+    let request = body.value;
+    let money = amount::money(&request.amount, &request.currency)?;
+    order::check_reference(&request.reference, "/reference")?;
     let key = cx.require_idempotency(&body.fields)?;
     let mut db = Db::open().await?;
     if let Some(answer) = key.replay(&db).await? {
         return Ok(answer);
     }
-    let (payer, payee) = wallets(&cx, &body.value).await?;
-    check_wallets(&payer, &payee, money)?;
-    let decision = ask_rules(&cx, &payer, &payee, money).await;
-    let cause = Cause::from(&cx);
-    let payment = new_payment(&cx, body.value, money, &payer, &payee, &decision, &cause)?;
-    let mut writer = Writer::default();
-    let outcome = format!("rules.{}", outcome_name(decision.outcome));
-    writer.note(
-        &payment.id,
-        "decision",
-        &outcome,
-        &cause,
-        &decision.reason_codes.join(","),
-    );
-    writer.insert(&payment, &cause);
-    let answer = Answer::json(202, &PaymentView::from(&payment))?;
-    Ok(idempotency::commit(&mut db, writer.finish(), Some(&key), answer).await?)
-}
-
-fn outcome_name(outcome: Outcome) -> &'static str {
-    match outcome {
-        Outcome::Approve => "approve",
-        Outcome::Review => "review",
-        Outcome::Decline => "decline",
-    }
-}
-
-fn check_reference(request: &ProcessRequest) -> Result<()> {
-    let chars = request.reference.chars().count();
-    if chars > REFERENCE_CHARS_MAX || request.reference.chars().any(char::is_control) {
-        let what = format!("at most {REFERENCE_CHARS_MAX} characters, no control characters");
-        return Err(Failure::new(Code::InvalidRequest, what).param("/reference"));
-    }
-    if request.payer_wallet == request.payee_wallet {
-        let what = "payer and payee are the same wallet";
-        return Err(Failure::new(Code::InvalidRequest, what).param("/payee_wallet"));
-    }
-    for (id, param) in [
-        (&request.payer_wallet, "/payer_wallet"),
-        (&request.payee_wallet, "/payee_wallet"),
-    ] {
-        let plain = id.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_');
-        if !id.starts_with("wal_") || id.len() > 64 || !plain {
-            return Err(no_wallet(id, param));
-        }
-    }
-    Ok(())
-}
-
-fn no_wallet(id: &str, param: &str) -> Failure {
-    let shown: String = id.chars().filter(|c| !c.is_control()).take(64).collect();
-    Failure::new(
-        Code::WalletNotFound,
-        format!("there is no wallet `{shown}`"),
-    )
-    .param(param)
-}
-
-async fn wallets(cx: &Cx, request: &ProcessRequest) -> Result<(Wallet, Wallet)> {
-    let path = format!(
-        "/v1/wallets/lookup?ids={},{}",
-        request.payer_wallet, request.payee_wallet
-    );
-    let found: Wallets = call::json(cx, Method::GET, "wallet", &path, None::<&()>, true).await?;
-    let take = |id: &str| found.data.iter().find(|w| w.id == id).cloned();
-    let payer = take(&request.payer_wallet)
-        .ok_or_else(|| no_wallet(&request.payer_wallet, "/payer_wallet"))?;
-    cx.require_actor_for(&payer.owner)?;
-    let payee = take(&request.payee_wallet)
-        .ok_or_else(|| no_wallet(&request.payee_wallet, "/payee_wallet"))?;
-    Ok((payer, payee))
-}
-
-fn check_wallets(payer: &Wallet, payee: &Wallet, money: Money) -> Result<()> {
-    for (wallet, param) in [(payer, "/payer_wallet"), (payee, "/payee_wallet")] {
-        if wallet.state != "active" {
-            let what = format!("the wallet `{}` is {}", wallet.id, wallet.state);
-            return Err(Failure::new(Code::WalletNotActive, what).param(param));
-        }
-    }
-    if payer.currency != money.currency().code() {
-        let what = format!(
-            "the payer's wallet holds {}; give the amount in {}",
-            payer.currency, payer.currency
-        );
-        return Err(Failure::new(Code::CurrencyMismatch, what).param("/currency"));
-    }
-    Ok(())
-}
-
-#[derive(Deserialize)]
-struct Equivalent {
-    minor: Option<i64>,
-}
-
-/// What the rules say; a person decides when they cannot be asked.
-async fn ask_rules(cx: &Cx, payer: &Wallet, payee: &Wallet, money: Money) -> Decision {
-    let asked = async {
-        let eur = if money.currency() == Currency::EUR {
-            Some(money.minor())
-        } else {
-            let path = format!(
-                "/v1/equivalent?minor={}&currency={}&to=EUR",
-                money.minor(),
-                money.currency().code()
-            );
-            let found: Equivalent =
-                call::json(cx, Method::GET, "forex", &path, None::<&()>, true).await?;
-            found.minor
-        };
-        let digits = u32::from(money.minor_digits());
-        let mut facts = json!({
-            "amount_minor": money.minor(),
-            "amount_major": money.minor() / 10_i64.pow(digits),
-            "currency": payer.currency,
-            "target_currency": payee.currency,
-            "cross_currency": payer.currency != payee.currency,
-            "payer_owner": payer.owner,
-            "payee_owner": payee.owner,
-            "same_owner": payer.owner == payee.owner,
-        });
-        if let Some(minor) = eur {
-            facts["amount_eur_minor"] = minor.into();
-        }
-        // Evaluating changes nothing, so it may be repeated.
-        call::json(
-            cx,
-            Method::POST,
-            "rules",
-            "/v1/evaluate",
-            Some(&json!({ "facts": facts })),
-            true,
-        )
-        .await
-    };
-    match asked.await {
-        Ok(decision) => decision,
-        Err(failure) => {
-            let failure: Failure = failure;
-            log::error(
-                cx,
-                "the rules could not be asked",
-                &[("error", failure.to_string().into())],
-            );
-            Decision::fallback()
-        }
-    }
-}
-
-fn new_payment(
-    cx: &Cx,
-    request: ProcessRequest,
-    money: Money,
-    payer: &Wallet,
-    payee: &Wallet,
-    decision: &Decision,
-    cause: &Cause,
-) -> Result<Payment> {
-    let now = ids::now_us();
-    Ok(Payment {
-        id: ids::new_id("pay"),
-        state: decision.first_state(),
-        version: 1,
-        payer_wallet: request.payer_wallet,
-        payee_wallet: request.payee_wallet,
-        payer_owner: payer.owner.clone(),
-        payee_owner: payee.owner.clone(),
-        payer_account: payer.account_id.clone(),
-        payee_account: payee.account_id.clone(),
-        source_minor: money.minor(),
-        source_currency: payer.currency.clone(),
-        target_minor: None,
-        target_currency: payee.currency.clone(),
-        margin_minor: None,
-        rate: None,
-        rate_date: None,
-        exact: None,
-        entry_id: None,
-        reference: request.reference,
-        reason_codes: decision.reason_codes.clone(),
-        reason_detail: String::new(),
-        rules_version: decision.version,
-        traceparent: cause.traceparent.clone().unwrap_or_default(),
-        correlation_id: cause.correlation_id.clone().unwrap_or_default(),
-        created_by: cx.identity()?.sub.clone(),
-        created_at: now,
-        updated_at: now,
-    })
+    let (payer, payee) = order::wallets(&cx, &request.payer_wallet, &request.payee_wallet).await?;
+    let order = Order::new(payer, payee, money, request.reference, request.quote_id)?;
+    order::take_on(&cx, &mut db, &key, order).await
 }
 
 async fn load(cx: &Cx, db: &Db, id: &str) -> Result<Payment> {
@@ -372,7 +202,7 @@ async fn load(cx: &Cx, db: &Db, id: &str) -> Result<Payment> {
     responses((status = 200, description = "The payment", body = PaymentView),
               (status = 404, description = "No such payment")))]
 async fn get(cx: Cx, Path(id): Path<String>) -> Result<Answer> {
-    cx.require("payment:read")?;
+    cx.require(READ)?;
     let db = Db::open().await?;
     Answer::json(200, &PaymentView::from(&load(&cx, &db, &id).await?))
 }
@@ -381,7 +211,7 @@ async fn get(cx: Cx, Path(id): Path<String>) -> Result<Answer> {
 #[utoipa::path(get, path = "/v1/payments", tag = "payments", params(PageQuery),
     responses((status = 200, description = "A page", body = Page<PaymentView>)))]
 async fn list(cx: Cx, Query(query): Query<PageQuery>) -> Result<Answer> {
-    let identity = cx.require("payment:read")?;
+    let identity = cx.require(READ)?;
     let limit = query.limit()?;
     let owner = if cx.require_reader_of("").is_ok() {
         ""
@@ -432,7 +262,7 @@ struct TimelineView {
     responses((status = 200, description = "The steps in order", body = TimelineView),
               (status = 404, description = "No such payment")))]
 async fn timeline(cx: Cx, Path(id): Path<String>) -> Result<Answer> {
-    cx.require("payment:read")?;
+    cx.require(READ)?;
     let db = Db::open().await?;
     let payment = load(&cx, &db, &id).await?;
     let data = store::timeline(&db, &payment.id)
@@ -467,10 +297,25 @@ enum Verdict {
     Decline,
 }
 
+/// Finance and admin decide here; whoever may write cases decides through the service `cases`.
+fn may_decide(cx: &Cx) -> Result<()> {
+    if cx.claims().is_some_and(|claims| claims.caller == CASES) {
+        return cx.require(DECIDE_CASES).map(drop);
+    }
+    cx.require(WRITE)?;
+    if cx.acts_for_house()? {
+        return Ok(());
+    }
+    Err(Failure::new(
+        Code::NotOwner,
+        "only finance and admin decide on payments",
+    ))
+}
+
 /// Decide on a payment under review.
 ///
 /// Approved, it goes on as if the rules had approved it; declined, nothing was booked and nothing
-/// will be. Only those who act for the house decide.
+/// will be. Only those who act for the house decide, and whoever decides on its case.
 #[utoipa::path(post, path = "/v1/payments/{id}/decision", tag = "payments",
     request_body = DecisionRequest,
     params(("id" = String, Path, description = "pay_…"),
@@ -478,13 +323,7 @@ enum Verdict {
     responses((status = 200, description = "Decided", body = PaymentView),
               (status = 409, description = "Not under review")))]
 async fn decide(cx: Cx, Path(id): Path<String>, body: Body<DecisionRequest>) -> Result<Answer> {
-    cx.require("payment:write")?;
-    if !cx.acts_for_house()? {
-        return Err(Failure::new(
-            Code::NotOwner,
-            "only finance and admin decide on payments",
-        ));
-    }
+    may_decide(&cx)?;
     let key = cx.require_idempotency(&body.fields)?;
     let mut db = Db::open().await?;
     if let Some(answer) = key.replay(&db).await? {

@@ -11,7 +11,7 @@ use serde::Deserialize;
 
 use crate::{
     jobs,
-    model::{Signal, State, next},
+    model::{self, Signal, State, next},
     store::{self, Change, Payment, Writer},
 };
 
@@ -87,7 +87,8 @@ pub fn converted<'a>(cx: &'a Cx, db: &'a Db, events: &'a [Event]) -> Handling<'a
     ))
 }
 
-/// `forex.rejected`, `ledger.rejected`: nothing was booked and nothing will be.
+/// `forex.rejected`, `ledger.rejected`: nothing was booked and nothing will be. The ledger's may be
+/// its answer to a withdrawal.
 pub fn rejected<'a>(cx: &'a Cx, db: &'a Db, events: &'a [Event]) -> Handling<'a> {
     Box::pin(apply(
         cx,
@@ -95,15 +96,19 @@ pub fn rejected<'a>(cx: &'a Cx, db: &'a Db, events: &'a [Event]) -> Handling<'a>
         events,
         |e: &Rejected| e.payment_id.as_ref(),
         |writer, at, e, event| {
-            let Some(to) = next(at.state, Signal::Refused) else {
+            let signal = model::refused(at.withdrawn_by.is_some(), &e.code);
+            let Some(to) = next(at.state, signal) else {
                 return;
             };
             let cause = Cause::from(event);
             writer.note(&at.id, "event", &event.kind, &cause, &e.code);
-            let change = Change {
-                reason_codes: Some(e.code.clone()),
-                reason_detail: Some(e.detail.clone()),
-                ..Change::default()
+            let change = match signal {
+                Signal::Cancelled => Change::default(),
+                _ => Change {
+                    reason_codes: Some(e.code.clone()),
+                    reason_detail: Some(e.detail.clone()),
+                    ..Change::default()
+                },
             };
             writer.change(at, to, change, &cause);
         },

@@ -11,7 +11,7 @@ use serde::Deserialize;
 use serde_json::json;
 
 use crate::{
-    model::{Signal, State, next},
+    model::{self, LEDGER_GAVE_UP, Signal, State, next},
     store::{self, Change, Payment, Writer},
 };
 
@@ -79,9 +79,9 @@ pub fn confirm<'a>(_cx: &'a Cx, db: &'a Db, jobs: &'a [Job]) -> Running<'a> {
 
 /// What the ledger says of a payment it was asked to refuse from now on.
 #[derive(Deserialize)]
-struct Settlement {
+pub struct Settlement {
     /// Set when the payment had been booked already.
-    entry_id: Option<String>,
+    pub entry_id: Option<String>,
 }
 
 /// `payment.sweep()`: finishes or fails payments that have not moved for two minutes, never both.
@@ -119,11 +119,17 @@ pub fn sweep<'a>(cx: &'a Cx, db: &'a Db, jobs: &'a [Job]) -> Running<'a> {
             writer.note(&payment.id, "job", "payment.sweep", &cause, "");
             match change {
                 Some(Settlement { entry_id: None }) => {
-                    if let Some(to) = next(payment.state, Signal::Refused) {
-                        let change = Change {
-                            reason_codes: Some("timed_out".into()),
-                            reason_detail: Some("it was not booked in time and will not be".into()),
-                            ..Change::default()
+                    let signal = model::refused(payment.withdrawn_by.is_some(), LEDGER_GAVE_UP);
+                    if let Some(to) = next(payment.state, signal) {
+                        let change = match signal {
+                            Signal::Cancelled => Change::default(),
+                            _ => Change {
+                                reason_codes: Some(LEDGER_GAVE_UP.into()),
+                                reason_detail: Some(
+                                    "it was not booked in time and will not be".into(),
+                                ),
+                                ..Change::default()
+                            },
                         };
                         writer.change(payment, to, change, &cause);
                     }
@@ -157,7 +163,11 @@ pub fn sweep<'a>(cx: &'a Cx, db: &'a Db, jobs: &'a [Job]) -> Running<'a> {
     })
 }
 
-async fn settle(cx: &Cx, payment: &Payment) -> Result<Settlement> {
+/// Asks the ledger to refuse a payment from now on. It is booked already, or never will be.
+///
+/// # Errors
+/// The failure of the call: nothing is known then, and it may be asked again.
+pub async fn settle(cx: &Cx, payment: &Payment) -> Result<Settlement> {
     let path = format!("/v1/payments/{}/refuse", payment.id);
     call::json(
         cx,

@@ -8,6 +8,7 @@ pub mod capture;
 pub mod events;
 pub mod jobs;
 pub mod model;
+pub mod route;
 pub mod store;
 
 use innover_kit::{Migration, Service};

@@ -103,6 +103,8 @@ pub enum Signal {
     Approved,
     /// A person declined a payment under review.
     Declined,
+    /// Its owner or the house withdrew it, and the ledger will not book it.
+    Cancelled,
 }
 
 /// Where `signal` takes a payment in `state`; `None` when it changes nothing, as a late or repeated
@@ -120,8 +122,29 @@ pub fn next(state: State, signal: Signal) -> Option<State> {
         (Processing, Signal::Confirmed) => Some(Completed),
         (Review, Signal::Approved) => Some(Initiated),
         (Review, Signal::Declined) => Some(Declined),
+        // Past `review` only once the ledger has refused it for good: see `api::cancel`.
+        (Review | Initiated | Converting | Posting, Signal::Cancelled) => Some(Cancelled),
         _ => None,
     }
+}
+
+/// What the ledger's final refusal means for a payment: a failure, unless it was asked for because
+/// someone withdrew the payment. `code` is why the ledger refused; a refusal for a reason of its own
+/// stays a failure.
+pub fn refused(withdrawn: bool, code: &str) -> Signal {
+    if withdrawn && code == LEDGER_GAVE_UP {
+        Signal::Cancelled
+    } else {
+        Signal::Refused
+    }
+}
+
+/// The ledger's reason when it was asked to refuse a payment from now on.
+pub const LEDGER_GAVE_UP: &str = "timed_out";
+
+/// Whether a payment in this state may be withdrawn: until forex takes it.
+pub const fn may_be_withdrawn(state: State) -> bool {
+    matches!(state, State::Review | State::Initiated)
 }
 
 /// What the rules said.
@@ -173,7 +196,7 @@ impl Decision {
 mod tests {
     use super::*;
 
-    const SIGNALS: [Signal; 8] = [
+    const SIGNALS: [Signal; 9] = [
         Signal::Announced,
         Signal::Converted,
         Signal::Refused,
@@ -182,6 +205,7 @@ mod tests {
         Signal::Confirmed,
         Signal::Approved,
         Signal::Declined,
+        Signal::Cancelled,
     ];
 
     #[test]

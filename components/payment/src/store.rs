@@ -30,6 +30,7 @@ pub struct Payment {
     pub rate_date: Option<String>,
     pub exact: Option<String>,
     pub entry_id: Option<String>,
+    pub quote_id: Option<String>,
     pub reference: String,
     pub reason_codes: Vec<String>,
     pub reason_detail: String,
@@ -37,6 +38,7 @@ pub struct Payment {
     pub traceparent: String,
     pub correlation_id: String,
     pub created_by: String,
+    pub withdrawn_by: Option<String>,
     pub created_at: i64,
     pub updated_at: i64,
 }
@@ -58,7 +60,7 @@ macro_rules! columns {
         "id, state, version, payer_wallet, payee_wallet, payer_owner, payee_owner, payer_account,
          payee_account, source_minor, source_currency, target_minor, target_currency, margin_minor,
          rate, rate_date, exact, entry_id, reference, reason_codes, reason_detail, rules_version,
-         traceparent, correlation_id, created_by, created_at, updated_at"
+         traceparent, correlation_id, created_by, created_at, updated_at, quote_id, withdrawn_by"
     };
 }
 
@@ -88,9 +90,16 @@ const STUCK: &str = concat!(
 const INSERT: &str = concat!(
     "INSERT INTO payments (",
     columns!(),
-    ") VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18,
-               $19, $20, $21, $22, $23, $24, $25, $26, $27)
-       ON CONFLICT (id) DO NOTHING"
+    ") SELECT ",
+    columns!(),
+    " FROM rows($1: id TEXT, state TEXT, version BIGINT, payer_wallet TEXT, payee_wallet TEXT,
+          payer_owner TEXT, payee_owner TEXT, payer_account TEXT, payee_account TEXT,
+          source_minor BIGINT, source_currency TEXT, target_minor BIGINT, target_currency TEXT,
+          margin_minor BIGINT, rate TEXT, rate_date TEXT, exact TEXT, entry_id TEXT,
+          reference TEXT, reason_codes TEXT, reason_detail TEXT, rules_version BIGINT,
+          traceparent TEXT, correlation_id TEXT, created_by TEXT, created_at BIGINT,
+          updated_at BIGINT, quote_id TEXT, withdrawn_by TEXT) r WHERE true
+      ON CONFLICT (id) DO NOTHING"
 );
 
 /// One statement for every change of any number of payments: what a change does not name stays.
@@ -103,10 +112,11 @@ const CHANGE: &str = "UPDATE payments SET
         exact = COALESCE(r.exact, payments.exact),
         entry_id = COALESCE(r.entry_id, payments.entry_id),
         reason_codes = COALESCE(r.reason_codes, payments.reason_codes),
-        reason_detail = COALESCE(r.reason_detail, payments.reason_detail)
+        reason_detail = COALESCE(r.reason_detail, payments.reason_detail),
+        withdrawn_by = COALESCE(r.withdrawn_by, payments.withdrawn_by)
     FROM rows($1: id TEXT, version BIGINT, at BIGINT, state TEXT, target_minor BIGINT,
               margin_minor BIGINT, rate TEXT, rate_date TEXT, exact TEXT, entry_id TEXT,
-              reason_codes TEXT, reason_detail TEXT) r
+              reason_codes TEXT, reason_detail TEXT, withdrawn_by TEXT) r
     WHERE payments.id = r.id AND payments.version = r.version";
 
 const TIMELINE_INSERT: &str =
@@ -180,6 +190,49 @@ pub async fn timeline(db: &Db, payment_id: &str) -> Result<Vec<TimelineRow>, DbE
         .collect()
 }
 
+/// What someone pays with, and whom, when they do not say.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Defaults {
+    pub payer_wallet: Option<String>,
+    pub payee_wallet: Option<String>,
+    pub currency: Option<String>,
+}
+
+/// The defaults of `owner`; empty ones when none were set.
+pub async fn defaults(db: &Db, owner: &str) -> Result<Defaults, DbError> {
+    let sql = "SELECT payer_wallet, payee_wallet, currency FROM defaults WHERE owner = $1";
+    let rows = db.query(sql, params![owner]).await?;
+    let Some(row) = rows.first() else {
+        return Ok(Defaults::default());
+    };
+    let opt = |i| row.opt_text(i).map(|t| t.map(str::to_owned));
+    Ok(Defaults {
+        payer_wallet: opt(0)?,
+        payee_wallet: opt(1)?,
+        currency: opt(2)?,
+    })
+}
+
+/// The step that sets the defaults of `owner`: what is `None` is unset.
+pub fn set_defaults(batch: &mut Batch, owner: &str, d: &Defaults) {
+    batch.step(
+        "defaults",
+        "INSERT INTO defaults (owner, payer_wallet, payee_wallet, currency, updated_at)
+         VALUES ($1, $2, $3, $4, $5)
+         ON CONFLICT (owner) DO UPDATE SET payer_wallet = excluded.payer_wallet,
+             payee_wallet = excluded.payee_wallet, currency = excluded.currency,
+             updated_at = excluded.updated_at",
+        params![
+            owner,
+            d.payer_wallet.clone(),
+            d.payee_wallet.clone(),
+            d.currency.clone(),
+            ids::now_us()
+        ],
+        Expect::Rows(1),
+    );
+}
+
 /// A change of one payment, decided on `version`. What is `None` stays as it is.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Change {
@@ -191,12 +244,14 @@ pub struct Change {
     pub entry_id: Option<String>,
     pub reason_codes: Option<String>,
     pub reason_detail: Option<String>,
+    pub withdrawn_by: Option<String>,
 }
 
 /// Collects changes, timeline lines and events of any number of payments into one batch: one
 /// modifying step per table.
 pub struct Writer {
     now: i64,
+    inserts: Vec<Vec<Value>>,
     changes: Vec<Vec<Value>>,
     timeline: Vec<Vec<Value>>,
     pub batch: Batch,
@@ -206,6 +261,7 @@ impl Default for Writer {
     fn default() -> Writer {
         Writer {
             now: ids::now_us(),
+            inserts: Vec::new(),
             changes: Vec::new(),
             timeline: Vec::new(),
             batch: Batch::new(),
@@ -229,45 +285,57 @@ impl Writer {
 
     /// Stores a new payment and announces its state.
     pub fn insert(&mut self, p: &Payment, cause: &Cause) {
-        self.batch.step(
-            "payment",
-            INSERT,
-            params![
-                &p.id,
-                p.state.as_str(),
-                p.version,
-                &p.payer_wallet,
-                &p.payee_wallet,
-                &p.payer_owner,
-                &p.payee_owner,
-                &p.payer_account,
-                &p.payee_account,
-                p.source_minor,
-                &p.source_currency,
-                p.target_minor,
-                &p.target_currency,
-                p.margin_minor,
-                p.rate.clone(),
-                p.rate_date.clone(),
-                p.exact.clone(),
-                p.entry_id.clone(),
-                &p.reference,
-                p.reason_codes.join(","),
-                &p.reason_detail,
-                p.rules_version,
-                &p.traceparent,
-                &p.correlation_id,
-                &p.created_by,
-                p.created_at,
-                p.updated_at
-            ],
-            Expect::Rows(1),
-        );
+        self.inserts.push(params![
+            &p.id,
+            p.state.as_str(),
+            p.version,
+            &p.payer_wallet,
+            &p.payee_wallet,
+            &p.payer_owner,
+            &p.payee_owner,
+            &p.payer_account,
+            &p.payee_account,
+            p.source_minor,
+            &p.source_currency,
+            p.target_minor,
+            &p.target_currency,
+            p.margin_minor,
+            p.rate.clone(),
+            p.rate_date.clone(),
+            p.exact.clone(),
+            p.entry_id.clone(),
+            &p.reference,
+            p.reason_codes.join(","),
+            &p.reason_detail,
+            p.rules_version,
+            &p.traceparent,
+            &p.correlation_id,
+            &p.created_by,
+            p.created_at,
+            p.updated_at,
+            p.quote_id.clone(),
+            p.withdrawn_by.clone()
+        ]);
         self.announce(p, p.state, p.version, cause);
     }
 
     /// Moves a payment to `to` and announces it.
     pub fn change(&mut self, p: &Payment, to: State, change: Change, cause: &Cause) {
+        self.update(p, to, change);
+        self.announce(p, to, p.version + 1, cause);
+    }
+
+    /// Notes that someone withdraws a payment that is on its way. It stays where it is: whether it
+    /// is cancelled or was booked is the ledger's to say.
+    pub fn withdraw(&mut self, p: &Payment, who: &str) {
+        let change = Change {
+            withdrawn_by: Some(who.to_owned()),
+            ..Change::default()
+        };
+        self.update(p, p.state, change);
+    }
+
+    fn update(&mut self, p: &Payment, to: State, change: Change) {
         self.changes.push(params![
             &p.id,
             p.version,
@@ -279,28 +347,25 @@ impl Writer {
             change.rate_date,
             change.exact,
             change.entry_id,
-            change.reason_codes.clone(),
-            change.reason_detail.clone()
+            change.reason_codes,
+            change.reason_detail,
+            change.withdrawn_by
         ]);
-        self.announce(p, to, p.version + 1, cause);
     }
 
-    /// Timeline and outbox of a state. `payment.initiated` carries what forex needs.
+    /// Timeline and outbox of a state. Every event carries what a subscriber acts on, so that none
+    /// need ask back; `schemas/payment.*/v1.json` describe it.
     fn announce(&mut self, p: &Payment, state: State, version: i64, cause: &Cause) {
         self.note(&p.id, "state", state.as_str(), cause, "");
-        let data = match state {
-            State::Initiated => json!({
-                "payment_id": p.id, "state": state, "version": version,
-                "payer_wallet": p.payer_wallet, "payee_wallet": p.payee_wallet,
-                "payer_account": p.payer_account, "payee_account": p.payee_account,
-                "source_minor": p.source_minor, "source_currency": p.source_currency,
-                "target_currency": p.target_currency, "reference": p.reference,
-            }),
-            _ => json!({
-                "payment_id": p.id, "state": state, "version": version,
-                "payer_wallet": p.payer_wallet, "payee_wallet": p.payee_wallet,
-            }),
-        };
+        let data = json!({
+            "payment_id": p.id, "state": state, "version": version,
+            "payer_wallet": p.payer_wallet, "payee_wallet": p.payee_wallet,
+            "payer_account": p.payer_account, "payee_account": p.payee_account,
+            "payer_owner": p.payer_owner, "payee_owner": p.payee_owner,
+            "source_minor": p.source_minor, "source_currency": p.source_currency,
+            "target_currency": p.target_currency, "reference": p.reference,
+            "quote_id": p.quote_id, "created_by": p.created_by,
+        });
         self.batch.emit(Emit {
             kind: state.event(),
             key: p.id.clone(),
@@ -312,6 +377,12 @@ impl Writer {
 
     /// The batch with everything collected.
     pub fn finish(mut self) -> Batch {
+        if !self.inserts.is_empty() {
+            let expected = self.inserts.len() as u64;
+            let rows = vec![Value::Rows(self.inserts)];
+            self.batch
+                .step("payment", INSERT, rows, Expect::Rows(expected));
+        }
         if !self.changes.is_empty() {
             let expected = self.changes.len() as u64;
             let rows = vec![Value::Rows(self.changes)];
@@ -365,5 +436,7 @@ fn payment(row: &Row) -> Result<Payment, DbError> {
         created_by: text(24)?,
         created_at: row.int(25)?,
         updated_at: row.int(26)?,
+        quote_id: opt(27)?,
+        withdrawn_by: opt(28)?,
     })
 }

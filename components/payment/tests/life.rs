@@ -83,6 +83,7 @@ fn new(id: &str, state: State) -> Payment {
         rate_date: None,
         exact: None,
         entry_id: None,
+        quote_id: None,
         reference: "test".into(),
         reason_codes: vec![],
         reason_detail: String::new(),
@@ -90,6 +91,7 @@ fn new(id: &str, state: State) -> Payment {
         traceparent: TRACE.into(),
         correlation_id: "req-1".into(),
         created_by: "usr_a".into(),
+        withdrawn_by: None,
         created_at: 1,
         updated_at: 1,
     }

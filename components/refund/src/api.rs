@@ -2,7 +2,7 @@
 
 use axum::extract::{Path, Query};
 use innover_kit::{
-    Answer, Batch, Body, Cause, Code, Cx, Db, Failure, Result,
+    Answer, Batch, Body, Cause, Code, Cx, Db, Failure, FormOrJson, Result,
     amount::{self, Amount},
     batch,
     contract::time::rfc3339,
@@ -40,6 +40,7 @@ pub fn routes() -> OpenApiRouter {
     OpenApiRouter::with_openapi(Document::openapi())
         .routes(routes!(create, list))
         .routes(routes!(get))
+        .routes(routes!(create_by_hand))
 }
 
 /// A refund to be made.
@@ -53,6 +54,23 @@ struct RefundRequest {
     amount: Amount,
     /// The payer's currency.
     currency: String,
+    /// What it is for, up to 140 characters.
+    #[serde(default)]
+    reason: String,
+}
+
+/// A refund as one writes it on a command line.
+#[derive(Clone, Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+struct RefundByHand {
+    /// The payment; its payee's owner is the caller, or the caller acts for the house.
+    payment_id: String,
+    /// What the payer gets back.
+    #[schema(value_type = Amount)]
+    amount: Amount,
+    /// The payer's currency, which is what it is without it.
+    #[serde(default)]
+    currency: Option<String>,
     /// What it is for, up to 140 characters.
     #[serde(default)]
     reason: String,
@@ -138,13 +156,59 @@ impl From<&Refund> for RefundView {
 async fn create(cx: Cx, body: Body<RefundRequest>) -> Result<Answer> {
     cx.require(WRITE)?;
     let money = amount::money(&body.value.amount, &body.value.currency)?;
-    check(&body.value)?;
+    check(&body.value.payment_id, &body.value.reason)?;
     let key = cx.require_idempotency(&body.fields)?;
     let db = Db::open().await?;
     if let Some(answer) = key.replay(&db).await? {
         return Ok(answer);
     }
     let known = load(&cx, &db, &body.value.payment_id).await?;
+    take_back(&cx, &key, &body.value.reason, money, &known).await
+}
+
+/// Refund a payment by hand, by form or JSON: `payment_id=…&amount=100`.
+///
+/// The amount is in major units of what the payer paid in. Without an Idempotency-Key the payment
+/// and the amount are the key, so that sending the same line twice refunds once; the same amount
+/// once more needs a key of its own.
+#[utoipa::path(post, path = "/refund", tag = "refunds", servers((url = "/")),
+    request_body(content((RefundByHand = "application/x-www-form-urlencoded"),
+                         (RefundByHand = "application/json"))),
+    params(("Idempotency-Key" = Option<String>, Header, description = "Unique to this refund")),
+    responses((status = 202, description = "Taken on", body = RefundView),
+              (status = 403, description = "not_owner: neither the payee's owner nor the house"),
+              (status = 404, description = "payment_not_found"),
+              (status = 409, description = "payment_not_completed"),
+              (status = 422, description = "refund_exceeds_captured or currency_mismatch")))]
+async fn create_by_hand(cx: Cx, FormOrJson(body): FormOrJson<RefundByHand>) -> Result<Answer> {
+    cx.require(WRITE)?;
+    let request = body.value;
+    check(&request.payment_id, &request.reason)?;
+    let db = Db::open().await?;
+    let known = load(&cx, &db, &request.payment_id).await?;
+    let source = known.terms.source();
+    let currency = request.currency.as_deref().unwrap_or(source.code());
+    let money = amount::money(&request.amount, currency)?;
+    let key = match cx.idempotency(&body.fields)? {
+        Some(key) => key,
+        None => {
+            let line = format!("{}/{}", known.payment_id, money.minor());
+            cx.idempotency_under(&line, &serde_json::Map::new())?
+        }
+    };
+    if let Some(answer) = key.replay(&db).await? {
+        return Ok(answer);
+    }
+    take_back(&cx, &key, &request.reason, money, &known).await
+}
+
+async fn take_back(
+    cx: &Cx,
+    key: &IdempotencyKey,
+    reason: &str,
+    money: Money,
+    known: &Capture,
+) -> Result<Answer> {
     if known.terms.source() != money.currency() {
         let what = format!(
             "the payer paid in {}; give the amount in it",
@@ -154,17 +218,15 @@ async fn create(cx: Cx, body: Body<RefundRequest>) -> Result<Answer> {
     }
     // Another refund of the same payment may come between the read and the commit: the part is then
     // computed anew on what that one left.
-    batch::with_retries(|| reserve(&cx, &key, &body.value, money, &known)).await
+    batch::with_retries(|| reserve(cx, key, reason, money, known)).await
 }
 
-fn check(request: &RefundRequest) -> Result<()> {
-    let reason = &request.reason;
+fn check(id: &str, reason: &str) -> Result<()> {
     if reason.chars().count() > REASON_CHARS_MAX || reason.chars().any(char::is_control) {
         let what = format!("at most {REASON_CHARS_MAX} characters, no control characters");
         return Err(Failure::new(Code::InvalidRequest, what).param("/reason"));
     }
     // It becomes a part of a path.
-    let id = &request.payment_id;
     let plain = id.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_');
     if !id.starts_with("pay_") || id.len() > ID_BYTES_MAX || !plain {
         let what = "there is no payment with this id";
@@ -187,7 +249,7 @@ async fn load(cx: &Cx, db: &Db, payment_id: &str) -> Result<Capture> {
 async fn reserve(
     cx: &Cx,
     key: &IdempotencyKey,
-    request: &RefundRequest,
+    reason: &str,
     money: Money,
     known: &Capture,
 ) -> Result<Answer> {
@@ -199,7 +261,7 @@ async fn reserve(
         Err(refusal) => return refuse(cx, &mut db, key, &refusal).await,
     };
     let cause = Cause::from(cx);
-    let refund = new_refund(cx, capture, legs, &request.reason, &cause)?;
+    let refund = new_refund(cx, capture, legs, reason, &cause)?;
     let mut batch = Batch::new();
     store::reserve(&mut batch, capture, &refund, &cause);
     let answer = Answer::json(202, &RefundView::from(&refund))?;
@@ -213,11 +275,8 @@ async fn refuse(cx: &Cx, db: &mut Db, key: &IdempotencyKey, refusal: &Refusal) -
         Refusal::Exceeds { .. } => Code::RefundExceedsCaptured,
         Refusal::Amount(_) => Code::InvalidAmount,
     };
-    let Failure(mut problem) = Failure::new(code, refusal.to_string()).param("/amount");
-    problem.instance = Some(cx.path().to_owned());
-    problem.request_id = Some(cx.request_id().to_owned());
-    let answer = Answer::json(problem.status, &problem)?;
-    Ok(idempotency::commit(db, Batch::new(), Some(key), answer).await?)
+    let failure = Failure::new(code, refusal.to_string()).param("/amount");
+    idempotency::refuse(cx, db, key, failure).await
 }
 
 fn new_refund(

@@ -274,3 +274,113 @@ async fn lists_are_of_a_payment_and_of_ones_own() {
     let auditor = get(&person("usr_au", "auditor", "refund:read"), path).await;
     assert_eq!(auditor.body["data"].as_array().unwrap().len(), 2);
 }
+
+/// Posts a form to `/refund`, without a key.
+async fn by_hand(who: &Identity, form: &str) -> Reply {
+    let media = "application/x-www-form-urlencoded";
+    platform()
+        .await
+        .send_as("gateway", who, "/refund", media, form.into())
+        .await
+}
+
+#[tokio::test]
+async fn a_line_of_a_form_refunds_once_however_often_it_is_sent() {
+    captured("pay_hand").await;
+    let made = by_hand(&payee(), "payment_id=pay_hand&amount=40").await;
+    assert_eq!(made.status, 202, "{}", made.body);
+    assert_eq!(
+        made.body["source"],
+        json!({"amount": "40.00", "currency": "EUR"})
+    );
+    for again in [
+        "payment_id=pay_hand&amount=40",
+        "payment_id=pay_hand&amount=40.00",
+    ] {
+        let reply = by_hand(&payee(), again).await;
+        assert!(reply.replayed, "{again}: {}", reply.body);
+        assert_eq!(reply.body["id"], made.body["id"]);
+    }
+    // Another amount is another refund; the same one once more says so with a key.
+    let other = by_hand(
+        &payee(),
+        "payment_id=pay_hand&amount=20&currency=EUR&reason=late",
+    )
+    .await;
+    assert_eq!((other.status, other.replayed), (202, false));
+    let body = json!({"payment_id": "pay_hand", "amount": "40"}).to_string();
+    let who = payee();
+    let keyed = platform()
+        .await
+        .send(
+            "gateway",
+            &who,
+            "POST",
+            "/refund",
+            Some(body),
+            Some("once-more"),
+        )
+        .await;
+    assert_eq!(
+        (keyed.status, keyed.replayed),
+        (202, false),
+        "{}",
+        keyed.body
+    );
+    let taken = platform()
+        .await
+        .rows("SELECT refunded FROM captures WHERE payment_id = 'pay_hand'");
+    assert_eq!(taken, [["10000"]]);
+}
+
+#[tokio::test]
+async fn a_refund_by_hand_asks_for_what_any_other_does() {
+    captured("pay_hand_2").await;
+    for (who, form, status, code) in [
+        (
+            user("usr_other"),
+            "payment_id=pay_hand_2&amount=1",
+            403,
+            "not_owner",
+        ),
+        (
+            payee(),
+            "payment_id=pay_hand_2&amount=1&currency=USD",
+            422,
+            "currency_mismatch",
+        ),
+        (
+            payee(),
+            "payment_id=pay_hand_2&amount=1.001",
+            400,
+            "invalid_amount",
+        ),
+        (
+            payee(),
+            "payment_id=pay_hand_2&amount=100.01",
+            422,
+            "refund_exceeds_captured",
+        ),
+        (payee(), "payment_id=pay_hand_2", 400, "invalid_request"),
+        (
+            payee(),
+            "payment_id=nothing&amount=1",
+            404,
+            "payment_not_found",
+        ),
+        (
+            person("usr_payee", "user", "payment:write"),
+            "payment_id=pay_hand_2&amount=1",
+            403,
+            "insufficient_scope",
+        ),
+    ] {
+        let reply = by_hand(&who, form).await;
+        assert_eq!(
+            (reply.status, reply.code()),
+            (status, code),
+            "{form}: {}",
+            reply.body
+        );
+    }
+}

@@ -76,6 +76,7 @@ codes! {
     InsufficientFunds "insufficient_funds" 422 "The available balance does not cover this";
     RefundExceedsCaptured "refund_exceeds_captured" 422 "Not so much is left to refund";
     CurrencyMismatch "currency_mismatch" 422 "The currencies do not match";
+    QuoteMismatch "quote_mismatch" 422 "The quote is for another amount or currency pair";
     AmountTooSmall "amount_too_small" 422 "The amount is too small to convert";
     NoRate "no_rate" 422 "There is no rate for this currency pair";
     RatesStale "rates_stale" 422 "The newest rates are too old";

@@ -221,9 +221,23 @@ impl Cx {
         &self,
         fields: &serde_json::Map<String, serde_json::Value>,
     ) -> Result<Option<IdempotencyKey>> {
-        let Some(key) = &self.0.idempotency_key else {
-            return Ok(None);
-        };
+        self.0
+            .idempotency_key
+            .as_ref()
+            .map(|key| self.idempotency_under(key, fields))
+            .transpose()
+    }
+
+    /// As [`Cx::idempotency`] for a key that is part of the body, as an order's number is: whatever
+    /// the header says.
+    ///
+    /// # Errors
+    /// 400 when the key is empty, too long, or not printable ASCII.
+    pub fn idempotency_under(
+        &self,
+        key: &str,
+        fields: &serde_json::Map<String, serde_json::Value>,
+    ) -> Result<IdempotencyKey> {
         let printable = key.bytes().all(|b| (0x20..0x7f).contains(&b));
         if key.is_empty() || key.len() > IDEMPOTENCY_KEY_BYTES_MAX || !printable {
             return Err(Failure::new(
@@ -239,13 +253,13 @@ impl Cx {
         } else {
             &identity.sub
         };
-        Ok(Some(IdempotencyKey::new(
+        Ok(IdempotencyKey::new(
             caller,
             &self.0.method,
             &self.0.path,
             key,
             fields,
-        )))
+        ))
     }
 
     /// As [`Cx::idempotency`] where the key is required.

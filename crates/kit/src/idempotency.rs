@@ -9,7 +9,7 @@ use innover_contract::Code;
 use serde_json::{Map, Value as Json};
 use sha2::{Digest, Sha256};
 
-use crate::{Answer, Batch, Db, Expect, Failure, Result, ids, params};
+use crate::{Answer, Batch, Cx, Db, Expect, Failure, Result, ids, params};
 
 /// The step's name in a failed batch.
 pub const STEP: &str = "idempotency";
@@ -120,6 +120,23 @@ impl IdempotencyKey {
         failure.0.differing_fields = differing;
         failure
     }
+}
+
+/// Records a refusal as the answer to `key`, by a batch of its own: a decision is final for its key,
+/// so the same key gets the same refusal, whatever has changed by then.
+///
+/// # Errors
+/// A database failure.
+pub async fn refuse(
+    cx: &Cx,
+    db: &mut Db,
+    key: &IdempotencyKey,
+    Failure(mut problem): Failure,
+) -> Result<Answer> {
+    problem.instance = Some(cx.path().to_owned());
+    problem.request_id = Some(cx.request_id().to_owned());
+    let answer = Answer::json(problem.status, &problem)?;
+    Ok(commit(db, Batch::new(), Some(key), answer).await?)
 }
 
 /// Commits `batch` and answers with `answer`, which is recorded under `key` in the same commit.

@@ -16,6 +16,7 @@ pub mod context;
 pub mod db;
 pub mod events;
 pub mod failure;
+pub mod form;
 pub mod idempotency;
 pub mod ids;
 pub mod inbox;
@@ -36,6 +37,7 @@ pub use body::Body;
 pub use context::{Cause, Cx};
 pub use db::{Db, Row, Value};
 pub use failure::{Failure, Result};
+pub use form::FormOrJson;
 pub use service::{Migration, Service, serve};
 
 pub use innover_contract as contract;

@@ -1,18 +1,21 @@
 //! Quotes and conversions.
 
-use axum::extract::{Path, rejection::PathRejection};
+use axum::extract::{
+    Path, Query,
+    rejection::{PathRejection, QueryRejection},
+};
 use innover_kit::{
     Answer, Batch, Body, Code, Cx, Db, Failure, Result, contract::time::rfc3339, idempotency, ids,
 };
 use innover_money::{Currency, Money, MoneyError, Rate};
 use serde::{Deserialize, Serialize};
-use utoipa::ToSchema;
+use utoipa::{IntoParams, ToSchema};
 
-use super::{Amount, READ, currency, id};
+use super::{Amount, READ, currency, id, query};
 use crate::{
     events,
     limits::QUOTE_LIFE_US,
-    model::{self, Refusal, Triangulation},
+    model::{self, Refusal, Side, Triangulation},
     rates::{self, Policy},
     store::{self, ConversionRow, QuoteRow, Terms},
 };
@@ -30,9 +33,13 @@ pub(super) struct QuoteRequest {
     /// Target currency.
     #[schema(example = "USD")]
     to: String,
-    /// What is paid, in the source currency: a decimal string, or an integer of major units.
+    /// A decimal string, or an integer of major units, in the currency of the fixed side.
     #[schema(value_type = String, example = "33.33")]
     amount: serde_json::Value,
+    /// Which amount is fixed: `source`, what is paid (the default), or `target`, what arrives.
+    #[serde(default)]
+    #[schema(value_type = String, example = "source")]
+    amount_side: Side,
 }
 
 /// A price that holds until it expires, and can be used once.
@@ -41,6 +48,9 @@ pub(super) struct QuoteView {
     id: String,
     /// `open`, `used` or `expired`.
     state: &'static str,
+    /// Which amount was fixed: `source` or `target`.
+    #[schema(value_type = String, example = "source")]
+    amount_side: Side,
     /// What is paid, margin included.
     source: Amount,
     /// The house's part of it.
@@ -80,6 +90,7 @@ impl QuoteView {
                 None if quote.expires_at < now_us => "expired",
                 None => "open",
             },
+            amount_side: quote.amount_side,
             source: Amount::new(t.source_minor, &t.source_currency)?,
             margin: Amount::new(t.margin_minor, &t.source_currency)?,
             margin_bps: quote.margin_bps,
@@ -101,44 +112,149 @@ fn readable(rate: &str) -> String {
     Rate::parse(rate).map_or_else(|_| rate.to_owned(), model::readable)
 }
 
-/// Prices an amount; the source side is fixed. For those who read forex and those who pay.
+/// What something costs now.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct PriceView {
+    /// Which amount was fixed: `source` or `target`.
+    #[schema(value_type = String, example = "source")]
+    amount_side: Side,
+    /// What is paid, margin included.
+    source: Amount,
+    /// The house's part of it.
+    margin: Amount,
+    margin_bps: i64,
+    /// What arrives.
+    target: Amount,
+    /// The mid rate to ten significant digits.
+    #[schema(example = "1.1172")]
+    rate: String,
+    /// The mid rate, exact: a decimal or a fraction.
+    #[schema(example = "1.1172")]
+    rate_exact: String,
+    #[schema(example = "2026-10-30")]
+    rate_date: String,
+    /// `direct` or `via EUR`.
+    triangulation: &'static str,
+    /// The exact product, in major units of the target.
+    #[schema(example = "37.236276")]
+    exact: String,
+}
+
+/// What to price.
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+pub(super) struct PriceQuery {
+    /// Source currency.
+    #[param(example = "EUR")]
+    from: String,
+    /// Target currency.
+    #[param(example = "USD")]
+    to: String,
+    /// Major units, in the currency of the fixed side.
+    #[param(example = "33.33")]
+    amount: String,
+    /// Which amount is fixed: `source` (the default) or `target`.
+    #[serde(default)]
+    #[param(value_type = Option<String>)]
+    amount_side: Side,
+}
+
+/// What a conversion would cost now. Nothing is stored and nothing is promised: a quote is.
+#[utoipa::path(get, path = "/v1/prices", params(PriceQuery), tag = "quotes",
+    responses((status = 200, body = PriceView), (status = 400), (status = 422)))]
+pub(super) async fn get_price(
+    cx: Cx,
+    asked: Result<Query<PriceQuery>, QueryRejection>,
+) -> Result<Answer> {
+    quoting(&cx)?;
+    let asked = query(asked)?;
+    let wanted = Wanted::read(
+        &asked.from,
+        &asked.to,
+        &asked.amount.into(),
+        asked.amount_side,
+    )?;
+    let (t, policy, _) = wanted.price(&Db::open().await?).await?;
+    Answer::json(
+        200,
+        &PriceView {
+            amount_side: wanted.side,
+            source: Amount::new(t.source_minor, &t.source_currency)?,
+            margin: Amount::new(t.margin_minor, &t.source_currency)?,
+            margin_bps: i64::from(policy.margin_bps),
+            target: Amount::new(t.target_minor, &t.target_currency)?,
+            rate: readable(&t.rate),
+            rate_exact: t.rate,
+            rate_date: t.rate_date,
+            triangulation: Triangulation::between(&t.source_currency, &t.target_currency).as_str(),
+            exact: t.exact,
+        },
+    )
+}
+
+/// An amount on one side of a pair of currencies.
+struct Wanted {
+    side: Side,
+    fixed: Money,
+    other: Currency,
+}
+
+impl Wanted {
+    fn read(from: &str, to: &str, sent: &serde_json::Value, side: Side) -> Result<Wanted> {
+        let (from, to) = (currency(from, "/from")?, currency(to, "/to")?);
+        let (fixed, other) = match side {
+            Side::Source => (amount(sent, from)?, to),
+            Side::Target => (amount(sent, to)?, from),
+        };
+        if from == to {
+            let why = "from and to are the same currency: nothing to convert";
+            return Err(Failure::new(Code::InvalidRequest, why).param("/to"));
+        }
+        Ok(Wanted { side, fixed, other })
+    }
+
+    /// Its price in the rates in force, unless they are too old.
+    async fn price(&self, db: &Db) -> Result<(Terms, Policy, Option<String>)> {
+        let (table, policy) = (rates::newest(db).await?, Policy::read().await?);
+        table.check_age(policy.today, policy.max_age_days)?;
+        let bps = policy.margin_bps;
+        let price = match self.side {
+            Side::Source => model::price(self.fixed, self.other, &table, bps)?,
+            Side::Target => model::price_target(self.fixed, self.other, &table, bps)?,
+        };
+        let terms = events::terms(&price, &table);
+        Ok((terms, policy, table.warning(policy.today)))
+    }
+}
+
+/// Prices an amount. With the source side fixed, what arrives is rounded down; with the target side
+/// fixed, what is paid is rounded up. For those who read forex and those who pay.
 #[utoipa::path(post, path = "/v1/quotes", request_body = QuoteRequest, tag = "quotes",
     responses((status = 201, body = QuoteView), (status = 400), (status = 422)))]
 pub(super) async fn create_quote(cx: Cx, body: Body<QuoteRequest>) -> Result<Answer> {
     let owner = quoting(&cx)?;
     let key = cx.idempotency(&body.fields)?;
-    let source = amount(&body.value.amount, currency(&body.value.from, "/from")?)?;
-    let target = currency(&body.value.to, "/to")?;
-    if source.currency() == target {
-        return Err(Failure::new(
-            Code::InvalidRequest,
-            "from and to are the same currency: nothing to convert",
-        )
-        .param("/to"));
-    }
+    let asked = &body.value;
+    let wanted = Wanted::read(&asked.from, &asked.to, &asked.amount, asked.amount_side)?;
     let mut db = Db::open().await?;
     if let Some(key) = &key
         && let Some(answer) = key.replay(&db).await?
     {
         return Ok(answer);
     }
-    let (table, policy) = (rates::newest(&db).await?, Policy::read().await?);
-    table.check_age(policy.today, policy.max_age_days)?;
-    let price = model::price(source, target, &table, policy.margin_bps)?;
+    let (terms, policy, warning) = wanted.price(&db).await?;
     let now = ids::now_us();
     let quote = QuoteRow {
         id: ids::new_id("quo"),
         owner,
-        terms: events::terms(&price, &table),
+        terms,
+        amount_side: wanted.side,
         margin_bps: i64::from(policy.margin_bps),
         created_at: now,
         expires_at: now + QUOTE_LIFE_US,
         conversion_id: None,
     };
-    let answer = Answer::json(
-        201,
-        &QuoteView::new(&quote, now, table.warning(policy.today))?,
-    )?;
+    let answer = Answer::json(201, &QuoteView::new(&quote, now, warning)?)?;
     let mut batch = Batch::new();
     store::insert_quote(&mut batch, &quote);
     Ok(idempotency::commit(&mut db, batch, key.as_ref(), answer).await?)
@@ -152,7 +268,12 @@ fn quoting(cx: &Cx) -> Result<String> {
     } else {
         cx.require(READ)?
     };
-    Ok(who.sub.clone())
+    // A client's own token may have no subject.
+    Ok(if who.sub.is_empty() {
+        who.client_id.clone()
+    } else {
+        who.sub.clone()
+    })
 }
 
 /// An amount of major units as sent: a decimal string or an integer, never a float.
