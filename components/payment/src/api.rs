@@ -168,7 +168,7 @@ async fn process(cx: Cx, body: Body<ProcessRequest>) -> Result<Answer> {
     }
     let (payer, payee) = wallets(&cx, &body.value).await?;
     check_wallets(&payer, &payee, money)?;
-    let decision = ask_rules(&cx, &payer, &payee, money).await;
+    let (decision, amount_eur_minor) = ask_rules(&cx, &payer, &payee, money).await;
     let cause = Cause::from(&cx);
     let payment = new_payment(&cx, body.value, money, &payer, &payee, &decision, &cause)?;
     let mut writer = Writer::default();
@@ -180,7 +180,7 @@ async fn process(cx: Cx, body: Body<ProcessRequest>) -> Result<Answer> {
         &cause,
         &decision.reason_codes.join(","),
     );
-    writer.insert(&payment, &cause);
+    writer.insert(&payment, amount_eur_minor, &cause);
     let answer = Answer::json(202, &PaymentView::from(&payment))?;
     Ok(idempotency::commit(&mut db, writer.finish(), Some(&key), answer).await?)
 }
@@ -261,10 +261,17 @@ struct Equivalent {
     minor: Option<i64>,
 }
 
-/// What the rules say; a person decides when they cannot be asked.
-async fn ask_rules(cx: &Cx, payer: &Wallet, payee: &Wallet, money: Money) -> Decision {
+/// What the rules say, and the equivalent in euro cents they were given, where there is one; a person
+/// decides when they cannot be asked.
+async fn ask_rules(
+    cx: &Cx,
+    payer: &Wallet,
+    payee: &Wallet,
+    money: Money,
+) -> (Decision, Option<i64>) {
+    let mut amount_eur_minor = None;
     let asked = async {
-        let eur = if money.currency() == Currency::EUR {
+        amount_eur_minor = if money.currency() == Currency::EUR {
             Some(money.minor())
         } else {
             let path = format!(
@@ -287,7 +294,7 @@ async fn ask_rules(cx: &Cx, payer: &Wallet, payee: &Wallet, money: Money) -> Dec
             "payee_owner": payee.owner,
             "same_owner": payer.owner == payee.owner,
         });
-        if let Some(minor) = eur {
+        if let Some(minor) = amount_eur_minor {
             facts["amount_eur_minor"] = minor.into();
         }
         // Evaluating changes nothing, so it may be repeated.
@@ -301,7 +308,7 @@ async fn ask_rules(cx: &Cx, payer: &Wallet, payee: &Wallet, money: Money) -> Dec
         )
         .await
     };
-    match asked.await {
+    let decision = match asked.await {
         Ok(decision) => decision,
         Err(failure) => {
             let failure: Failure = failure;
@@ -312,7 +319,8 @@ async fn ask_rules(cx: &Cx, payer: &Wallet, payee: &Wallet, money: Money) -> Dec
             );
             Decision::fallback()
         }
-    }
+    };
+    (decision, amount_eur_minor)
 }
 
 fn new_payment(

@@ -227,7 +227,9 @@ impl Writer {
     }
 
     /// Stores a new payment and announces its state.
-    pub fn insert(&mut self, p: &Payment, cause: &Cause) {
+    ///
+    /// `amount_eur_minor` is what the rules decided on; who counts payments counts that.
+    pub fn insert(&mut self, p: &Payment, amount_eur_minor: Option<i64>, cause: &Cause) {
         self.batch.step(
             "payment",
             INSERT,
@@ -262,7 +264,7 @@ impl Writer {
             ],
             Expect::Rows(1),
         );
-        self.announce(p, p.state, p.version, cause);
+        self.announce(p, p.state, p.version, amount_eur_minor, cause);
     }
 
     /// Moves a payment to `to` and announces it.
@@ -281,16 +283,24 @@ impl Writer {
             change.reason_codes.clone(),
             change.reason_detail.clone()
         ]);
-        self.announce(p, to, p.version + 1, cause);
+        self.announce(p, to, p.version + 1, None, cause);
     }
 
     /// Timeline and outbox of a state. `payment.initiated` carries what forex needs.
-    fn announce(&mut self, p: &Payment, state: State, version: i64, cause: &Cause) {
+    fn announce(
+        &mut self,
+        p: &Payment,
+        state: State,
+        version: i64,
+        amount_eur_minor: Option<i64>,
+        cause: &Cause,
+    ) {
         self.note(&p.id, "state", state.as_str(), cause, "");
-        let data = match state {
+        let mut data = match state {
             State::Initiated => json!({
                 "payment_id": p.id, "state": state, "version": version,
                 "payer_wallet": p.payer_wallet, "payee_wallet": p.payee_wallet,
+                "payer_owner": p.payer_owner,
                 "payer_account": p.payer_account, "payee_account": p.payee_account,
                 "source_minor": p.source_minor, "source_currency": p.source_currency,
                 "target_currency": p.target_currency, "reference": p.reference,
@@ -298,8 +308,12 @@ impl Writer {
             _ => json!({
                 "payment_id": p.id, "state": state, "version": version,
                 "payer_wallet": p.payer_wallet, "payee_wallet": p.payee_wallet,
+                "payer_owner": p.payer_owner,
             }),
         };
+        if let Some(minor) = amount_eur_minor {
+            data["amount_eur_minor"] = minor.into();
+        }
         self.batch.emit(Emit {
             kind: state.event(),
             key: p.id.clone(),

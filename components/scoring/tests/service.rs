@@ -85,6 +85,10 @@ async fn a_scored_case_is_answered_kept_and_announced_alike() {
         (1, "score_updated", "1")
     );
     let event: Value = serde_json::from_str(&events[0][2]).unwrap();
+    let schema = include_str!("../../../schemas/score_updated/v1.json");
+    let schema = jsonschema::validator_for(&serde_json::from_str(schema).unwrap()).unwrap();
+    let faults: Vec<String> = schema.iter_errors(&event).map(|e| e.to_string()).collect();
+    assert!(faults.is_empty(), "{faults:?}");
     for field in ["case_id", "score", "reasons", "model", "scored_at"] {
         assert_eq!(event[field], answer[field], "{field}");
     }
