@@ -22,7 +22,7 @@ dry_run = $(findstring n,$(firstword -$(MAKEFLAGS)))
 in_place_of_make = $(if $(dry_run),,$(become $(environment) exec $(1)))
 
 .PHONY: up down health workers logs demo smoke-test test-auth test-flow bench test lint format audit \
-    rebuild spin-up help
+    train-scorer rebuild spin-up help
 
 up: ## build what is missing, then run the platform in the foreground
 	@$(call in_place_of_make,tools/up)
@@ -54,6 +54,9 @@ test-auth: ## tokens and refusals of the running platform
 test-flow: ## one payment through every service of the running platform
 	@$(build_first)
 	@$(innover) demo
+
+train-scorer: ## the shipped fraud model from generated data: model.json and its report
+	@cargo run --quiet --release -p scorer --example train
 
 bench: ## throughput, latency, start-up and memory, as a table
 	@$(build_first)

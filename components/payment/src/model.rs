@@ -158,6 +158,9 @@ pub struct Decision {
     /// The rule set that decided.
     #[serde(default)]
     pub version: Option<i64>,
+    /// What they were told the amount is in euro cents, where there is a rate.
+    #[serde(skip)]
+    pub amount_eur_minor: Option<i64>,
 }
 
 /// The rules' outcome.
@@ -188,6 +191,7 @@ impl Decision {
             outcome: Outcome::Review,
             reason_codes: vec!["rules_unavailable".into()],
             version: None,
+            amount_eur_minor: None,
         }
     }
 }

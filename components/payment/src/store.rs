@@ -283,8 +283,9 @@ impl Writer {
         ]);
     }
 
-    /// Stores a new payment and announces its state.
-    pub fn insert(&mut self, p: &Payment, cause: &Cause) {
+    /// Stores a new payment and announces its state. `amount_eur_minor` is what the rules decided on;
+    /// who counts payments counts that.
+    pub fn insert(&mut self, p: &Payment, amount_eur_minor: Option<i64>, cause: &Cause) {
         self.inserts.push(params![
             &p.id,
             p.state.as_str(),
@@ -316,13 +317,13 @@ impl Writer {
             p.quote_id.clone(),
             p.withdrawn_by.clone()
         ]);
-        self.announce(p, p.state, p.version, cause);
+        self.announce(p, p.state, p.version, amount_eur_minor, cause);
     }
 
     /// Moves a payment to `to` and announces it.
     pub fn change(&mut self, p: &Payment, to: State, change: Change, cause: &Cause) {
         self.update(p, to, change);
-        self.announce(p, to, p.version + 1, cause);
+        self.announce(p, to, p.version + 1, None, cause);
     }
 
     /// Notes that someone withdraws a payment that is on its way. It stays where it is: whether it
@@ -355,9 +356,16 @@ impl Writer {
 
     /// Timeline and outbox of a state. Every event carries what a subscriber acts on, so that none
     /// need ask back; `schemas/payment.*/v1.json` describe it.
-    fn announce(&mut self, p: &Payment, state: State, version: i64, cause: &Cause) {
+    fn announce(
+        &mut self,
+        p: &Payment,
+        state: State,
+        version: i64,
+        amount_eur_minor: Option<i64>,
+        cause: &Cause,
+    ) {
         self.note(&p.id, "state", state.as_str(), cause, "");
-        let data = json!({
+        let mut data = json!({
             "payment_id": p.id, "state": state, "version": version,
             "payer_wallet": p.payer_wallet, "payee_wallet": p.payee_wallet,
             "payer_account": p.payer_account, "payee_account": p.payee_account,
@@ -366,6 +374,9 @@ impl Writer {
             "target_currency": p.target_currency, "reference": p.reference,
             "quote_id": p.quote_id, "created_by": p.created_by,
         });
+        if let Some(minor) = amount_eur_minor {
+            data["amount_eur_minor"] = minor.into();
+        }
         self.batch.emit(Emit {
             kind: state.event(),
             key: p.id.clone(),

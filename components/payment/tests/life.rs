@@ -100,7 +100,7 @@ fn new(id: &str, state: State) -> Payment {
 async fn insert(store: &Store, id: &str, state: State) {
     let mut writer = Writer::default();
     let payment = new(id, state);
-    writer.insert(&payment, &payment.cause());
+    writer.insert(&payment, None, &payment.cause());
     writer.finish().commit(&mut store.db()).await.unwrap();
 }
 

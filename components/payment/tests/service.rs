@@ -67,7 +67,7 @@ async fn stored(id: &str, state: State) {
         updated_at: 1,
     };
     let mut writer = Writer::default();
-    writer.insert(&payment, &payment.cause());
+    writer.insert(&payment, None, &payment.cause());
     writer.finish().commit(&mut db().await).await.unwrap();
 }
 

@@ -1,4 +1,4 @@
-//! The rule set that decides: the shipped one until another is activated, compiled once per instance.
+//! The rule set that decides, the shipped one until another is activated, and the one in shadow.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -13,9 +13,12 @@ use crate::{
 /// Who the shipped set is recorded as created by.
 const CREATED_BY_SHIPPED: &str = "shipped";
 
-/// The compiled active set, kept until a query says that another one is active. It is the same for
-/// every request of the instance.
-static COMPILED: Mutex<Option<(Active, Arc<RuleSet>)>> = Mutex::new(None);
+/// Compiled versions, newest first. A version never changes, so one is the same for every request
+/// of the instance.
+static COMPILED: Mutex<Vec<(i64, Arc<RuleSet>)>> = Mutex::new(Vec::new());
+
+/// The active one, the one in shadow, and those before them.
+const COMPILED_MAX: usize = 4;
 
 #[derive(Deserialize)]
 struct Shipped {
@@ -76,22 +79,20 @@ async fn seed(db: &mut Db) -> Result<()> {
     }
 }
 
-/// The active version and its rules, compiled only when it is not the one this instance has.
+/// A version compiled, by this instance only once.
 ///
 /// # Errors
-/// A database failure.
-pub async fn compiled(db: &mut Db) -> Result<(i64, Arc<RuleSet>)> {
-    let active = active(db).await?;
-    let cached = COMPILED
-        .lock()
-        .unwrap_or_else(PoisonError::into_inner)
-        .clone();
-    if let Some((_, set)) = cached.filter(|(cached, _)| *cached == active) {
-        return Ok((active.version, set));
+/// As [`load`].
+pub async fn compiled(db: &Db, version: i64) -> Result<Arc<RuleSet>> {
+    let known = || COMPILED.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some((_, set)) = known().iter().find(|(known, _)| *known == version) {
+        return Ok(set.clone());
     }
-    let set = Arc::new(load(db, active.version).await?);
-    *COMPILED.lock().unwrap_or_else(PoisonError::into_inner) = Some((active, set.clone()));
-    Ok((active.version, set))
+    let set = Arc::new(load(db, version).await?);
+    let mut known = known();
+    known.insert(0, (version, set.clone()));
+    known.truncate(COMPILED_MAX);
+    Ok(set)
 }
 
 /// One version, compiled.

@@ -16,14 +16,18 @@ use crate::{
     active,
     facts::{FACTS, Facts},
     limits::DESCRIPTION_BYTES_MAX,
-    model::{Decision, Rule, RuleSet},
-    store::{self, Active, SetRow},
+    model::{Decision, Outcome, Rule, RuleSet},
+    shadow,
+    store::{self, Active, SetRow, Shadow},
+    velocity::Velocity,
 };
 
 const READ: &str = "rules:read";
 const WRITE: &str = "rules:write";
 /// Activations are one sequence, so their events are in one order.
 const EVENT_KEY: &str = "rules";
+/// What runs in shadow is another.
+const SHADOW_EVENT_KEY: &str = "rules-shadow";
 
 #[derive(OpenApi)]
 #[openapi(
@@ -41,13 +45,16 @@ pub fn routes() -> OpenApiRouter {
         .routes(routes!(get_active))
         .routes(routes!(get_rule_set))
         .routes(routes!(activate_rule_set))
+        .routes(routes!(start_shadow, stop_shadow, get_shadow))
+        .routes(routes!(list_shadow_differences))
 }
 
 /// Facts to decide on.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 struct EvaluateRequest {
-    /// A value for every fact that is not optional (`GET /v1/facts`), and no others.
+    /// A value for every fact that is neither optional nor added by this service (`GET /v1/facts`),
+    /// and no unknown ones.
     #[schema(value_type = Object, example = json!({
         "amount_minor": 600000000, "amount_major": 6000000, "currency": "EUR", "target_currency": "EUR",
         "cross_currency": false, "amount_eur_minor": 600000000, "payer_owner": "usr_a",
@@ -67,25 +74,36 @@ struct EvaluateView {
     version: i64,
 }
 
-/// Decides on facts. Nothing is stored. A rule that cannot be computed is 422 `evaluation_failed`
+/// Decides on facts; what the payer did before is added to them. The decision is not stored, only how
+/// a version in shadow differs from it. A rule that cannot be computed is 422 `evaluation_failed`
 /// naming it: the others do not decide without it, and payment sends the payment to review.
 #[utoipa::path(post, path = "/v1/evaluate", request_body = EvaluateRequest, tag = "rules",
     responses((status = 200, body = EvaluateView), (status = 400), (status = 403), (status = 422)))]
 async fn evaluate(cx: Cx, body: Body<EvaluateRequest>) -> Result<Answer> {
-    if cx.claims().is_none_or(|claims| claims.caller != "payment") {
+    let is_payment = cx.claims().is_some_and(|claims| claims.caller == "payment");
+    if !is_payment {
         cx.require(READ)?;
     }
-    let facts = Facts::read(&body.value.facts).map_err(|e| {
+    let mut db = Db::open().await?;
+    let velocity = match body.value.facts.get("payer_owner").and_then(Value::as_str) {
+        Some(payer) => store::velocity(&db, payer, ids::now_us()).await?,
+        None => Velocity::default(),
+    };
+    let facts = Facts::read(&body.value.facts, &velocity).map_err(|e| {
         Failure::new(Code::InvalidRequest, e.fault).param(format!("/facts/{}", e.name))
     })?;
-    let mut db = Db::open().await?;
-    let (version, rules) = match body.value.version {
-        None => active::compiled(&mut db).await?,
-        Some(version) => (version, active::load(&db, version).await?.into()),
+    let version = match body.value.version {
+        Some(version) => version,
+        None => active::active(&mut db).await?.version,
     };
-    let decision = rules
+    let decision = active::compiled(&db, version)
+        .await?
         .decide(&facts)
         .map_err(|e| Failure::new(Code::EvaluationFailed, format!("version {version}, {e}")))?;
+    // Only what decides on a payment is compared: not what somebody tries.
+    if is_payment && body.value.version.is_none() {
+        shadow::compare(&cx, &mut db, &facts, version, &decision).await;
+    }
     Answer::json(200, &EvaluateView { decision, version })
 }
 
@@ -99,6 +117,8 @@ struct FactView {
     kind: &'static str,
     /// Whether it may be absent; then a rule tests it with `has()` first.
     optional: bool,
+    /// Whether this service adds it where the request does not bring it.
+    added: bool,
     description: &'static str,
 }
 
@@ -118,6 +138,7 @@ async fn list_facts(cx: Cx) -> Result<Answer> {
             name: fact.name,
             kind: fact.kind.name(),
             optional: fact.optional,
+            added: fact.added,
             description: fact.about,
         })
         .collect();
@@ -260,6 +281,7 @@ async fn create_rule_set(cx: Cx, body: Body<RuleSetRequest>) -> Result<Answer> {
         };
         let mut batch = Batch::new();
         store::insert(&mut batch, &row);
+        // A version that does not exist yet is not in shadow.
         if request.activate {
             activate(&mut batch, &cx, active, row.version, &by);
         }
@@ -332,6 +354,11 @@ async fn activate_rule_set(cx: Cx, path: Result<Path<i64>, PathRejection>) -> Re
             true => current,
             false => activate(&mut batch, &cx, current, version, &by),
         };
+        // What decides is not compared with itself.
+        let shadow = store::shadow(&db).await?;
+        if shadow.version == Some(version) {
+            change_shadow(&mut batch, &cx, shadow, None, &by);
+        }
         let view = ActivationView {
             version,
             activated_at: rfc3339(active.activated_at),
@@ -339,4 +366,186 @@ async fn activate_rule_set(cx: Cx, path: Result<Path<i64>, PathRejection>) -> Re
         Ok(idempotency::commit(&mut db, batch, key.as_ref(), Answer::json(200, &view)?).await?)
     })
     .await
+}
+
+/// The steps that put `version` in shadow after `current`, or none, and their event.
+fn change_shadow(
+    batch: &mut Batch,
+    cx: &Cx,
+    current: Shadow,
+    version: Option<i64>,
+    by: &str,
+) -> Shadow {
+    let next = Shadow {
+        seq: current.seq + 1,
+        version,
+        changed_at: ids::now_us(),
+    };
+    store::change_shadow(batch, &next, by);
+    batch.emit(Emit {
+        kind: "rules.shadow_changed",
+        key: SHADOW_EVENT_KEY.into(),
+        key_version: next.seq,
+        data: json!({
+            "version": version,
+            "previous_version": current.version,
+            "changed_at": rfc3339(next.changed_at),
+            "changed_by": by,
+        }),
+        cause: Cause::from(cx),
+    });
+    next
+}
+
+/// How a version does in shadow, over all the times it ran there; what is older than thirty days is
+/// forgotten.
+#[derive(Debug, Serialize, ToSchema)]
+struct ShadowView {
+    version: i64,
+    /// Whether it is evaluated beside the active version now.
+    running: bool,
+    /// Payments it was evaluated for.
+    evaluated: i64,
+    /// Those it would have decided otherwise: another outcome or other reasons.
+    differing: i64,
+    /// Of these, those it could not decide at all.
+    failed: i64,
+}
+
+async fn shadow_view(db: &Db, version: i64, running: bool) -> Result<ShadowView> {
+    let counts = store::shadow_counts(db, version).await?;
+    Ok(ShadowView {
+        version,
+        running,
+        evaluated: counts.evaluated,
+        differing: counts.differing,
+        failed: counts.failed,
+    })
+}
+
+/// Evaluates a version beside the active one from now on, in place of any other: it decides nothing,
+/// and where it would have decided otherwise is counted and listed.
+#[utoipa::path(post, path = "/v1/rule-sets/{version}/shadow", params(("version" = i64, Path)), tag = "rules",
+    responses((status = 200, body = ShadowView), (status = 403), (status = 404), (status = 409), (status = 422)))]
+async fn start_shadow(cx: Cx, path: Result<Path<i64>, PathRejection>) -> Result<Answer> {
+    set_shadow(cx, version(path)?, true).await
+}
+
+/// Ends it; its counts stay.
+#[utoipa::path(delete, path = "/v1/rule-sets/{version}/shadow", params(("version" = i64, Path)), tag = "rules",
+    responses((status = 200, body = ShadowView), (status = 403), (status = 404)))]
+async fn stop_shadow(cx: Cx, path: Result<Path<i64>, PathRejection>) -> Result<Answer> {
+    set_shadow(cx, version(path)?, false).await
+}
+
+async fn set_shadow(cx: Cx, version: i64, runs: bool) -> Result<Answer> {
+    let by = author(&cx)?;
+    let key = cx.idempotency(&Map::new())?;
+    batch::with_retries(|| async {
+        let mut db = Db::open().await?;
+        if let Some(key) = &key
+            && let Some(answer) = key.replay(&db).await?
+        {
+            return Ok(answer);
+        }
+        let active = active::active(&mut db).await?;
+        // A version that this release does not accept any more would only fail.
+        active::load(&db, version).await?;
+        if runs && active.version == version {
+            let what = format!("version {version} decides already; what runs in shadow is another");
+            return Err(Failure::new(Code::InvalidState, what));
+        }
+        let current = store::shadow(&db).await?;
+        let is_running = current.version == Some(version);
+        let mut batch = Batch::new();
+        if runs != is_running {
+            let next = runs.then_some(version);
+            change_shadow(&mut batch, &cx, current, next, &by);
+        }
+        let view = shadow_view(&db, version, runs).await?;
+        Ok(idempotency::commit(&mut db, batch, key.as_ref(), Answer::json(200, &view)?).await?)
+    })
+    .await
+}
+
+/// How a version does, or did, in shadow.
+#[utoipa::path(get, path = "/v1/rule-sets/{version}/shadow", params(("version" = i64, Path)), tag = "rules",
+    responses((status = 200, body = ShadowView), (status = 404)))]
+async fn get_shadow(cx: Cx, path: Result<Path<i64>, PathRejection>) -> Result<Answer> {
+    cx.require(READ)?;
+    let version = version(path)?;
+    let db = Db::open().await?;
+    active::find(&db, version).await?;
+    let running = store::shadow(&db).await?.version == Some(version);
+    Answer::json(200, &shadow_view(&db, version, running).await?)
+}
+
+/// A payment that a version in shadow would have decided otherwise.
+#[derive(Debug, Serialize, ToSchema)]
+struct DifferenceView {
+    id: String,
+    decided_at: String,
+    /// The version that decided.
+    active_version: i64,
+    active_outcome: Outcome,
+    active_reason_codes: Vec<String>,
+    /// Null when the version could not decide.
+    outcome: Option<Outcome>,
+    reason_codes: Vec<String>,
+    /// Why it could not; null when it could.
+    error: Option<String>,
+    /// What both were given.
+    #[schema(value_type = Object)]
+    facts: Value,
+}
+
+impl DifferenceView {
+    fn new(row: store::Difference) -> Result<DifferenceView> {
+        fn read<T: serde::de::DeserializeOwned>(json: &str) -> Result<T> {
+            serde_json::from_str(json).map_err(|e| {
+                Failure::new(Code::Internal, format!("a stored decision is damaged: {e}"))
+            })
+        }
+        let outcome = |name: &str| {
+            Outcome::parse(name)
+                .ok_or_else(|| Failure::new(Code::Internal, "a stored outcome is damaged"))
+        };
+        Ok(DifferenceView {
+            decided_at: rfc3339(row.decided_at),
+            active_version: row.active_version,
+            active_outcome: outcome(&row.active_outcome)?,
+            active_reason_codes: read(&row.active_reasons)?,
+            outcome: Some(row.outcome.as_str())
+                .filter(|name| !name.is_empty())
+                .map(outcome)
+                .transpose()?,
+            reason_codes: read(&row.reasons)?,
+            error: Some(row.error).filter(|error| !error.is_empty()),
+            facts: read(&row.facts)?,
+            id: row.id,
+        })
+    }
+}
+
+/// The payments a version in shadow would have decided otherwise, newest first.
+#[utoipa::path(get, path = "/v1/rule-sets/{version}/shadow/differences",
+    params(("version" = i64, Path), PageQuery), tag = "rules",
+    responses((status = 200, body = Page<DifferenceView>), (status = 400), (status = 404)))]
+async fn list_shadow_differences(
+    cx: Cx,
+    path: Result<Path<i64>, PathRejection>,
+    page: Result<Query<PageQuery>, QueryRejection>,
+) -> Result<Answer> {
+    cx.require(READ)?;
+    let version = version(path)?;
+    let Query(page) = page.map_err(|e| Failure::new(Code::InvalidRequest, e.body_text()))?;
+    let (limit, after) = (page.limit()?, page.after()?);
+    let db = Db::open().await?;
+    active::find(&db, version).await?;
+    let rows = store::differences(&db, version, &after, i64::from(limit) + 1).await?;
+    let views = rows
+        .into_iter()
+        .map(DifferenceView::new)
+        .collect::<Result<Vec<_>>>()?;
+    Answer::json(200, &Page::new(views, limit, |view| view.id.as_str()))
 }

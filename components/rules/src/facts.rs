@@ -5,6 +5,7 @@ use serde_json::{Map, Value};
 use crate::{
     engine,
     limits::{LIST_ITEMS_MAX, TEXT_BYTES_MAX},
+    velocity::Velocity,
 };
 
 /// The type of a fact. There are no floats: money is minor units.
@@ -55,6 +56,8 @@ pub struct Fact {
     pub kind: Kind,
     /// Whether it may be absent; then a rule tests it with `has()` before it uses it.
     pub optional: bool,
+    /// Whether this service adds it where the request does not bring it.
+    pub added: bool,
     /// What it says.
     pub about: &'static str,
 }
@@ -64,11 +67,19 @@ const fn fact(name: &'static str, kind: Kind, about: &'static str) -> Fact {
         name,
         kind,
         optional: false,
+        added: false,
         about,
     }
 }
 
-/// The facts of a payment, as payment sends them.
+const fn added(name: &'static str, about: &'static str) -> Fact {
+    Fact {
+        added: true,
+        ..fact(name, Kind::Int, about)
+    }
+}
+
+/// The facts of a payment, as payment sends them, and what its payer did before.
 pub const FACTS: &[Fact] = &[
     fact(
         "amount_minor",
@@ -99,6 +110,7 @@ pub const FACTS: &[Fact] = &[
         name: "amount_eur_minor",
         kind: Kind::Int,
         optional: true,
+        added: false,
         about: "the equivalent in euro cents, rounded up; absent when there is no rate",
     },
     fact(
@@ -116,6 +128,19 @@ pub const FACTS: &[Fact] = &[
         Kind::Bool,
         "whether one subject owns both wallets",
     ),
+    added(
+        "payer_count_1h",
+        "payments the payer asked for in the last hour, before this one",
+    ),
+    added(
+        "payer_count_24h",
+        "payments the payer asked for in the last 24 hours, before this one",
+    ),
+    added(
+        "payer_sum_eur_minor_1h",
+        "their equivalents in euro cents; those without a rate are left out",
+    ),
+    added("payer_sum_eur_minor_24h", "the same for 24 hours"),
 ];
 
 /// The facts of which `optional` is so, for the engine to check rules against.
@@ -157,10 +182,11 @@ pub struct Facts(Vec<engine::Fact>);
 
 impl Facts {
     /// Reads an object of facts: every required one, none that is not declared, each of its type.
+    /// Velocity facts it does not bring are taken from `velocity`.
     ///
     /// # Errors
     /// [`FactError`] for the first that does not fit.
-    pub fn read(object: &Map<String, Value>) -> Result<Facts, FactError> {
+    pub fn read(object: &Map<String, Value>, velocity: &Velocity) -> Result<Facts, FactError> {
         let error = |name: &str, fault: String| FactError {
             name: name.chars().take(64).collect(),
             fault,
@@ -176,10 +202,16 @@ impl Facts {
         let facts = FACTS.iter().map(|fact| match object.get(fact.name) {
             // JSON null is how a caller without an optional field says that it is absent.
             None | Some(Value::Null) if fact.optional => Ok(None),
-            None => Err(error(
-                fact.name,
-                format!("the fact `{}` is missing", fact.name),
-            )),
+            None => match velocity.get(fact.name) {
+                Some(n) => Ok(Some(engine::Fact {
+                    name: fact.name.into(),
+                    value: engine::Value::Integer(n),
+                })),
+                None => Err(error(
+                    fact.name,
+                    format!("the fact `{}` is missing", fact.name),
+                )),
+            },
             Some(value) => match typed(value, fact.kind) {
                 Some(value) => Ok(Some(engine::Fact {
                     name: fact.name.into(),
@@ -197,6 +229,16 @@ impl Facts {
         });
         let present = facts.filter_map(Result::transpose);
         present.collect::<Result<_, _>>().map(Facts)
+    }
+
+    /// As they were read, to be kept.
+    pub fn json(&self) -> Value {
+        let named = self.0.iter();
+        Value::Object(
+            named
+                .map(|fact| (fact.name.clone(), json(fact.value.clone())))
+                .collect(),
+        )
     }
 
     /// Those that are there, as the engine takes them.

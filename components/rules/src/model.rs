@@ -29,6 +29,23 @@ pub enum Outcome {
     Decline,
 }
 
+impl Outcome {
+    /// The name on the wire and in the database.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Outcome::Approve => "approve",
+            Outcome::Review => "review",
+            Outcome::Decline => "decline",
+        }
+    }
+
+    /// The outcome of this name.
+    pub fn parse(name: &str) -> Option<Outcome> {
+        let all = [Outcome::Approve, Outcome::Review, Outcome::Decline];
+        all.into_iter().find(|outcome| outcome.as_str() == name)
+    }
+}
+
 impl From<engine::Outcome> for Outcome {
     fn from(outcome: engine::Outcome) -> Outcome {
         match outcome {

@@ -4,6 +4,7 @@
 use rules::{
     facts::Facts,
     model::{Outcome, Rule, RuleSet},
+    velocity::Velocity,
 };
 use serde_json::{Value, json};
 
@@ -42,7 +43,11 @@ fn a_stored_set_decides_as_the_one_it_was_compiled_from() {
     ];
     let set = RuleSet::compile(written.clone()).unwrap();
     let stored = set.stored();
-    let facts = Facts::read(with("amount_major", json!(3)).as_object().unwrap()).unwrap();
+    let facts = Facts::read(
+        with("amount_major", json!(3)).as_object().unwrap(),
+        &Velocity::default(),
+    )
+    .unwrap();
     let decision = set.decide(&facts).unwrap();
     assert_eq!(decision.reason_codes, ["a", "b"]);
     // Damaged, or written by another engine: read again from the rules.
@@ -61,7 +66,9 @@ fn a_stored_set_decides_as_the_one_it_was_compiled_from() {
 
 #[test]
 fn facts_are_complete_known_and_typed() {
-    let read = |name: &str, value: Value| Facts::read(with(name, value).as_object().unwrap());
+    let read = |name: &str, value: Value| {
+        Facts::read(with(name, value).as_object().unwrap(), &Velocity::default())
+    };
     assert!(read("amount_eur_minor", json!(1)).is_ok());
     assert!(read("amount_eur_minor", Value::Null).is_ok());
     for (name, value) in [

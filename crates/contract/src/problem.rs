@@ -83,12 +83,14 @@ codes! {
     Unbalanced "unbalanced" 422 "Debits and credits differ";
     InvalidRule "invalid_rule" 422 "The rule set is not acceptable";
     EvaluationFailed "evaluation_failed" 422 "A rule could not be evaluated";
+    InvalidFeatures "invalid_features" 422 "The model does not take these features";
     WalletNotActive "wallet_not_active" 422 "The wallet is frozen or closed";
     AccountClosed "account_closed" 422 "The account is closed";
     UnknownTask "unknown_task" 422 "This service has no such task";
     RateLimited "rate_limited" 429 "Too many requests";
     HeadersTooLarge "headers_too_large" 431 "The headers are too large";
     Internal "internal" 500 "Something went wrong here";
+    ScorerFailed "scorer_failed" 502 "The scorer gave no usable answer";
     UpstreamError "upstream_error" 502 "A service this one depends on failed";
     Unavailable "unavailable" 503 "Not available now";
     Overloaded "overloaded" 503 "Too many requests at once";

@@ -110,6 +110,22 @@ impl Platform {
         self.answer(request, body.unwrap_or_default()).await
     }
 
+    /// Posts under a request id of the caller's choice, as a retry does.
+    pub async fn send_with_request_id(
+        &self,
+        caller: &str,
+        who: &Identity,
+        path: &str,
+        body: Value,
+        request_id: &str,
+    ) -> Reply {
+        let request = self
+            .request(caller, who, "POST", path)
+            .header("content-type", "application/json")
+            .header("x-request-id", request_id);
+        self.answer(request, body.to_string()).await
+    }
+
     /// Posts a body of another media type.
     pub async fn send_as(
         &self,

@@ -161,7 +161,7 @@ pub(super) fn insert(writer: &mut Writer, payment: &Payment, decision: &Decision
     };
     let reasons = decision.reason_codes.join(",");
     writer.note(&payment.id, "decision", outcome, cause, &reasons);
-    writer.insert(payment, cause);
+    writer.insert(payment, decision.amount_eur_minor, cause);
 }
 
 /// Refuses what cannot stand on a statement.
@@ -257,8 +257,9 @@ struct Equivalent {
 /// What the rules say; a person decides when they cannot be asked.
 pub(super) async fn ask_rules(cx: &Cx, facts: &Facts<'_>) -> Decision {
     let money = facts.money;
+    let mut amount_eur_minor = None;
     let asked = async {
-        let eur = if money.currency() == Currency::EUR {
+        amount_eur_minor = if money.currency() == Currency::EUR {
             Some(money.minor())
         } else {
             let path = format!(
@@ -281,7 +282,7 @@ pub(super) async fn ask_rules(cx: &Cx, facts: &Facts<'_>) -> Decision {
             "payee_owner": facts.payee_owner,
             "same_owner": facts.payer_owner == facts.payee_owner,
         });
-        if let Some(minor) = eur {
+        if let Some(minor) = amount_eur_minor {
             facts["amount_eur_minor"] = minor.into();
         }
         // Evaluating changes nothing, so it may be repeated.
@@ -295,16 +296,16 @@ pub(super) async fn ask_rules(cx: &Cx, facts: &Facts<'_>) -> Decision {
         )
         .await
     };
-    match asked.await {
-        Ok(decision) => decision,
-        Err(failure) => {
-            let failure: Failure = failure;
-            log::error(
-                cx,
-                "the rules could not be asked",
-                &[("error", failure.to_string().into())],
-            );
-            Decision::fallback()
-        }
+    let decision = asked.await.unwrap_or_else(|failure: Failure| {
+        log::error(
+            cx,
+            "the rules could not be asked",
+            &[("error", failure.to_string().into())],
+        );
+        Decision::fallback()
+    });
+    Decision {
+        amount_eur_minor,
+        ..decision
     }
 }

@@ -1,0 +1,16 @@
+//! The checked-in document is what the code serves.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+#[test]
+fn the_checked_in_openapi_document_is_what_the_code_serves() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/openapi.json");
+    let served = scoring::SERVICE.openapi().to_pretty_json().unwrap() + "\n";
+    if std::env::var_os("UPDATE_OPENAPI").is_some() {
+        std::fs::write(path, &served).unwrap();
+    }
+    let checked_in = std::fs::read_to_string(path).unwrap_or_default();
+    assert!(
+        checked_in == served,
+        "openapi.json differs: run the test with UPDATE_OPENAPI=1"
+    );
+}
