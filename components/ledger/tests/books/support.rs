@@ -142,6 +142,7 @@ pub fn event(source: &str, key: &str, data: Value) -> Event {
         traceparent: Some("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01".into()),
         correlationid: Some("req-1".into()),
         idempotencykey: None,
+        authid: None,
         data,
     }
 }
