@@ -55,6 +55,7 @@ codes! {
     AccountNotFound "account_not_found" 404 "No such account";
     EntryNotFound "entry_not_found" 404 "No such journal entry";
     PaymentNotFound "payment_not_found" 404 "No such payment";
+    HoldNotFound "hold_not_found" 404 "No such hold";
     RefundNotFound "refund_not_found" 404 "No such refund";
     QuoteNotFound "quote_not_found" 404 "No such quote";
     ProfileNotFound "profile_not_found" 404 "No such profile";
@@ -70,6 +71,7 @@ codes! {
     UnsupportedMediaType "unsupported_media_type" 415 "The body must be JSON";
     IdempotencyKeyReused "idempotency_key_reused" 422 "The Idempotency-Key was used for another request";
     InsufficientFunds "insufficient_funds" 422 "The available balance does not cover this";
+    LimitExceeded "limit_exceeded" 422 "More than the limits allow";
     RefundExceedsCaptured "refund_exceeds_captured" 422 "Not so much is left to refund";
     CurrencyMismatch "currency_mismatch" 422 "The currencies do not match";
     AmountTooSmall "amount_too_small" 422 "The amount is too small to convert";
