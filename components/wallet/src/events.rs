@@ -40,7 +40,6 @@ struct LedgerData {
     reason: Option<String>,
     /// Of `ledger.reserved`.
     expires_at: Option<String>,
-    #[serde(default)]
     accounts: Vec<AccountState>,
 }
 
@@ -105,13 +104,13 @@ pub fn ledger<'a>(cx: &'a Cx, db: &'a Db, events: &'a [Event]) -> Handling<'a> {
                 Err(failure) => drop(handled.refused.insert(event.id.clone(), failure)),
             }
         }
+        if told.is_empty() {
+            return Ok(handled);
+        }
         let accounts: BTreeSet<&str> = told
             .iter()
             .flat_map(|(_, d)| d.accounts.iter().map(|a| a.account_id.as_str()))
             .collect();
-        if accounts.is_empty() {
-            return Ok(handled);
-        }
         let mut changes = follow_movements(db, &told).await?.finish();
         let mut projection = Projection::new(store::of_accounts(db, accounts).await?);
         for (event, entry) in &told {

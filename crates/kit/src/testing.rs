@@ -2,8 +2,10 @@
 //! service token.
 #![allow(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::RwLock};
 
+use bytes::Bytes;
+use http::Method;
 use http_body_util::BodyExt;
 use innover_contract::{Identity, Keyring, service_token};
 use serde_json::Value;
@@ -176,6 +178,46 @@ impl Platform {
             .unwrap();
         rows.map(|row| row.unwrap()).collect()
     }
+}
+
+/// A call of another service.
+#[derive(Clone, Debug)]
+pub struct Outgoing<'a> {
+    /// Which service.
+    pub callee: &'a str,
+    /// The method.
+    pub method: &'a Method,
+    /// Path and query.
+    pub path: &'a str,
+    /// The JSON body; null when there is none.
+    pub body: Value,
+}
+
+type Answering = Box<dyn Fn(&Outgoing) -> Option<(u16, Value)> + Send + Sync>;
+
+static ANSWERING: RwLock<Option<Answering>> = RwLock::new(None);
+
+/// Answers the calls of this process's service in the callee's place, with a status and a JSON body.
+/// `None` is a callee that is not there.
+pub fn answer_calls(answering: impl Fn(&Outgoing) -> Option<(u16, Value)> + Send + Sync + 'static) {
+    *ANSWERING.write().unwrap() = Some(Box::new(answering));
+}
+
+pub(crate) fn answer(
+    callee: &str,
+    method: &Method,
+    path: &str,
+    body: &[u8],
+) -> Option<(u16, Bytes)> {
+    let outgoing = Outgoing {
+        callee,
+        method,
+        path,
+        body: serde_json::from_slice(body).unwrap_or(Value::Null),
+    };
+    let answering = ANSWERING.read().unwrap();
+    let (status, body) = answering.as_ref()?(&outgoing)?;
+    Some((status, body.to_string().into()))
 }
 
 /// A person with these scopes.
