@@ -7,7 +7,7 @@ use innover_kit::{
     Cause, Cx, Db, Emit, Event, Result,
     contract::time::parse_rfc3339,
     events::{Handled, Handling, data},
-    log,
+    ids, log,
 };
 use serde::Deserialize;
 use serde_json::json;
@@ -15,7 +15,7 @@ use serde_json::json;
 use crate::{
     model::{
         AccountState, Projection, Wallet,
-        movement::{Kind, Movement, Settling, Told},
+        movement::{Kind, Movement, Settling, State, Told},
     },
     store::{
         self,
@@ -35,6 +35,7 @@ const PROFILE: &str = "profile";
 struct LedgerData {
     entry_id: Option<String>,
     payment_id: Option<String>,
+    /// The reservation it makes or ends.
     transfer_id: Option<String>,
     /// Of `ledger.released`: `voided` or `expired`.
     reason: Option<String>,
@@ -44,6 +45,12 @@ struct LedgerData {
 }
 
 impl LedgerData {
+    /// The id of the movement it is of, if it is of one: a transfer that was booked at once is the
+    /// entry of its id.
+    fn movement_id(&self) -> Option<&str> {
+        self.transfer_id.as_deref().or(self.entry_id.as_deref())
+    }
+
     /// What it says of the movement it names.
     fn told(&self, kind: &str, movement: &Movement) -> Option<Told> {
         match kind {
@@ -63,7 +70,7 @@ impl LedgerData {
         }
     }
 
-    /// How much of the movement was booked.
+    /// How much of the movement was booked; not known of a hold that was not captured here.
     fn posted(&self, movement: &Movement) -> Option<i64> {
         match (movement.kind, &movement.claim) {
             (Kind::Hold, Some(claim)) if claim.what == Settling::Capture => Some(claim.minor),
@@ -131,26 +138,23 @@ pub fn ledger<'a>(cx: &'a Cx, db: &'a Db, events: &'a [Event]) -> Handling<'a> {
 }
 
 async fn follow_movements(db: &Db, told: &[(&Event, LedgerData)]) -> Result<Changes> {
-    let ids: Vec<&str> = told
-        .iter()
-        .filter_map(|(_, d)| d.transfer_id.as_deref())
-        .collect();
     let mut changes = Changes::default();
-    if ids.is_empty() {
-        return Ok(changes);
-    }
-    let read = movements::by_ids(db, ids).await?;
+    let read = movements::by_ids(db, told.iter().filter_map(|(_, d)| d.movement_id())).await?;
     // No two events of one delivery have the same key, so each movement is named once.
     let read: HashMap<&str, &Movement> = read.iter().map(|m| (m.id.as_str(), m)).collect();
     for (event, entry) in told {
-        let before = entry.transfer_id.as_deref().and_then(|id| read.get(id));
-        if let Some(before) = before
-            && let Some(told) = entry.told(&event.kind, before)
-        {
-            let mut after = (*before).clone();
-            if after.follow(&told) {
-                changes.change(before, &after, &Cause::from(*event));
-            }
+        let Some(before) = entry.movement_id().and_then(|id| read.get(id)) else {
+            continue;
+        };
+        let mut after = (*before).clone();
+        match entry.told(&event.kind, before) {
+            Some(told) => drop(after.follow(&told)),
+            // Somebody captured it in the ledger itself: it is over, and the sweep asks what it was.
+            None if before.state == State::Held => after.expires_at = Some(ids::now_us()),
+            None => {}
+        }
+        if after != **before {
+            changes.change(before, &after, &Cause::from(*event));
         }
     }
     Ok(changes)
@@ -200,7 +204,7 @@ pub struct Of<'a> {
 pub fn updated(of: Of<'_>, wallets: &[Wallet], cause: Cause) -> Emit {
     let key = of.payment_id.or(of.entry_id).or(of.transfer_id);
     // A batch of transfers has no id of its own; its events stand for themselves.
-    let key = key.map_or_else(innover_kit::ids::new_uuid, str::to_owned);
+    let key = key.map_or_else(ids::new_uuid, str::to_owned);
     let wallets: Vec<_> = wallets
         .iter()
         .map(|w| {

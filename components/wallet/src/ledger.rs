@@ -17,6 +17,8 @@ use crate::model::{
 };
 
 const LEDGER: &str = "ledger";
+const PENDING: &str = "pending";
+const EXPIRED: &str = "expired";
 
 /// The ledger's view of a transfer, as far as it is read here.
 #[derive(Clone, Debug, Deserialize)]
@@ -61,7 +63,7 @@ impl Transfer {
     /// 502 when it does not fit.
     pub fn told(&self, movement: &Movement) -> Result<Told> {
         match self.state.as_str() {
-            "pending" => Ok(Told::Pending {
+            PENDING => Ok(Told::Pending {
                 expires_at: self
                     .expires_at
                     .as_deref()
@@ -76,7 +78,7 @@ impl Transfer {
                 entry_id: self.entry_id.clone(),
             }),
             "voided" => Ok(Told::Voided),
-            "expired" => Ok(Told::Expired),
+            EXPIRED => Ok(Told::Expired),
             other => Err(misfit(&format!("a transfer in state `{other}`"))),
         }
     }
@@ -140,13 +142,20 @@ pub async fn settle(cx: &Cx, movement: &Movement, claim: &Claim) -> Result<Verdi
     };
     let path = format!("/v1/transfers/{}/{verb}", movement.id);
     match ask(cx, Method::POST, &path, Some(&body)).await {
-        // Settled otherwise: by its expiry, say. What it is then is the answer.
-        Err(failure) if failure.code() == Code::InvalidState => find(cx, &movement.id)
-            .await?
-            .map(Verdict::Stands)
-            .ok_or_else(|| misfit("it lost a transfer")),
+        Err(failure) if failure.code() == Code::InvalidState => ended(cx, movement).await,
         done => verdict(done),
     }
+}
+
+/// What became of a movement that ended otherwise than it was to be settled. One whose time is over
+/// is refused before it is marked as expired.
+async fn ended(cx: &Cx, movement: &Movement) -> Result<Verdict> {
+    let found = find(cx, &movement.id).await?;
+    let mut transfer = found.ok_or_else(|| misfit("it lost a transfer"))?;
+    if transfer.state == PENDING {
+        transfer.state = EXPIRED.into();
+    }
+    Ok(Verdict::Stands(transfer))
 }
 
 /// The transfer with this id; `None` when the ledger never heard of it.

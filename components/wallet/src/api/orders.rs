@@ -219,7 +219,7 @@ impl Order {
 
 enum Recorded {
     /// The movement as it is recorded: requested, or further already.
-    Movement(Movement),
+    Movement(Box<Movement>),
     /// It was refused before the ledger was asked.
     Answer(Answer),
 }
@@ -257,7 +257,7 @@ async fn request(
         movements::insert(&mut batch, &movement);
         store::while_active(&mut batch, order.wallets().map(|w| w.id.as_str()));
         batch.commit(&mut db).await?;
-        Ok(Recorded::Movement(movement))
+        Ok(Recorded::Movement(movement.into()))
     })
     .await
 }
@@ -278,15 +278,12 @@ async fn again(db: &mut Db, asked: &Movement, before: Movement) -> Result<Record
         return Err(failure);
     }
     if before.state != State::Requested {
-        return Ok(Recorded::Movement(before));
+        return Ok(Recorded::Movement(before.into()));
     }
     let mut changes = Changes::default();
     changes.change(&before, &before, &Cause::default());
     changes.finish().commit(db).await?;
-    Ok(Recorded::Movement(Movement {
-        version: before.version + 1,
-        ..before
-    }))
+    Ok(Recorded::Movement(before.into()))
 }
 
 async fn refuse(cx: &Cx, db: &mut Db, key: &IdempotencyKey, refusal: Failure) -> Result<Recorded> {

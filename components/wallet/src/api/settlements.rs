@@ -130,7 +130,7 @@ fn part(hold: &Movement, amount: Option<&Amount>) -> Result<i64> {
 
 enum Claimed {
     /// The ledger is to be asked.
-    Ours(Movement),
+    Ours(Box<Movement>),
     /// This very request settled it in an earlier attempt.
     Settled,
     /// Somebody else did, or it expired.
@@ -178,10 +178,7 @@ async fn take(cx: &Cx, key: &IdempotencyKey, id: &str, claim: &Claim) -> Result<
         store::while_active(&mut batch, sides);
     }
     batch.commit(&mut db).await?;
-    Ok(Claimed::Ours(Movement {
-        version: before.version + 1,
-        ..after
-    }))
+    Ok(Claimed::Ours(after.into()))
 }
 
 fn busy(what: &str) -> Claimed {
