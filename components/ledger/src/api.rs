@@ -3,7 +3,9 @@
 mod accounts;
 mod checkpoints;
 mod entries;
+mod general_ledger;
 mod settlement;
+mod transfers;
 mod trial_balance;
 mod views;
 
@@ -37,13 +39,20 @@ pub fn routes() -> OpenApiRouter {
         .routes(routes!(accounts::open, accounts::list))
         .routes(routes!(accounts::get))
         .routes(routes!(accounts::statement))
+        .routes(routes!(accounts::balance))
         .routes(routes!(accounts::close))
         .routes(routes!(entries::create))
         .routes(routes!(entries::get))
         .routes(routes!(entries::reverse))
+        .routes(routes!(transfers::create))
+        .routes(routes!(transfers::batch))
+        .routes(routes!(transfers::get))
+        .routes(routes!(transfers::post))
+        .routes(routes!(transfers::void))
         .routes(routes!(settlement::refuse_payment))
         .routes(routes!(settlement::refuse_refund))
         .routes(routes!(trial_balance::get))
+        .routes(routes!(general_ledger::get))
         .routes(routes!(checkpoints::create, checkpoints::list))
         .routes(routes!(checkpoints::get))
         .routes(routes!(checkpoints::journal))
@@ -87,6 +96,21 @@ fn name<'a>(text: &'a str, param: &str) -> Result<&'a str> {
     ))
 }
 
+/// The id a caller gave, if any. Ids like `pay_…` are the platform's own: nobody else may take the
+/// id of a payment before it is booked.
+fn callers_id<'a>(id: Option<&'a str>, by_service: bool, param: &str) -> Result<Option<&'a str>> {
+    let Some(id) = id else { return Ok(None) };
+    let id = name(id, param)?;
+    let prefix = id.split_once('_').map_or("", |(prefix, _)| prefix);
+    let is_ours = prefix.len() == 3 && prefix.bytes().all(|b| b.is_ascii_lowercase());
+    if is_ours && !by_service {
+        let what =
+            format!("ids that begin with `{prefix}_` are the platform's own; choose another");
+        return Err(invalid(what, param));
+    }
+    Ok(Some(id))
+}
+
 /// A line of text of at most 140 characters.
 fn line<'a>(text: &'a str, param: &str) -> Result<&'a str> {
     if text.chars().count() <= TEXT_CHARS_MAX && !text.chars().any(char::is_control) {
@@ -96,6 +120,11 @@ fn line<'a>(text: &'a str, param: &str) -> Result<&'a str> {
         format!("one line of at most {TEXT_CHARS_MAX} characters"),
         param,
     ))
+}
+
+/// A time of RFC 3339 in microseconds.
+fn time(text: &str, param: &str) -> Result<i64> {
+    innover_kit::contract::time::parse_rfc3339(text).map_err(|e| invalid(e, param))
 }
 
 /// Metadata as it is stored.

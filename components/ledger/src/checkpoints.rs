@@ -63,10 +63,10 @@ pub async fn next(db: &Db, batch: &mut Batch) -> Result<Option<CheckpointLine>> 
         number: newest.as_ref().map_or(0, |c| c.number) + 1,
         created_at: ids::now_us(),
         accounts: heads.len() as i64,
-        postings: heads.iter().map(|head| head.version).sum(),
+        postings: heads.iter().map(|head| head.postings).sum(),
         root: root(heads.iter().map(|head| Head {
             account: &head.account,
-            version: head.version,
+            postings: head.postings,
             hash: head.head,
         })),
         previous: newest.map(|c| c.statement().hash()),

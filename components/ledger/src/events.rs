@@ -1,19 +1,27 @@
 //! What others decided becomes an entry: `forex.converted` a payment's, `refund.initiated` a
-//! refund's. The answer is `ledger.posted`, or `ledger.rejected` with the reason.
+//! refund's. The answer is `ledger.posted`, or `ledger.rejected` with the reason. What callers of the
+//! HTTP surface book or reserve is told here as well.
 
 use std::collections::BTreeSet;
 
 use innover_kit::{
     Batch, Cause, Cx, Db, Emit, Event, Result,
+    contract::time::rfc3339,
     events::{Handled, Handling, data},
     ids, log,
 };
 use serde::de::DeserializeOwned;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::{
-    model::{AccountId, Checked, Converted, Entry, EntryError, Posted, Refunded},
-    store::{self, EntryRow, KIND_REFUND, Outcome},
+    booking::{Became, Plan},
+    limits::ACCOUNTS_TOLD_AT_ONCE,
+    model::{AccountId, Book, Checked, Converted, Entry, EntryError, Posted, Refunded, Standing},
+    store::{
+        accounts,
+        entries::{self, EntryRow, KIND_PAYMENT, KIND_REFUND, Refused, Written},
+        pending::PendingRow,
+    },
 };
 
 /// What is booked or refused once, under an id of its own.
@@ -29,7 +37,7 @@ impl Subject {
     /// The kind of its entry, and the only service that may give it up.
     pub const fn as_str(self) -> &'static str {
         match self {
-            Subject::Payment => "payment",
+            Subject::Payment => KIND_PAYMENT,
             Subject::Refund => KIND_REFUND,
         }
     }
@@ -39,14 +47,6 @@ impl Subject {
         match self {
             Subject::Payment => "pay_",
             Subject::Refund => "ref_",
-        }
-    }
-
-    /// The field of an event that holds its id.
-    const fn field(self) -> &'static str {
-        match self {
-            Subject::Payment => "payment_id",
-            Subject::Refund => "refund_id",
         }
     }
 }
@@ -85,11 +85,9 @@ impl Booking for Converted {
 
     fn row(&self, now: i64) -> EntryRow {
         EntryRow {
-            id: ids::new_id("ent"),
-            external_id: Some(self.payment_id.clone()),
+            id: self.payment_id.clone(),
             kind: Self::SUBJECT.as_str().into(),
             reference: self.payment_id.clone(),
-            payment_id: Some(self.payment_id.clone()),
             reverses: None,
             metadata: "{}".into(),
             created_by: Self::SOURCE.into(),
@@ -114,15 +112,12 @@ impl Booking for Refunded {
         Refunded::entry(self)
     }
 
-    /// It names the entry it takes back, and belongs to no payment: what a payment waits for is its
-    /// own entry.
+    /// It names the entry it takes back.
     fn row(&self, now: i64) -> EntryRow {
         EntryRow {
-            id: ids::new_id("ent"),
-            external_id: Some(self.refund_id.clone()),
+            id: self.refund_id.clone(),
             kind: Self::SUBJECT.as_str().into(),
             reference: self.payment_id.clone(),
-            payment_id: None,
             reverses: Some(self.reverses.clone()),
             metadata: "{}".into(),
             created_by: Self::SOURCE.into(),
@@ -172,78 +167,67 @@ async fn receive<B: Booking>(cx: &Cx, db: &Db, events: &[Event]) -> Result<Handl
 }
 
 async fn book<B: Booking>(db: &Db, bookings: &[(&Event, B)], batch: &mut Batch) -> Result<()> {
-    let mut settled = store::settled(db, bookings.iter().map(|(_, b)| b.id())).await?;
+    let ids = bookings.iter().map(|(_, b)| b.id());
+    let mut decided = entries::asked_for(db, ids).await?;
     let touched: BTreeSet<AccountId> = bookings.iter().flat_map(|(_, b)| b.accounts()).collect();
-    let mut book = store::book(db, &touched).await?;
-    let now = ids::now_us();
-    let (mut entries, mut outcomes) = (Vec::new(), Vec::new());
+    let mut book = accounts::book(db, &touched).await?;
+    let now = book.time(ids::now_us());
+    let mut written = Written::default();
     for (event, booking) in bookings {
         // Each is booked or refused once, however often and by whatever event it comes.
-        if !settled.insert(booking.id().to_owned()) {
+        if !decided.insert(booking.id().to_owned()) {
             continue;
         }
-        let refused = match booking.entry() {
+        let row = booking.row(now);
+        let cause = Cause::from(*event);
+        let (postings, (code, detail)) = match booking.entry() {
             Ok(entry) => match book.post(&entry) {
-                Ok(posted) => {
-                    let row = booking.row(now);
-                    batch.emit(posted_event(&row, &posted, Cause::from(*event)));
-                    let booked = Outcome::Booked {
-                        entry_id: row.id.clone(),
-                    };
-                    outcomes.push((booking.id().to_owned(), booked));
-                    entries.push((row, posted));
+                Ok(done) => {
+                    batch.emit(posted(&row, &done, None, cause));
+                    written.booked.push((row, done));
                     continue;
                 }
-                Err(refusal) => (refusal.code(), refusal.to_string()),
+                Err(refusal) => (
+                    entry.postings().to_vec(),
+                    (refusal.code(), refusal.to_string()),
+                ),
             },
-            Err(error) => (error.code(), error.to_string()),
+            Err(error) => (Vec::new(), (error.code(), error.to_string())),
         };
-        let (code, detail) = refused;
-        let cause = Cause::from(*event);
-        batch.emit(rejected_event(
-            B::SUBJECT,
-            booking.id(),
-            code,
-            &detail,
-            cause,
-        ));
-        outcomes.push((booking.id().to_owned(), Outcome::Refused { code, detail }));
+        let refused = Refused::of(&postings, code, detail, String::new());
+        batch.emit(rejected(&row, &refused, cause));
+        written.refused.push((row, refused));
     }
-    if !entries.is_empty() {
-        store::post(batch, &book, &entries);
-    }
-    if !outcomes.is_empty() {
-        store::settle(batch, &outcomes, now);
-    }
+    entries::write(batch, &book, &written, now);
     Ok(())
 }
 
-/// `ledger.posted`: the entry and what each account it touched holds after it. Its key is the
-/// payment or refund where there is one, so that it stays in order with its other events.
-pub fn posted_event(entry: &EntryRow, posted: &[Posted], cause: Cause) -> Emit {
-    let accounts: Vec<_> = posted
-        .iter()
-        .map(|p| {
-            json!({
-                "account_id": p.account.as_str(),
-                "currency": p.money.currency(),
-                "posted_minor": p.balance.posted,
-                "held_minor": p.balance.held,
-                "version": p.version,
-            })
-        })
-        .collect();
-    let subject = entry.payment_id.as_deref().or(entry.refund_id());
+fn account(standing: &Standing) -> Value {
+    json!({
+        "account_id": standing.account.as_str(),
+        "currency": standing.currency,
+        "posted_minor": standing.balance.posted,
+        "held_minor": standing.balance.held,
+        "version": standing.version,
+    })
+}
+
+/// `ledger.posted`: the entry and how each account it touched stands after it. Its key is the entry's
+/// id, which is the payment's or refund's where there is one, so that it stays in order with its
+/// other events. `transfer` is the id of the reservation it settles.
+pub fn posted(entry: &EntryRow, posted: &[Posted], transfer: Option<&str>, cause: Cause) -> Emit {
+    let accounts: Vec<_> = posted.iter().map(|p| account(&p.after)).collect();
     Emit {
         kind: "ledger.posted",
-        key: subject.unwrap_or(&entry.id).to_owned(),
+        key: entry.id.clone(),
         key_version: 1,
         data: json!({
             "entry_id": entry.id,
             "kind": entry.kind,
-            "payment_id": entry.payment_id,
+            "payment_id": entry.payment_id(),
             "reverses": entry.reverses,
             "refund_id": entry.refund_id(),
+            "transfer_id": transfer,
             "reference": entry.reference,
             "accounts": accounts,
         }),
@@ -251,15 +235,92 @@ pub fn posted_event(entry: &EntryRow, posted: &[Posted], cause: Cause) -> Emit {
     }
 }
 
-/// `ledger.rejected`: the payment or refund is not booked and never will be.
-pub fn rejected_event(subject: Subject, id: &str, code: &str, detail: &str, cause: Cause) -> Emit {
-    let mut data = json!({"code": code, "detail": detail});
-    data[subject.field()] = id.into();
+/// `ledger.rejected`: what was asked for under this id is not booked and never will be.
+pub fn rejected(entry: &EntryRow, refused: &Refused, cause: Cause) -> Emit {
     Emit {
         kind: "ledger.rejected",
-        key: id.to_owned(),
+        key: entry.id.clone(),
         key_version: 1,
-        data,
+        data: json!({
+            "entry_id": entry.id,
+            "kind": entry.kind,
+            "payment_id": entry.payment_id(),
+            "refund_id": entry.refund_id(),
+            "code": refused.code,
+            "detail": refused.detail,
+        }),
         cause,
+    }
+}
+
+/// `ledger.reserved`: a transfer's amount is held on both of its accounts.
+fn reserved(row: &PendingRow, cause: Cause) -> Emit {
+    Emit {
+        kind: "ledger.reserved",
+        key: row.id.clone(),
+        key_version: 0,
+        data: json!({
+            "transfer_id": row.id,
+            "kind": row.kind,
+            "reference": row.reference,
+            "amount_minor": row.reservation.money.minor(),
+            "currency": row.reservation.money.currency(),
+            "expires_at": rfc3339(row.expires_at),
+            "accounts": row.standings.iter().map(account).collect::<Vec<_>>(),
+        }),
+        cause,
+    }
+}
+
+/// `ledger.released`: what a transfer held is free again, and nothing was booked.
+pub fn released(row: &PendingRow, cause: Cause) -> Emit {
+    Emit {
+        kind: "ledger.released",
+        key: row.id.clone(),
+        key_version: 1,
+        data: json!({
+            "transfer_id": row.id,
+            "kind": row.kind,
+            "reason": row.state.as_str(),
+            "reference": row.reference,
+            "accounts": row.settled_standings.iter().map(account).collect::<Vec<_>>(),
+        }),
+        cause,
+    }
+}
+
+/// What is told of requests: of a single one its own event, of many at once
+/// `ledger.transfers_posted` with how every account stands after all of them, in parts of a size
+/// that a delivery takes.
+pub fn told(batch: &mut Batch, book: &Book, plan: &Plan, cause: &Cause) {
+    if let [only] = &plan.outcomes[..] {
+        if let [(entry, done)] = &plan.written.booked[..] {
+            batch.emit(posted(entry, done, None, cause.clone()));
+        }
+        if let [(entry, refused)] = &plan.written.refused[..] {
+            batch.emit(rejected(entry, refused, cause.clone()));
+        }
+        if let (Became::Reserved(row), false) = (&only.became, only.replayed) {
+            batch.emit(reserved(row, cause.clone()));
+        }
+        return;
+    }
+    let standings: Vec<Standing> = book.changed().map(|(a, _)| Standing::from(a)).collect();
+    let id = ids::new_id("bat");
+    for (part, standings) in (1..).zip(standings.chunks(ACCOUNTS_TOLD_AT_ONCE)) {
+        batch.emit(Emit {
+            kind: "ledger.transfers_posted",
+            key: id.clone(),
+            key_version: part,
+            data: json!({
+                "batch_id": id,
+                "part": part,
+                "booked": plan.written.booked.len(),
+                "reserved": plan.reserved.len(),
+                "refused": plan.written.refused.len(),
+                "accounts": standings.iter().map(account).collect::<Vec<_>>(),
+            }),
+            cause: cause.clone(),
+        });
     }
 }

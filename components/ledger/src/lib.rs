@@ -1,14 +1,16 @@
 //! The journal: accounts, entries that balance, and what every account holds because of them.
 //! Payments reach it as `forex.converted`, refunds as `refund.initiated`; wallets open accounts and top up through its HTTP
-//! surface, finance posts entries by hand. It never calls anyone and never trusts an amount it did
-//! not book itself.
+//! surface, finance posts entries and transfers. It never calls anyone and never trusts an amount it
+//! did not book itself.
 
 pub mod api;
+pub mod booking;
 pub mod checkpoints;
 pub mod events;
 pub mod jobs;
 pub mod limits;
 pub mod model;
+pub mod settling;
 pub mod store;
 
 /// What the component is made of.
@@ -17,7 +19,13 @@ pub static SERVICE: innover_kit::Service = innover_kit::Service {
         ("forex.converted", events::converted),
         ("refund.initiated", events::refund_initiated),
     ],
-    tasks: &[("ledger.checkpoint", jobs::checkpoint)],
+    // Payments of one merchant all move its account.
+    events_locking: innover_kit::events::Locking::BeforeReading,
+    tasks: &[
+        ("ledger.checkpoint", jobs::checkpoint),
+        ("ledger.expire", jobs::expire),
+    ],
+    body_bytes_max: innover_kit::contract::limits::LEDGER_BODY_BYTES_MAX,
     migration: Some(innover_kit::Migration(1, "init")),
     ..innover_kit::Service::new("ledger", api::routes)
 };

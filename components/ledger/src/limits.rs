@@ -16,12 +16,21 @@ pub const TEXT_CHARS_MAX: usize = 140;
 pub const METADATA_BYTES_MAX: usize = 4_096;
 /// Accounts the trial balance names when they differ from their postings; one is enough to stop.
 pub const DIFFERING_ACCOUNTS_MAX: i64 = 20;
-/// How long an entry is tried again while others move its accounts: a calling service waits 3 s.
-pub const CONTENTION_WAIT_US_MAX: i64 = 2_000_000;
-/// The first pause is at most this long: a commit takes about a millisecond.
-pub const CONTENTION_PAUSE_MS_MIN: u64 = 4;
-/// No pause is longer: some twenty commits pass meanwhile.
-pub const CONTENTION_PAUSE_MS_MAX: u64 = 40;
+/// Transfers of one batch: what fits 4 MiB at 512 bytes each, less one for the frame (and the most
+/// that TigerBeetle takes).
+pub const BATCH_MAX: usize = 8_190;
+/// Seconds a reservation lasts when the caller does not say: a card authorisation's week.
+pub const RESERVED_S_DEFAULT: i64 = 7 * 24 * 3600;
+/// Seconds a reservation lasts at most.
+pub const RESERVED_S_MAX: i64 = 90 * 24 * 3600;
+/// Reservations that expire in one batch.
+pub const EXPIRED_AT_ONCE_MAX: i64 = 500;
+/// Open reservations an account's view lists; there may be more.
+pub const HOLDS_SHOWN_MAX: i64 = 100;
+/// Accounts in one `ledger.transfers_posted`: some 60 kB.
+pub const ACCOUNTS_TOLD_AT_ONCE: usize = 500;
+/// Lines of one page of the general ledger.
+pub const GENERAL_LEDGER_PAGE: i64 = 1_000;
 
 /// Records on one page of a journal's export.
 pub const JOURNAL_PAGE: i64 = 1_000;

@@ -9,7 +9,7 @@ use crate::{Hash, hash::Fields};
 pub struct Head<'a> {
     pub account: &'a str,
     /// How many postings it has had.
-    pub version: i64,
+    pub postings: i64,
     pub hash: Hash,
 }
 
@@ -20,7 +20,7 @@ pub fn root<'a>(heads: impl IntoIterator<Item = Head<'a>>) -> Hash {
     let leaf = |head: Head<'_>| {
         Fields::of("innover/head/1")
             .text(head.account)
-            .number(head.version)
+            .number(head.postings)
             .hash(&head.hash)
             .done()
     };

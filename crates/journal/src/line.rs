@@ -57,10 +57,8 @@ impl CheckpointLine {
 #[serde(deny_unknown_fields)]
 pub struct EntryLine {
     pub id: String,
-    pub external_id: Option<String>,
     pub kind: String,
     pub reference: String,
-    pub payment_id: Option<String>,
     pub reverses: Option<String>,
     /// JSON text.
     pub metadata: String,
@@ -74,10 +72,8 @@ impl EntryLine {
     pub fn seal(&self) -> EntrySeal<'_> {
         EntrySeal {
             id: &self.id,
-            external_id: self.external_id.as_deref(),
             kind: &self.kind,
             reference: &self.reference,
-            payment_id: self.payment_id.as_deref(),
             reverses: self.reverses.as_deref(),
             metadata: &self.metadata,
             created_by: &self.created_by,
@@ -122,7 +118,8 @@ impl AccountLine {
 #[serde(deny_unknown_fields)]
 pub struct PostingLine {
     pub account: String,
-    pub version: i64,
+    /// Its number in the account, from 1, without gaps.
+    pub number: i64,
     pub entry_id: String,
     pub position: i64,
     pub direction: String,
@@ -135,8 +132,7 @@ pub struct PostingLine {
 impl PostingLine {
     pub fn seal(&self) -> PostingSeal<'_> {
         PostingSeal {
-            account: &self.account,
-            version: self.version,
+            number: self.number,
             entry_id: &self.entry_id,
             position: self.position,
             direction: &self.direction,

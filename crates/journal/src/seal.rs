@@ -37,10 +37,8 @@ impl AccountSeal<'_> {
 #[derive(Clone, Copy, Debug)]
 pub struct EntrySeal<'a> {
     pub id: &'a str,
-    pub external_id: Option<&'a str>,
     pub kind: &'a str,
     pub reference: &'a str,
-    pub payment_id: Option<&'a str>,
     /// The entry it reverses.
     pub reverses: Option<&'a str>,
     /// JSON text.
@@ -55,10 +53,8 @@ impl EntrySeal<'_> {
     pub fn hash(&self) -> Hash {
         Fields::of("innover/entry/1")
             .text(self.id)
-            .optional(self.external_id)
             .text(self.kind)
             .text(self.reference)
-            .optional(self.payment_id)
             .optional(self.reverses)
             .text(self.metadata)
             .text(self.created_by)
@@ -67,12 +63,12 @@ impl EntrySeal<'_> {
     }
 }
 
-/// A posting.
+/// A posting. Its account is not a field of its own: the account is the first link of the chain that
+/// the posting continues.
 #[derive(Clone, Copy, Debug)]
 pub struct PostingSeal<'a> {
-    pub account: &'a str,
     /// Its number in the account, from 1.
-    pub version: i64,
+    pub number: i64,
     pub entry_id: &'a str,
     /// Its place in the entry, from 0.
     pub position: i64,
@@ -88,8 +84,7 @@ impl PostingSeal<'_> {
     /// The account's head after this posting; `previous` is the head before it.
     pub fn hash(&self, entry: &Hash, previous: &Hash) -> Hash {
         Fields::of("innover/posting/1")
-            .text(self.account)
-            .number(self.version)
+            .number(self.number)
             .text(self.entry_id)
             .number(self.position)
             .text(self.direction)

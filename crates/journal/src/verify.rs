@@ -70,7 +70,7 @@ struct Entry {
 struct Account {
     line: usize,
     opened: AccountLine,
-    version: i64,
+    number: i64,
     balance: i64,
     head: Hash,
 }
@@ -156,7 +156,7 @@ impl Verifier {
                 self.close_account();
                 self.account = Some(Account {
                     line: self.lines,
-                    version: 0,
+                    number: 0,
                     balance: 0,
                     head: line.hash,
                     opened: line,
@@ -236,9 +236,9 @@ impl Verifier {
 
     fn account_is_complete(&self) -> Result<(), String> {
         match &self.account {
-            Some(account) if account.version != account.opened.postings => Err(format!(
+            Some(account) if account.number != account.opened.postings => Err(format!(
                 "account {} (line {}) says {} postings, there are {}",
-                account.opened.id, account.line, account.opened.postings, account.version
+                account.opened.id, account.line, account.opened.postings, account.number
             )),
             _ => Ok(()),
         }
@@ -247,20 +247,20 @@ impl Verifier {
     fn close_account(&mut self) {
         if let Some(account) = self.account.take() {
             self.heads
-                .push((account.opened.id, account.version, account.head));
+                .push((account.opened.id, account.number, account.head));
         }
     }
 
     fn posting(&self, line: &PostingLine) -> Result<(), String> {
-        let at = format!("posting {} of account {}", line.version, line.account);
+        let at = format!("posting {} of account {}", line.number, line.account);
         let account = match &self.account {
             Some(account) if account.opened.id == line.account => account,
             _ => return Err(format!("{at} stands under another account")),
         };
-        if line.version != account.version + 1 {
+        if line.number != account.number + 1 {
             return Err(format!(
                 "{at} follows posting {}: one is missing or moved",
-                account.version
+                account.number
             ));
         }
         let entry = self
@@ -286,7 +286,7 @@ impl Verifier {
         let Some(account) = &mut self.account else {
             return;
         };
-        account.version = line.version;
+        account.number = line.number;
         account.balance = line.balance_after;
         account.head = line.hash;
         self.postings += 1;
@@ -340,11 +340,11 @@ impl Verifier {
         let last = self
             .account
             .iter()
-            .map(|a| (a.opened.id.as_str(), a.version, a.head));
+            .map(|a| (a.opened.id.as_str(), a.number, a.head));
         let heads = self.heads.iter().map(|(id, v, h)| (id.as_str(), *v, *h));
-        let heads = heads.chain(last).map(|(account, version, hash)| Head {
+        let heads = heads.chain(last).map(|(account, postings, hash)| Head {
             account,
-            version,
+            postings,
             hash,
         });
         let signed = self.checkpoint.as_ref();

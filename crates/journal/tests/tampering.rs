@@ -53,10 +53,8 @@ fn export(entries: usize, accounts: usize) -> String {
     for n in 0..entries {
         let mut entry = EntryLine {
             id: format!("ent_{n:08}"),
-            external_id: (n % 2 == 0).then(|| format!("pay_{n}")),
             kind: "payment".into(),
             reference: format!("order {n}"),
-            payment_id: (n % 5 == 0).then(|| format!("pay_{n}")),
             reverses: None,
             metadata: "{}".into(),
             created_by: "usr_finance".into(),
@@ -77,7 +75,7 @@ fn export(entries: usize, accounts: usize) -> String {
             let head = postings.last().map_or(account.hash, |p| p.hash);
             let mut posting = PostingLine {
                 account: account.id.clone(),
-                version: postings.len() as i64 + 1,
+                number: postings.len() as i64 + 1,
                 entry_id: entry.id.clone(),
                 position,
                 direction: direction.into(),
@@ -100,7 +98,7 @@ fn export(entries: usize, accounts: usize) -> String {
     }
     let heads = heads.iter().map(|(account, version, hash)| Head {
         account,
-        version: *version,
+        postings: *version,
         hash: *hash,
     });
     let statement = Statement {

@@ -193,16 +193,21 @@ impl Batch {
         self.inbox.extend(other.inbox);
     }
 
-    /// Commits all steps or none.
+    /// Commits all steps or none. A lock taken by [`Db::lock`] ends with it either way.
     ///
     /// # Errors
     /// [`BatchError`] names the step whose expectation did not hold; the database is as before.
     pub async fn commit(mut self, db: &mut Db) -> Result<(), BatchError> {
         self.finish();
         if self.steps.is_empty() {
+            if db.is_locked() {
+                db.end("ROLLBACK")?;
+            }
             return Ok(());
         }
-        db.begin().await?;
+        if !db.is_locked() {
+            db.begin().await?;
+        }
         let done = self.run(db);
         match done.and_then(|()| db.end("COMMIT").map_err(BatchError::from)) {
             Ok(()) => Ok(()),

@@ -151,8 +151,17 @@ impl From<DbError> for Failure {
 /// A connection, exclusive to this request until it is dropped.
 pub struct Db {
     session: Option<session::Session>,
-    /// Set between BEGIN and COMMIT: a connection dropped there is closed, never kept.
-    in_transaction: bool,
+    transaction: Transaction,
+}
+
+/// Where a connection stands.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Transaction {
+    None,
+    /// BEGIN was sent and has not answered: a connection dropped there is closed, never kept.
+    Beginning,
+    /// Between BEGIN and COMMIT.
+    Open,
 }
 
 static IDLE: Mutex<Vec<session::Session>> = Mutex::new(Vec::new());
@@ -181,7 +190,7 @@ impl Db {
         };
         Ok(Db {
             session: Some(session),
-            in_transaction: false,
+            transaction: Transaction::None,
         })
     }
 
@@ -193,7 +202,7 @@ impl Db {
     pub fn open_file(path: &std::path::Path) -> Result<Db, DbError> {
         Ok(Db {
             session: Some(session::Session::open_file(path)?),
-            in_transaction: false,
+            transaction: Transaction::None,
         })
     }
 
@@ -211,11 +220,32 @@ impl Db {
             .ok_or_else(|| DbError::Shape("the connection is closed".into()))
     }
 
+    /// Makes this request the database's only writer until its batch has ended or the connection
+    /// is dropped: what is read from now on does not change before the commit. Writers of one hot
+    /// row then queue for the database, which they do at their commit anyway, instead of losing to
+    /// each other and starting over.
+    ///
+    /// Between this and the commit a request reads and decides and does nothing else: everybody
+    /// waits for it, so it calls nobody and awaits nothing but its own queries. The batch's guards
+    /// stay: a database that does not serialize writers (Postgres) has nothing to lock here, and
+    /// there they are what counts.
+    ///
+    /// # Errors
+    /// [`DbError::Busy`] when others held it for too long.
+    pub async fn lock(&mut self) -> Result<(), DbError> {
+        self.begin().await
+    }
+
+    /// Whether [`Db::lock`] or a batch has begun a transaction.
+    pub(crate) fn is_locked(&self) -> bool {
+        self.transaction == Transaction::Open
+    }
+
     pub(crate) async fn begin(&mut self) -> Result<(), DbError> {
-        // Marked before the statement: a request dropped while it waits must not leave a
-        // connection in an unknown state among the idle ones.
-        self.in_transaction = true;
-        self.session()?.begin().await
+        self.transaction = Transaction::Beginning;
+        self.session()?.begin().await?;
+        self.transaction = Transaction::Open;
+        Ok(())
     }
 
     /// Rows affected by a modifying statement.
@@ -225,16 +255,20 @@ impl Db {
 
     pub(crate) fn end(&mut self, statement: &'static str) -> Result<(), DbError> {
         self.session()?.query(statement, Vec::new())?;
-        self.in_transaction = false;
+        self.transaction = Transaction::None;
         Ok(())
     }
 }
 
 impl Drop for Db {
     fn drop(&mut self) {
+        if self.is_locked() {
+            // Locked, and then there was nothing to write. What fails here is closed below.
+            let _ = self.end("ROLLBACK");
+        }
         // Natively each test has a database of its own, so nothing is kept.
         if cfg!(target_family = "wasm")
-            && !self.in_transaction
+            && self.transaction == Transaction::None
             && let (Some(session), Ok(mut idle)) = (self.session.take(), IDLE.lock())
         {
             idle.push(session);
@@ -397,8 +431,9 @@ mod session {
 
     use super::{DbError, Row, Value, rows_json};
 
-    /// How long a connection waits for another writer.
-    const BUSY_MAX: Duration = Duration::from_secs(5);
+    /// How long a connection waits for another writer: SQLite polls, so of many threads some wait
+    /// long. (Our host queues them instead.)
+    const BUSY_MAX: Duration = Duration::from_secs(30);
 
     /// Behind a lock only so that `&Db` may cross an await; nobody else holds it.
     pub struct Session(Mutex<Connection>);
@@ -416,7 +451,11 @@ mod session {
             // switch a new database at the same moment one is told at once that it is locked.
             loop {
                 let switched = connection
-                    .execute_batch("PRAGMA journal_mode = WAL; PRAGMA foreign_keys = ON;")
+                    .execute_batch(
+                        "PRAGMA journal_mode = WAL; PRAGMA foreign_keys = ON;
+                         -- A test's database does not outlive its process.
+                         PRAGMA synchronous = OFF;",
+                    )
                     .map_err(error);
                 match switched {
                     Err(DbError::Busy(_)) if Instant::now() < give_up_at => {

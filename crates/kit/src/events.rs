@@ -6,7 +6,7 @@ use innover_contract::{
     Code, Event, EventAnswer, EventAnswers, event::CLOUDEVENTS_BATCH, limits::EVENT_BATCH_MAX,
 };
 
-pub use crate::inbox::Handled;
+pub use crate::inbox::{Handled, Locking};
 use crate::{Answer, Cx, Db, Failure, Result, inbox};
 
 /// A future a handler returns.
@@ -40,6 +40,7 @@ pub(crate) async fn receive(
     handlers: EventHandlers,
     content_type: &str,
     body: &[u8],
+    locking: Locking,
 ) -> Result<Answer> {
     let malformed =
         |e: serde_json::Error| Failure::new(Code::MalformedJson, format!("not a CloudEvent: {e}"));
@@ -75,7 +76,7 @@ pub(crate) async fn receive(
             }
         }
     };
-    let mut outcomes = inbox::deliver(cx, "", &events, &handle).await?;
+    let mut outcomes = inbox::deliver(cx, "", &events, &handle, locking).await?;
     let results = events
         .into_iter()
         .map(|event| match outcomes.remove(&event.id) {

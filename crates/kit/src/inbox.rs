@@ -18,6 +18,15 @@ pub(crate) const STEP: &str = "inbox";
 /// come back later.
 const ATTEMPTS: usize = 5;
 
+/// When a handler's database is locked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Locking {
+    /// At the commit: a handler may call other services; a lost race is tried again.
+    AtCommit,
+    /// Before it reads ([`Db::lock`]): for handlers of rows that many move, which call nobody.
+    BeforeReading,
+}
+
 /// What a handler decided for the items it was given: one batch for all of them, and what it
 /// refuses. An item that is neither refused nor given a result simply took effect.
 #[derive(Default)]
@@ -80,6 +89,7 @@ pub(crate) async fn deliver<I: Item>(
     prefix: &str,
     items: &[I],
     handle: &impl AsyncFn(&Db, &[I]) -> Result<Handled>,
+    locking: Locking,
 ) -> Result<BTreeMap<String, Outcome>> {
     let mut db = Db::open().await?;
     let mut outcomes = handled_before(&db, prefix, items).await?;
@@ -107,7 +117,7 @@ pub(crate) async fn deliver<I: Item>(
             }
         }
         for group in groups.into_values() {
-            run_group(cx, &mut db, prefix, &group, handle, &mut outcomes).await;
+            run_group(cx, &mut db, prefix, &group, handle, &mut outcomes, locking).await;
             for item in &group {
                 let status = outcomes.get(item.id()).map_or(500, |o| o.status);
                 // A parked item does not hold up its key: it will not come back.
@@ -129,15 +139,16 @@ async fn run_group<I: Item>(
     group: &[I],
     handle: &impl AsyncFn(&Db, &[I]) -> Result<Handled>,
     outcomes: &mut BTreeMap<String, Outcome>,
+    locking: Locking,
 ) {
-    match attempt(db, prefix, group, handle).await {
+    match attempt(db, prefix, group, handle, locking).await {
         Ok(done) => outcomes.extend(done),
         Err(_) if group.len() > 1 => {
             for item in group {
-                run_one(cx, db, prefix, item, handle, outcomes).await;
+                run_one(cx, db, prefix, item, handle, outcomes, locking).await;
             }
         }
-        Err(_) => run_one(cx, db, prefix, &group[0], handle, outcomes).await,
+        Err(_) => run_one(cx, db, prefix, &group[0], handle, outcomes, locking).await,
     }
 }
 
@@ -148,11 +159,12 @@ async fn run_one<I: Item>(
     item: &I,
     handle: &impl AsyncFn(&Db, &[I]) -> Result<Handled>,
     outcomes: &mut BTreeMap<String, Outcome>,
+    locking: Locking,
 ) {
     let one = std::slice::from_ref(item);
     let mut last = Failure::from(Code::Conflict);
     for _ in 0..ATTEMPTS {
-        match attempt(db, prefix, one, handle).await {
+        match attempt(db, prefix, one, handle, locking).await {
             Ok(done) => return outcomes.extend(done),
             Err(Attempt::Failed(failure)) => {
                 last = failure;
@@ -195,12 +207,20 @@ async fn attempt<I: Item>(
     prefix: &str,
     group: &[I],
     handle: &impl AsyncFn(&Db, &[I]) -> Result<Handled>,
+    locking: Locking,
 ) -> Result<BTreeMap<String, Outcome>, Attempt> {
+    if let Locking::BeforeReading = locking {
+        db.lock().await.map_err(|e| Attempt::Batch(e.into()))?;
+    }
+    let handled = handle(db, group).await;
+    if handled.is_err() && db.is_locked() {
+        db.end("ROLLBACK").map_err(|e| Attempt::Batch(e.into()))?;
+    }
     let Handled {
         mut batch,
         refused,
         mut results,
-    } = handle(db, group).await.map_err(Attempt::Failed)?;
+    } = handled.map_err(Attempt::Failed)?;
     let mut outcomes = BTreeMap::new();
     for item in group {
         let outcome = match refused.get(item.id()) {

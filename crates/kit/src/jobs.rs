@@ -6,7 +6,7 @@ use innover_contract::{Code, Job, JobAnswer, JobAnswers, job::JobBatch, limits::
 use serde_json::Value as Json;
 
 pub use crate::inbox::Handled;
-use crate::{Answer, Cx, Db, Failure, Result, inbox};
+use crate::{Answer, Cx, Db, Failure, Result, inbox, inbox::Locking};
 
 /// A future a task returns.
 pub type Running<'a> = Pin<Box<dyn Future<Output = Result<Handled>> + 'a>>;
@@ -61,7 +61,7 @@ pub(crate) async fn receive(cx: &Cx, tasks: Tasks, body: &[u8]) -> Result<Answer
             )),
         }
     };
-    let mut outcomes = inbox::deliver(cx, PREFIX, &batch.jobs, &handle).await?;
+    let mut outcomes = inbox::deliver(cx, PREFIX, &batch.jobs, &handle, Locking::AtCommit).await?;
     let results = batch
         .jobs
         .into_iter()

@@ -16,7 +16,7 @@ use utoipa_axum::router::OpenApiRouter;
 
 use crate::{
     Answer, Cx, Db, Failure, Result, call,
-    events::{self, EventHandlers},
+    events::{self, EventHandlers, Locking},
     jobs::{self, Tasks},
     params,
 };
@@ -46,6 +46,8 @@ pub struct Service {
     pub api: fn() -> OpenApiRouter,
     /// What it subscribes to.
     pub events: EventHandlers,
+    /// When the database is locked for a handler of events.
+    pub events_locking: Locking,
     /// Its tasks, besides the samples.
     pub tasks: Tasks,
     /// The newest migration its code needs; `None` for a service without a database.
@@ -61,6 +63,7 @@ impl Service {
             name,
             api,
             events: &[],
+            events_locking: Locking::AtCommit,
             tasks: &[],
             migration: None,
             body_bytes_max: BODY_BYTES_MAX,
@@ -404,5 +407,12 @@ async fn deliver(service: &Service, cx: &Cx, request: &Request<Bytes>) -> Result
         .headers()
         .get(header::CONTENT_TYPE)
         .and_then(|v| v.to_str().ok());
-    events::receive(cx, service.events, kind.unwrap_or_default(), request.body()).await
+    events::receive(
+        cx,
+        service.events,
+        kind.unwrap_or_default(),
+        request.body(),
+        service.events_locking,
+    )
+    .await
 }

@@ -9,7 +9,8 @@ use utoipa::ToSchema;
 use super::invalid;
 use crate::{
     events::{self, Subject},
-    store::{self, Outcome},
+    model::Book,
+    store::entries::{self, EntryRow, Known, Refused, Written},
 };
 
 /// What is refused here is refused for this.
@@ -49,28 +50,41 @@ async fn refuse(cx: &Cx, subject: Subject, id: &str) -> Result<Answer> {
         let what = format!("for the {service} service only");
         return Err(Failure::new(Code::InsufficientScope, what));
     }
-    // Outcomes of all subjects share a table: a service gives up its own alone.
+    // Entries of all subjects share a table: a service gives up its own alone.
     if !id.starts_with(subject.prefix()) {
         return Err(invalid(format!("this is no id of a {service}"), "id"));
     }
     batch::with_retries(|| async {
         let mut db = Db::open().await?;
-        if let Some(entry_id) = store::settlement(&db, id).await? {
-            return Answer::json(200, &Settlement { entry_id });
-        }
-        let detail = "it was not booked in time".to_owned();
-        let mut batch = Batch::new();
-        let cause = Cause::from(cx);
-        batch.emit(events::rejected_event(
-            subject, id, TIMED_OUT, &detail, cause,
-        ));
-        let refused = Outcome::Refused {
-            code: TIMED_OUT,
-            detail,
+        db.lock().await?;
+        let entry_id = match entries::find(&db, id).await? {
+            Some(Known::Booked(entry, _)) => Some(entry.id),
+            Some(Known::Refused(..)) => None,
+            None => {
+                let now = ids::now_us();
+                let row = EntryRow {
+                    id: id.to_owned(),
+                    kind: service.into(),
+                    reference: id.to_owned(),
+                    reverses: None,
+                    metadata: "{}".into(),
+                    created_by: service.into(),
+                    created_at: now,
+                };
+                let detail = "it was not booked in time".to_owned();
+                let refused = Refused::of(&[], TIMED_OUT, detail, String::new());
+                let mut batch = Batch::new();
+                batch.emit(events::rejected(&row, &refused, Cause::from(cx)));
+                let written = Written {
+                    refused: vec![(row, refused)],
+                    booked: Vec::new(),
+                };
+                entries::write(&mut batch, &Book::default(), &written, now);
+                batch.commit(&mut db).await?;
+                None
+            }
         };
-        store::settle(&mut batch, &[(id.to_owned(), refused)], ids::now_us());
-        batch.commit(&mut db).await?;
-        Answer::json(200, &Settlement { entry_id: None })
+        Answer::json(200, &Settlement { entry_id })
     })
     .await
 }

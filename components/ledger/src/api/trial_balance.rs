@@ -7,7 +7,7 @@ use utoipa::ToSchema;
 use super::{READ, views::decimal};
 use crate::{
     limits::DIFFERING_ACCOUNTS_MAX,
-    store::{self, TrialRow},
+    store::reports::{self, TrialRow},
 };
 
 /// The sums of one currency.
@@ -24,7 +24,7 @@ struct CurrencyTotals {
     difference: String,
     /// Accounts in the currency.
     accounts: i64,
-    /// Accounts whose balance is not the sum of their postings.
+    /// Accounts whose balance is not the sum of their postings and open reservations.
     differing_accounts: i64,
 }
 
@@ -62,9 +62,9 @@ pub struct TrialBalance {
 pub async fn get(cx: Cx) -> Result<Answer> {
     cx.require(READ)?;
     let db = Db::open().await?;
-    let rows = store::trial_balance(&db).await?;
+    let rows = reports::trial_balance(&db).await?;
     let differing_accounts = match rows.iter().any(|row| row.differing != 0) {
-        true => store::differing_accounts(&db, DIFFERING_ACCOUNTS_MAX).await?,
+        true => reports::differing_accounts(&db, DIFFERING_ACCOUNTS_MAX).await?,
         false => Vec::new(),
     };
     let balanced = rows

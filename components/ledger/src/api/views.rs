@@ -7,8 +7,12 @@ use serde_json::Value;
 use utoipa::ToSchema;
 
 use crate::{
-    model::{Balance, Posted},
-    store::{AccountRow, EntryRow, Line},
+    model::{Balance, Side, Standing, State},
+    store::{
+        accounts::AccountRow,
+        entries::{EntryRow, Line, StatementRow},
+        pending::PendingRow,
+    },
 };
 
 /// Minor units as a decimal string with all of the currency's digits.
@@ -36,7 +40,7 @@ pub struct BalanceView {
 }
 
 impl BalanceView {
-    fn new(balance: Balance, currency: Currency) -> BalanceView {
+    pub fn new(balance: Balance, currency: Currency) -> BalanceView {
         BalanceView {
             posted: decimal(balance.posted, currency),
             held: decimal(balance.held, currency),
@@ -71,8 +75,10 @@ pub struct AccountView {
     state: String,
     balance: BalanceView,
     totals: TotalsView,
-    /// How many postings it has had.
+    /// Grows by one with every change of what it holds.
     version: i64,
+    /// How many postings it has had.
+    postings: i64,
     #[schema(value_type = Object)]
     metadata: Value,
     created_at: String,
@@ -102,6 +108,7 @@ impl From<&AccountRow> for AccountView {
                 pending_credits: decimal(account.totals.pending_credits.0),
             },
             version: account.version,
+            postings: account.postings,
             metadata: object(&opening.metadata),
             created_at: rfc3339(*created_at),
         }
@@ -118,8 +125,8 @@ pub struct PostingView {
     currency: String,
     /// What the account had posted after it.
     balance_after: String,
-    /// Its number in the account.
-    version: i64,
+    /// Its number in the account, from 1, without gaps.
+    number: i64,
 }
 
 /// What an entry left in an account.
@@ -136,19 +143,17 @@ pub struct AccountBalanceView {
 /// A journal entry.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct EntryView {
+    /// The caller's id, or one made here.
     id: String,
     /// `payment`, `top_up`, `manual`, …
     kind: String,
     reference: String,
-    /// What it was made for; at most one entry has it.
-    external_id: Option<String>,
     payment_id: Option<String>,
     /// The entry it takes back, whole or in part.
     reverses: Option<String>,
     postings: Vec<PostingView>,
-    /// New balances of the accounts it touched; only in the answer that posted it.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    balances: Option<Vec<AccountBalanceView>>,
+    /// What the accounts it touched held after it.
+    balances: Vec<AccountBalanceView>,
     #[schema(value_type = Object)]
     metadata: Value,
     /// Who asked for it: a user, a client or a service.
@@ -157,55 +162,152 @@ pub struct EntryView {
 }
 
 impl EntryView {
-    /// The answer to the request that posted it.
-    pub fn posted(entry: &EntryRow, posted: &[Posted]) -> EntryView {
-        let postings = posted.iter().map(|p| PostingView {
-            account: p.account.to_string(),
-            direction: p.side.as_str().into(),
-            amount: p.money.to_decimal_string(),
-            currency: p.money.currency().code().into(),
-            balance_after: decimal(p.balance.posted, p.money.currency()),
-            version: p.version,
-        });
-        let balances = posted.iter().map(|p| AccountBalanceView {
-            account: p.account.to_string(),
-            currency: p.money.currency().code().into(),
-            balance: BalanceView::new(p.balance, p.money.currency()),
-            version: p.version,
-        });
-        EntryView::new(entry, postings.collect(), Some(balances.collect()))
-    }
-
-    /// An entry as it was written.
-    pub fn read(entry: &EntryRow, lines: &[Line]) -> EntryView {
+    /// An entry as it was written, and what it left in its accounts.
+    pub fn new(entry: &EntryRow, lines: &[Line]) -> EntryView {
         let postings = lines.iter().map(|line| PostingView {
             account: line.account.to_string(),
             direction: line.side.as_str().into(),
             amount: decimal(line.amount, line.currency),
             currency: line.currency.code().into(),
             balance_after: decimal(line.balance_after, line.currency),
-            version: line.version,
+            number: line.number,
         });
-        EntryView::new(entry, postings.collect(), None)
-    }
-
-    fn new(
-        entry: &EntryRow,
-        postings: Vec<PostingView>,
-        balances: Option<Vec<AccountBalanceView>>,
-    ) -> EntryView {
         EntryView {
             id: entry.id.clone(),
             kind: entry.kind.clone(),
             reference: entry.reference.clone(),
-            external_id: entry.external_id.clone(),
-            payment_id: entry.payment_id.clone(),
+            payment_id: entry.payment_id().map(str::to_owned),
             reverses: entry.reverses.clone(),
-            postings,
-            balances,
+            postings: postings.collect(),
+            balances: balances(lines),
             metadata: object(&entry.metadata),
             created_by: entry.created_by.clone(),
             created_at: rfc3339(entry.created_at),
+        }
+    }
+}
+
+impl From<&Standing> for AccountBalanceView {
+    fn from(standing: &Standing) -> AccountBalanceView {
+        AccountBalanceView {
+            account: standing.account.to_string(),
+            currency: standing.currency.code().into(),
+            balance: BalanceView::new(standing.balance, standing.currency),
+            version: standing.version,
+        }
+    }
+}
+
+fn balances(lines: &[Line]) -> Vec<AccountBalanceView> {
+    lines
+        .iter()
+        .map(|line| AccountBalanceView::from(&line.standing()))
+        .collect()
+}
+
+/// A transfer: booked at once, or in two phases.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct TransferView {
+    pub id: String,
+    /// `posted`, `pending`, `voided` or `expired`.
+    #[schema(example = "posted")]
+    state: &'static str,
+    debit_account: String,
+    credit_account: String,
+    /// What was asked for.
+    #[schema(example = "10.00")]
+    amount: String,
+    #[schema(example = "EUR")]
+    currency: String,
+    /// What was posted of it; null while nothing is.
+    posted_amount: Option<String>,
+    /// Its journal entry; null while there is none.
+    entry_id: Option<String>,
+    kind: String,
+    reference: String,
+    #[schema(value_type = Object)]
+    metadata: Value,
+    created_by: String,
+    created_at: String,
+    /// When a reservation is given back; null for what is booked at once.
+    expires_at: Option<String>,
+    /// What its accounts held after it.
+    balances: Vec<AccountBalanceView>,
+}
+
+impl TransferView {
+    /// One that was booked at once.
+    pub fn booked(entry: &EntryRow, lines: &[Line]) -> TransferView {
+        let account = |side| {
+            let line = lines.iter().find(|line| line.side == side);
+            line.map(|line| line.account.to_string())
+                .unwrap_or_default()
+        };
+        let amount = lines
+            .first()
+            .map(|line| decimal(line.amount, line.currency))
+            .unwrap_or_default();
+        TransferView {
+            id: entry.id.clone(),
+            state: State::Posted.as_str(),
+            debit_account: account(Side::Debit),
+            credit_account: account(Side::Credit),
+            posted_amount: Some(amount.clone()),
+            amount,
+            currency: lines
+                .first()
+                .map(|line| line.currency.code().to_owned())
+                .unwrap_or_default(),
+            entry_id: Some(entry.id.clone()),
+            kind: entry.kind.clone(),
+            reference: entry.reference.clone(),
+            metadata: object(&entry.metadata),
+            created_by: entry.created_by.clone(),
+            created_at: rfc3339(entry.created_at),
+            expires_at: None,
+            balances: balances(lines),
+        }
+    }
+
+    /// A reservation as it was answered when it was made, whatever became of it.
+    pub fn reserved(row: &PendingRow) -> TransferView {
+        let money = row.reservation.money;
+        TransferView {
+            id: row.id.clone(),
+            state: State::Pending.as_str(),
+            debit_account: row.reservation.debit.to_string(),
+            credit_account: row.reservation.credit.to_string(),
+            amount: money.to_decimal_string(),
+            currency: money.currency().code().into(),
+            posted_amount: None,
+            entry_id: None,
+            kind: row.kind.clone(),
+            reference: row.reference.clone(),
+            metadata: object(&row.metadata),
+            created_by: row.created_by.clone(),
+            created_at: rfc3339(row.created_at),
+            expires_at: Some(rfc3339(row.expires_at)),
+            balances: row.standings.iter().map(AccountBalanceView::from).collect(),
+        }
+    }
+
+    /// A reservation as it stands.
+    pub fn current(row: &PendingRow) -> TransferView {
+        let first = TransferView::reserved(row);
+        if row.state == State::Pending {
+            return first;
+        }
+        let posted = row.posted_amount;
+        TransferView {
+            state: row.state.as_str(),
+            posted_amount: posted.map(|minor| decimal(minor, row.reservation.money.currency())),
+            entry_id: posted.map(|_| row.id.clone()),
+            balances: row
+                .settled_standings
+                .iter()
+                .map(AccountBalanceView::from)
+                .collect(),
+            ..first
         }
     }
 }
@@ -214,7 +316,7 @@ impl EntryView {
 #[derive(Debug, Serialize, ToSchema)]
 pub struct StatementLine {
     /// Its number in the account, from 1, without gaps.
-    version: i64,
+    number: i64,
     entry_id: String,
     kind: String,
     reference: String,
@@ -230,19 +332,20 @@ pub struct StatementLine {
     pub cursor: String,
 }
 
-impl From<&Line> for StatementLine {
-    fn from(line: &Line) -> StatementLine {
+impl From<&StatementRow> for StatementLine {
+    fn from(row: &StatementRow) -> StatementLine {
+        let line = &row.line;
         StatementLine {
-            version: line.version,
+            number: line.number,
             entry_id: line.entry_id.clone(),
-            kind: line.kind.clone(),
-            reference: line.reference.clone(),
+            kind: row.kind.clone(),
+            reference: row.reference.clone(),
             direction: line.side.as_str().into(),
             amount: decimal(line.amount, line.currency),
             currency: line.currency.code().into(),
             balance_after: decimal(line.balance_after, line.currency),
-            created_at: rfc3339(line.created_at),
-            cursor: line.version.to_string(),
+            created_at: rfc3339(row.created_at),
+            cursor: line.number.to_string(),
         }
     }
 }

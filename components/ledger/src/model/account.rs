@@ -1,15 +1,16 @@
 //! Accounts, what they hold, and the book that entries are applied to.
 
-use std::{collections::BTreeMap, fmt};
+use std::{collections::BTreeMap, fmt, sync::Arc};
 
 use innover_journal::{AccountSeal, Hash};
 use innover_money::{Currency, Minor, Money};
 
-use super::{Checked, Entry, Side};
+use super::{Checked, Entry, Reservation, Side};
 
-/// The id of an account, e.g. `acc_0192…` or `acc_house_cash_EUR`.
+/// The id of an account, e.g. `acc_0192…` or `acc_house_cash_EUR`. A batch names one account many
+/// times, so copies share the text.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct AccountId(String);
+pub struct AccountId(Arc<str>);
 
 impl AccountId {
     /// An id as text.
@@ -20,13 +21,13 @@ impl AccountId {
 
 impl From<String> for AccountId {
     fn from(id: String) -> AccountId {
-        AccountId(id)
+        AccountId(id.into())
     }
 }
 
 impl From<&str> for AccountId {
     fn from(id: &str) -> AccountId {
-        AccountId(id.to_owned())
+        AccountId(id.into())
     }
 }
 
@@ -111,7 +112,7 @@ impl House {
 
     /// Its id in `currency`.
     pub fn id(self, currency: Currency) -> AccountId {
-        AccountId(format!("acc_house_{}_{currency}", self.parts().0))
+        format!("acc_house_{}_{currency}", self.parts().0).into()
     }
 
     /// How it is opened. It has no floor: the house may owe.
@@ -129,7 +130,7 @@ impl House {
     }
 }
 
-/// Sums of an account's postings, in minor units. They only grow.
+/// Sums of an account's postings, in minor units, which only grow, and what is reserved.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Totals {
     /// Posted debits.
@@ -140,6 +141,20 @@ pub struct Totals {
     pub pending_debits: Minor,
     /// Credits that are reserved.
     pub pending_credits: Minor,
+}
+
+impl Totals {
+    fn pending(side: Side) -> fn(&mut Totals) -> &mut Minor {
+        match side {
+            Side::Debit => |totals| &mut totals.pending_debits,
+            Side::Credit => |totals| &mut totals.pending_credits,
+        }
+    }
+
+    /// Whether anything is reserved, on either side.
+    pub fn has_pending(&self) -> bool {
+        self.pending_debits != Minor::ZERO || self.pending_credits != Minor::ZERO
+    }
 }
 
 /// What an account holds on its normal side, in minor units.
@@ -158,6 +173,8 @@ pub struct Balance {
 pub struct Account {
     /// Its id.
     pub id: AccountId,
+    /// Its number: what postings name it by in the database.
+    pub no: i64,
     /// Its one currency.
     pub currency: Currency,
     /// The side on which it grows.
@@ -168,23 +185,30 @@ pub struct Account {
     pub closed: bool,
     /// What it has been debited and credited.
     pub totals: Totals,
-    /// How many postings it has had.
+    /// Grows by one with every change of what it holds: a posting, a reservation or its release.
     pub version: i64,
+    /// How many postings it has had.
+    pub postings: i64,
+    /// When it was last posted to, in microseconds; its postings' times never go back.
+    pub posted_at: i64,
     /// The last link of its chain, as it was read.
     pub head: Hash,
 }
 
 impl Account {
     /// An account without postings.
-    pub fn opened(opening: &Opening, created_at: i64) -> Account {
+    pub fn opened(opening: &Opening, no: i64, created_at: i64) -> Account {
         Account {
             id: opening.id.clone(),
+            no,
             currency: opening.currency,
             normal_side: opening.normal_side,
             floor: opening.floor,
             closed: false,
             totals: Totals::default(),
             version: 0,
+            postings: 0,
+            posted_at: created_at,
             head: opening.head(created_at),
         }
     }
@@ -211,7 +235,8 @@ impl Account {
         }
     }
 
-    fn post(&mut self, side: Side, money: Money) -> Result<(), Refusal> {
+    /// Whether it may hold `money` more or less.
+    fn takes(&self, money: Money) -> Result<(), Refusal> {
         let account = || self.id.clone();
         if self.closed {
             return Err(Refusal::AccountClosed { account: account() });
@@ -223,15 +248,19 @@ impl Account {
                 got: money.currency(),
             });
         }
-        let total = match side {
-            Side::Debit => &mut self.totals.debits,
-            Side::Credit => &mut self.totals.credits,
-        };
-        let grown = total.checked_add(Minor(money.minor()));
-        *total = grown.map_err(|_| Refusal::OutOfRange {
+        Ok(())
+    }
+
+    fn grow(&mut self, total: fn(&mut Totals) -> &mut Minor, by: i64) -> Result<(), Refusal> {
+        let grown = total(&mut self.totals).checked_add(Minor(by));
+        *total(&mut self.totals) = grown.map_err(|_| Refusal::OutOfRange {
             account: self.id.clone(),
         })?;
         self.version += 1;
+        Ok(())
+    }
+
+    fn keeps_its_floor(&self, side: Side) -> Result<(), Refusal> {
         match self.floor {
             Some(floor) if side != self.normal_side && self.balance().available < floor.0 => {
                 Err(Refusal::InsufficientFunds {
@@ -240,6 +269,30 @@ impl Account {
             }
             _ => Ok(()),
         }
+    }
+
+    fn post(&mut self, side: Side, money: Money) -> Result<(), Refusal> {
+        self.takes(money)?;
+        self.grow(
+            match side {
+                Side::Debit => |totals| &mut totals.debits,
+                Side::Credit => |totals| &mut totals.credits,
+            },
+            money.minor(),
+        )?;
+        self.postings += 1;
+        self.keeps_its_floor(side)
+    }
+
+    fn reserve(&mut self, side: Side, money: Money) -> Result<(), Refusal> {
+        self.takes(money)?;
+        self.grow(Totals::pending(side), money.minor())?;
+        self.keeps_its_floor(side)
+    }
+
+    /// Gives back what was reserved: on a closed account too, since nothing is moved.
+    fn release(&mut self, side: Side, money: Money) -> Result<(), Refusal> {
+        self.grow(Totals::pending(side), -money.minor())
     }
 }
 
@@ -333,19 +386,43 @@ impl fmt::Display for Refusal {
     }
 }
 
+/// How an account stands after a change.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Standing {
+    /// The account.
+    pub account: AccountId,
+    /// Its currency.
+    pub currency: Currency,
+    /// What it holds.
+    pub balance: Balance,
+    /// Its version.
+    pub version: i64,
+}
+
+impl From<&Account> for Standing {
+    fn from(account: &Account) -> Standing {
+        Standing {
+            account: account.id.clone(),
+            currency: account.currency,
+            balance: account.balance(),
+            version: account.version,
+        }
+    }
+}
+
 /// A posting that took effect.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Posted {
-    /// The account.
-    pub account: AccountId,
+    /// The account's number.
+    pub account_no: i64,
     /// On which side.
     pub side: Side,
     /// By how much.
     pub money: Money,
-    /// What the account holds after it.
-    pub balance: Balance,
-    /// The account's version after it: the posting's number in that account.
-    pub version: i64,
+    /// The posting's number in the account, from 1, without gaps.
+    pub number: i64,
+    /// How the account stands after it.
+    pub after: Standing,
 }
 
 /// The accounts a batch touches, as read, and what the batch makes of them.
@@ -387,28 +464,91 @@ impl Book {
         // A checked entry names each account once, so the copies never overlap.
         let mut after = Vec::with_capacity(entry.postings().len());
         for posting in entry.postings() {
-            let line = self.accounts.get(&posting.account);
-            let missing = || Refusal::AccountNotFound {
-                account: posting.account.clone(),
-            };
-            let mut account = line.ok_or_else(missing)?.account.clone();
+            let mut account = self.existing(&posting.account)?.clone();
             account.post(posting.side, posting.money)?;
             after.push(account);
         }
         let mut done = Vec::with_capacity(after.len());
         for (posting, account) in entry.postings().iter().zip(after) {
             done.push(Posted {
-                account: account.id.clone(),
+                account_no: account.no,
                 side: posting.side,
                 money: posting.money,
-                balance: account.balance(),
-                version: account.version,
+                number: account.postings,
+                after: Standing::from(&account),
             });
-            if let Some(line) = self.accounts.get_mut(&posting.account) {
-                line.account = account;
-            }
+            self.put(account);
         }
         Ok(done)
+    }
+
+    /// Reserves a transfer's amount on both of its accounts, or nothing.
+    ///
+    /// # Errors
+    /// As [`Book::post`].
+    pub fn reserve(&mut self, reservation: &Reservation) -> Result<[Standing; 2], Refusal> {
+        let (mut debit, mut credit) = self.both(reservation)?;
+        debit.reserve(Side::Debit, reservation.money)?;
+        credit.reserve(Side::Credit, reservation.money)?;
+        Ok(self.put_both(debit, credit))
+    }
+
+    /// Gives a reservation back.
+    ///
+    /// # Errors
+    /// Only when its accounts are not in the book.
+    pub fn release(&mut self, reservation: &Reservation) -> Result<[Standing; 2], Refusal> {
+        let (mut debit, mut credit) = self.both(reservation)?;
+        debit.release(Side::Debit, reservation.money)?;
+        credit.release(Side::Credit, reservation.money)?;
+        Ok(self.put_both(debit, credit))
+    }
+
+    /// Posts a reservation, whole or in part; what is left of it is released.
+    ///
+    /// # Errors
+    /// A refusal of the posting, e.g. because an account was closed since; the book is as before.
+    pub fn settle(
+        &mut self,
+        reservation: &Reservation,
+        entry: &Checked<Entry>,
+    ) -> Result<Vec<Posted>, Refusal> {
+        let before = self.both(reservation)?;
+        self.release(reservation)?;
+        self.post(entry).inspect_err(|_| {
+            self.put_both(before.0, before.1);
+        })
+    }
+
+    fn existing(&self, id: &AccountId) -> Result<&Account, Refusal> {
+        self.account(id).ok_or_else(|| Refusal::AccountNotFound {
+            account: id.clone(),
+        })
+    }
+
+    fn both(&self, reservation: &Reservation) -> Result<(Account, Account), Refusal> {
+        let debit = self.existing(&reservation.debit)?.clone();
+        Ok((debit, self.existing(&reservation.credit)?.clone()))
+    }
+
+    fn put_both(&mut self, debit: Account, credit: Account) -> [Standing; 2] {
+        let standings = [Standing::from(&debit), Standing::from(&credit)];
+        self.put(debit);
+        self.put(credit);
+        standings
+    }
+
+    fn put(&mut self, account: Account) {
+        if let Some(line) = self.accounts.get_mut(&account.id) {
+            line.account = account;
+        }
+    }
+
+    /// The time of what is posted now: never before an account's last posting, whatever the clocks
+    /// of several machines say.
+    pub fn time(&self, now: i64) -> i64 {
+        let last = self.accounts.values().map(|line| line.account.posted_at);
+        last.max().map_or(now, |last| last.max(now))
     }
 
     /// The accounts that changed, each with the version it was read at.

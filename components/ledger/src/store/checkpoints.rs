@@ -3,7 +3,13 @@
 use innover_journal::{CheckpointLine, Hash};
 use innover_kit::{Batch, Db, Expect, Row, Value, db::DbError, params};
 
-use crate::store;
+use super::{hash, hash_text};
+
+/// A digest as a checkpoint shows it.
+fn hex(text: &str) -> Result<Hash, DbError> {
+    text.parse()
+        .map_err(|_| DbError::Shape(format!("`{text}` is no hash")))
+}
 
 fn line(row: &Row) -> Result<CheckpointLine, DbError> {
     Ok(CheckpointLine {
@@ -11,8 +17,8 @@ fn line(row: &Row) -> Result<CheckpointLine, DbError> {
         created_at: row.int(1)?,
         accounts: row.int(2)?,
         postings: row.int(3)?,
-        root: store::hash(row.text(4)?)?,
-        previous: row.opt_text(5)?.map(store::hash).transpose()?,
+        root: hex(row.text(4)?)?,
+        previous: row.opt_text(5)?.map(hex).transpose()?,
         signature: row.text(6)?.to_owned(),
     })
 }
@@ -39,7 +45,8 @@ pub async fn by_number(db: &Db, number: i64) -> Result<Option<CheckpointLine>, D
 /// An account's head, and whether that is news since the newest checkpoint.
 pub struct Current {
     pub account: String,
-    pub version: i64,
+    pub account_no: i64,
+    pub postings: i64,
     pub head: Hash,
     pub is_new: bool,
 }
@@ -48,22 +55,23 @@ pub struct Current {
 pub async fn heads(db: &Db) -> Result<Vec<Current>, DbError> {
     let rows = db
         .query(
-            "SELECT a.id, a.version, a.head, h.version
+            "SELECT a.id, a.no, a.postings, a.head, h.postings
              FROM accounts a
-             LEFT JOIN checkpoint_heads h ON h.account_id = a.id
+             LEFT JOIN checkpoint_heads h ON h.account_no = a.no
                   AND h.number = (SELECT MAX(x.number) FROM checkpoint_heads x
-                                  WHERE x.account_id = a.id)
+                                  WHERE x.account_no = a.no)
              ORDER BY a.id",
             params![],
         )
         .await?;
     let read = |row: &Row| {
-        let version = row.int(1)?;
+        let postings = row.int(2)?;
         Ok(Current {
             account: row.text(0)?.to_owned(),
-            version,
-            head: store::hash(row.text(2)?)?,
-            is_new: row.opt_int(3)? != Some(version),
+            account_no: row.int(1)?,
+            postings,
+            head: hash(row.text(3)?)?,
+            is_new: row.opt_int(4)? != Some(postings),
         })
     };
     let mut heads: Vec<Current> = rows.iter().map(read).collect::<Result<_, DbError>>()?;
@@ -95,19 +103,19 @@ pub fn write(batch: &mut Batch, line: &CheckpointLine, heads: &[Current]) {
         .filter(|head| head.is_new)
         .map(|head| {
             params![
-                &head.account,
+                head.account_no,
                 line.number,
-                head.version,
-                String::from(head.head)
+                head.postings,
+                hash_text(head.head)
             ]
         })
         .collect();
     let count = news.len() as u64;
     batch.step(
         "checkpoint_heads",
-        "INSERT INTO checkpoint_heads (account_id, number, version, head)
-         SELECT r.account_id, r.number, r.version, r.head
-         FROM rows($1: account_id TEXT, number BIGINT, version BIGINT, head TEXT) r WHERE true
+        "INSERT INTO checkpoint_heads (account_no, number, postings, head)
+         SELECT r.account_no, r.number, r.postings, r.head
+         FROM rows($1: account_no BIGINT, number BIGINT, postings BIGINT, head TEXT) r WHERE true
          ON CONFLICT DO NOTHING",
         vec![Value::Rows(news)],
         Expect::Rows(count),

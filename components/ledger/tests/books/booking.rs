@@ -1,7 +1,10 @@
 //! Conversions become entries: once each, many in one commit.
 
 use innover_kit::{Cx, Db, Event};
-use ledger::{events, store};
+use ledger::{
+    events,
+    store::{entries, reports},
+};
 use serde_json::json;
 
 use crate::support::{Database, converted, event, open, outbox, posted};
@@ -50,7 +53,7 @@ async fn a_conversion_is_booked_in_both_currencies_and_told_with_its_cause() {
     );
     assert_eq!(posted(&db, "acc_house_fx_EUR").await, 3_333);
     assert_eq!(posted(&db, "acc_house_fx_USD").await, -3_723);
-    for currency in store::trial_balance(&db).await.expect("read") {
+    for currency in reports::trial_balance(&db).await.expect("read") {
         assert_eq!(
             (currency.debits - currency.credits, currency.differing),
             (0, 0)
@@ -106,8 +109,8 @@ async fn payments_of_one_batch_see_each_other() {
             "ledger.rejected pay_3",
         ]
     );
-    let lines = store::statement(&db, "acc_a", 0, 10).await.expect("read");
-    let after: Vec<i64> = lines.iter().map(|l| l.balance_after).collect();
+    let lines = entries::statement(&db, "acc_a", 0, 10).await.expect("read");
+    let after: Vec<i64> = lines.iter().map(|l| l.line.balance_after).collect();
     assert_eq!(after, [10_000, 4_000, 0, 9_999]);
 }
 
@@ -268,7 +271,7 @@ async fn a_hundred_random_payments_in_one_commit_keep_the_books() {
         deliver(&mut db, &batch).await;
         deliver(&mut db, &batch).await;
     }
-    for currency in store::trial_balance(&db).await.expect("read") {
+    for currency in reports::trial_balance(&db).await.expect("read") {
         assert_eq!(
             (currency.debits, currency.differing),
             (currency.credits, 0),

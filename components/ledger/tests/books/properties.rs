@@ -102,15 +102,16 @@ proptest! {
         }
         let mut per_currency: BTreeMap<_, i128> = BTreeMap::new();
         for (account, read_at) in book.changed() {
-            let mine = || applied.iter().filter(|p| p.account == account.id);
+            let mine = || applied.iter().filter(|p| p.after.account == account.id);
             let sum = |side| mine().filter(|p| p.side == side).map(|p| p.money.minor()).sum::<i64>();
             prop_assert_eq!(account.totals.debits.0, sum(Side::Debit));
             prop_assert_eq!(account.totals.credits.0, sum(Side::Credit));
-            let versions: Vec<i64> = mine().map(|p| p.version).collect();
-            prop_assert_eq!(versions, (read_at + 1..=account.version).collect::<Vec<_>>(), "no gaps");
-            prop_assert_eq!(mine().next_back().map(|p| p.balance), Some(account.balance()));
+            let numbers: Vec<i64> = mine().map(|p| p.number).collect();
+            prop_assert_eq!(read_at, 0);
+            prop_assert_eq!(numbers, (1..=account.postings).collect::<Vec<_>>(), "no gaps");
+            prop_assert_eq!(mine().next_back().map(|p| p.after.balance), Some(account.balance()));
             if let Some(floor) = account.floor {
-                prop_assert!(mine().all(|p| p.balance.available >= floor.0), "{}", account.id);
+                prop_assert!(mine().all(|p| p.after.balance.available >= floor.0), "{}", account.id);
             }
             *per_currency.entry(account.currency).or_default() +=
                 i128::from(account.totals.debits.0) - i128::from(account.totals.credits.0);

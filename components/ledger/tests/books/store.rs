@@ -3,27 +3,29 @@
 use innover_kit::{Batch, Db};
 use ledger::{
     model::{Book, Checked, Entry, Posted, Posting},
-    store::{self, EntryRow, Outcome},
+    store::{
+        self, accounts,
+        entries::{self, EntryRow, Known, Refused, Written},
+        reports,
+    },
 };
 
-use crate::support::{Database, id, money, open, posted};
+use crate::support::{Database, money, open, posted};
 
 fn transfer(from: &str, to: &str, amount: &str) -> Checked<Entry> {
     let money = money(amount, "EUR");
     let postings = vec![
-        Posting::debit(id(from), money),
-        Posting::credit(id(to), money),
+        Posting::debit(from.into(), money),
+        Posting::credit(to.into(), money),
     ];
     Entry { postings }.check().expect("balanced")
 }
 
-fn row(external_id: &str) -> EntryRow {
+fn row(id: &str) -> EntryRow {
     EntryRow {
-        id: innover_kit::ids::new_id("ent"),
-        external_id: Some(external_id.into()),
+        id: id.into(),
         kind: "manual".into(),
         reference: "a reference".into(),
-        payment_id: None,
         reverses: None,
         metadata: "{}".into(),
         created_by: "usr_1".into(),
@@ -32,30 +34,25 @@ fn row(external_id: &str) -> EntryRow {
 }
 
 async fn read(db: &Db, entry: &Checked<Entry>) -> Book {
-    store::book(db, entry.postings().iter().map(|p| &p.account))
+    accounts::book(db, entry.postings().iter().map(|p| &p.account))
         .await
         .expect("read")
 }
 
-fn write(book: &mut Book, entry: &Checked<Entry>, external_id: &str) -> Batch {
+fn write(book: &mut Book, entry: &Checked<Entry>, id: &str) -> Batch {
     let done: Vec<Posted> = book.post(entry).expect("allowed");
     let mut batch = Batch::new();
-    let row = row(external_id);
-    let booked = Outcome::Booked {
-        entry_id: row.id.clone(),
+    let written = Written {
+        booked: vec![(row(id), done)],
+        refused: Vec::new(),
     };
-    store::settle(&mut batch, &[(external_id.into(), booked)], 1);
-    store::post(&mut batch, book, &[(row, done)]);
+    entries::write(&mut batch, book, &written, 1);
     batch
 }
 
-async fn post(
-    db: &mut Db,
-    entry: &Checked<Entry>,
-    external_id: &str,
-) -> Result<(), Option<&'static str>> {
+async fn post(db: &mut Db, entry: &Checked<Entry>, id: &str) -> Result<(), Option<&'static str>> {
     let mut book = read(db, entry).await;
-    write(&mut book, entry, external_id)
+    write(&mut book, entry, id)
         .commit(db)
         .await
         .map_err(|e| e.step())
@@ -80,10 +77,11 @@ async fn what_is_posted_is_read_back_with_its_balances() {
         .await
         .expect("posted");
 
-    let lines = store::statement(&db, "acc_a", 0, 10).await.expect("read");
+    let lines = entries::statement(&db, "acc_a", 0, 10).await.expect("read");
     let shown: Vec<_> = lines
         .iter()
-        .map(|l| (l.version, l.side.as_str(), l.amount, l.balance_after))
+        .map(|row| &row.line)
+        .map(|l| (l.number, l.side.as_str(), l.amount, l.balance_after))
         .collect();
     assert_eq!(
         shown,
@@ -94,26 +92,21 @@ async fn what_is_posted_is_read_back_with_its_balances() {
         ]
     );
     assert_eq!(
-        store::statement(&db, "acc_a", 1, 1)
+        entries::statement(&db, "acc_a", 1, 1)
             .await
             .expect("read")
             .len(),
         1
     );
 
-    let entry = store::entry(&db, &lines[1].entry_id)
-        .await
-        .expect("read")
-        .expect("there");
-    assert_eq!(
-        (entry.external_id.as_deref(), entry.reference.as_str()),
-        (Some("t2"), "a reference")
-    );
-    let legs = store::lines(&db, &entry.id).await.expect("read");
+    let Some(Known::Booked(entry, legs)) = entries::find(&db, "t2").await.expect("read") else {
+        panic!("it was booked");
+    };
+    assert_eq!(entry, row("t2"));
     let accounts: Vec<&str> = legs.iter().map(|l| l.account.as_str()).collect();
     assert_eq!(accounts, ["acc_a", "acc_b"]);
 
-    let trial = store::trial_balance(&db).await.expect("read");
+    let trial = reports::trial_balance(&db).await.expect("read");
     let eur = (
         trial[0].debits,
         trial[0].credits,
@@ -165,7 +158,7 @@ async fn of_two_batches_that_read_the_same_balance_one_takes_effect() {
     assert_eq!(posted(&second, "acc_a").await, 200);
     assert_eq!(posted(&second, "acc_c").await, 0);
     assert_eq!(
-        store::trial_balance(&second).await.expect("read")[0].differing,
+        reports::trial_balance(&second).await.expect("read")[0].differing,
         0
     );
 }
@@ -194,13 +187,13 @@ async fn many_writers_on_one_account_lose_nothing() {
         }
     });
     assert_eq!(posted(&db, "acc_a").await, 100);
-    let row = store::account(&db, "acc_a")
+    let row = accounts::find(&db, "acc_a")
         .await
         .expect("read")
         .expect("there");
     assert_eq!(row.account.version, 100);
     assert_eq!(
-        store::trial_balance(&db).await.expect("read")[0].differing,
+        reports::trial_balance(&db).await.expect("read")[0].differing,
         0
     );
 }
@@ -213,12 +206,12 @@ async fn an_account_closed_since_it_was_read_takes_no_posting() {
     let entry = transfer("acc_house_cash_EUR", "acc_a", "1.00");
     let mut book = read(&db, &entry).await;
     let late = write(&mut book, &entry, "t1");
-    let row = store::account(&db, "acc_a")
+    let row = accounts::find(&db, "acc_a")
         .await
         .expect("read")
         .expect("there");
     let mut close = Batch::new();
-    store::close_account(&mut close, &row.account);
+    accounts::close(&mut close, &row.account);
     close.commit(&mut db).await.expect("closed");
     let lost = late.commit(&mut db).await.expect_err("it is closed");
     assert_eq!(lost.step(), Some(store::STEP_ACCOUNTS));
@@ -227,7 +220,7 @@ async fn an_account_closed_since_it_was_read_takes_no_posting() {
 }
 
 #[tokio::test]
-async fn an_external_id_is_booked_once() {
+async fn an_id_is_booked_once() {
     let database = Database::new();
     let mut db = database.connect();
     open(&mut db, &[("acc_a", "EUR")]).await;
@@ -235,7 +228,7 @@ async fn an_external_id_is_booked_once() {
     post(&mut db, &entry, "top_1").await.expect("posted");
     assert_eq!(
         post(&mut db, &entry, "top_1").await,
-        Err(Some(store::STEP_OUTCOMES))
+        Err(Some(store::STEP_ENTRIES))
     );
     assert_eq!(
         posted(&db, "acc_a").await,
@@ -251,11 +244,12 @@ async fn what_is_refused_meanwhile_is_not_booked_and_the_other_way_round() {
     open(&mut db, &[("acc_a", "EUR")]).await;
     let refusal = |id: &str| {
         let mut batch = Batch::new();
-        let refused = Outcome::Refused {
-            code: "timed_out",
-            detail: String::new(),
+        let refused = Refused::of(&[], "timed_out", String::new(), String::new());
+        let written = Written {
+            refused: vec![(row(id), refused)],
+            booked: Vec::new(),
         };
-        store::settle(&mut batch, &[(id.into(), refused)], 1);
+        entries::write(&mut batch, &Book::default(), &written, 1);
         batch
     };
     let entry = transfer("acc_house_cash_EUR", "acc_a", "1.00");
@@ -264,21 +258,33 @@ async fn what_is_refused_meanwhile_is_not_booked_and_the_other_way_round() {
     let booking = write(&mut book, &entry, "pay_1");
     refusal("pay_1").commit(&mut db).await.expect("refused");
     let lost = booking.commit(&mut db).await.expect_err("it is refused");
-    assert_eq!(lost.step(), Some(store::STEP_OUTCOMES));
-    assert_eq!(
-        store::settlement(&db, "pay_1").await.expect("read"),
-        Some(None)
+    assert!(
+        matches!(
+            lost.step(),
+            Some(store::STEP_ENTRIES | store::STEP_ACCOUNTS | "postings")
+        ),
+        "{lost}"
     );
+    assert!(matches!(
+        entries::find(&db, "pay_1").await.expect("read"),
+        Some(Known::Refused(..))
+    ));
 
     post(&mut db, &entry, "pay_2").await.expect("booked");
     let lost = refusal("pay_2")
         .commit(&mut db)
         .await
         .expect_err("it is booked");
-    assert_eq!(lost.step(), Some(store::STEP_OUTCOMES));
+    assert!(
+        matches!(
+            lost.step(),
+            Some(store::STEP_ENTRIES | store::STEP_ACCOUNTS | "postings")
+        ),
+        "{lost}"
+    );
     assert!(matches!(
-        store::settlement(&db, "pay_2").await.expect("read"),
-        Some(Some(_))
+        entries::find(&db, "pay_2").await.expect("read"),
+        Some(Known::Booked(..))
     ));
     assert_eq!(posted(&db, "acc_a").await, 100);
 }
@@ -309,14 +315,14 @@ async fn the_trial_balance_names_the_account_that_differs_from_its_postings() {
     database
         .execute("UPDATE accounts SET credits = 500 WHERE id = 'acc_a'")
         .expect("tampered");
-    let trial = store::trial_balance(&db).await.expect("read");
+    let trial = reports::trial_balance(&db).await.expect("read");
     let seen: Vec<_> = trial
         .iter()
         .map(|t| (t.currency.code(), t.debits, t.differing))
         .collect();
     assert_eq!(seen, [("EUR", 100, 1), ("JPY", 0, 0)]);
     assert_eq!(
-        store::differing_accounts(&db, 20).await.expect("read"),
+        reports::differing_accounts(&db, 20).await.expect("read"),
         ["acc_a"]
     );
 }

@@ -4,7 +4,7 @@ use innover_kit::{Batch, Db, Event};
 use innover_money::{Currency, Minor, Money};
 use ledger::{
     model::{Account, AccountId, House, Opening, Side},
-    store,
+    store::accounts,
 };
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -53,7 +53,7 @@ pub fn wallet(id: &str, code: &str) -> Opening {
 }
 
 pub fn account(opening: &Opening, posted: i64) -> Account {
-    let mut account = Account::opened(opening, 1);
+    let mut account = Account::opened(opening, 1, 1);
     match opening.normal_side {
         Side::Credit => account.totals.credits = Minor(posted),
         Side::Debit => account.totals.debits = Minor(posted),
@@ -71,12 +71,13 @@ pub async fn open(db: &mut Db, wallets: &[(&str, &str)]) {
         openings.extend(House::ALL.map(|house| house.opening(currency(code))));
     }
     let mut batch = Batch::new();
-    store::open_accounts(&mut batch, &openings, 1);
+    let no = accounts::next_no(db).await.expect("read");
+    accounts::open(&mut batch, &openings, no, 1);
     batch.commit(db).await.expect("opened");
 }
 
 pub async fn posted(db: &Db, id: &str) -> i64 {
-    let row = store::account(db, id).await.expect("read").expect("there");
+    let row = accounts::find(db, id).await.expect("read").expect("there");
     row.account.balance().posted
 }
 
@@ -115,7 +116,7 @@ pub fn refunded(
     let (payer, source_minor, source_currency) = from;
     let (payee, target_minor, target_currency) = to;
     let data = json!({
-        "refund_id": refund, "payment_id": "pay_1", "reverses": "ent_1", "state": "pending",
+        "refund_id": refund, "payment_id": "pay_1", "reverses": "pay_1", "state": "pending",
         "payer_account": payer, "payee_account": payee,
         "source_minor": source_minor, "source_currency": source_currency,
         "target_minor": target_minor, "target_currency": target_currency,

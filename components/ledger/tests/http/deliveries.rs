@@ -187,7 +187,7 @@ async fn a_refund_is_given_up_by_its_service_alone_and_never_booked_after() {
     );
     let (_, entry, _) = ask(&finance(), "GET", &entry, None, Value::Null).await;
     assert_eq!(
-        (&entry["kind"], &entry["external_id"], &entry["reverses"]),
+        (&entry["kind"], &entry["id"], &entry["reverses"]),
         (&json!("refund"), &json!("ref_booked"), &json!("ent_1"))
     );
 }

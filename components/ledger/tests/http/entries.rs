@@ -129,11 +129,11 @@ async fn a_refusal_is_as_final_as_an_entry() {
 }
 
 #[tokio::test]
-async fn the_wallet_service_repeats_itself_by_external_id_without_doubling() {
+async fn the_wallet_service_repeats_itself_by_id_without_doubling() {
     open("acc_t1", "EUR").await;
     let mut top_up = transfer("acc_house_cash_EUR", "acc_t1", "25.00");
     top_up["kind"] = json!("top_up");
-    top_up["external_id"] = json!("top_1");
+    top_up["id"] = json!("top_1");
     let (status, first, _) = ask(
         &wallet_for_a_user(),
         "POST",
@@ -169,14 +169,15 @@ async fn the_wallet_service_repeats_itself_by_external_id_without_doubling() {
     .await;
     assert_eq!(
         (status, &refused["differing_fields"]),
-        (422, &json!(["/postings"]))
+        (422, &json!(["/postings/0/amount", "/postings/1/amount"]))
     );
 
+    // Nobody else may use an id of the platform's own.
     top_up["kind"] = json!("manual");
     let (status, taken, _) = ask(&finance(), "POST", "/v1/entries", Some("k-other"), top_up).await;
     assert_eq!(
-        (status, &taken["code"]),
-        (409, &json!("already_exists")),
+        (status, &taken["code"], &taken["param"]),
+        (400, &json!("invalid_request"), &json!("/id")),
         "{taken}"
     );
 }

@@ -16,6 +16,8 @@ fn platform() -> &'static BTreeMap<String, [u8; 32]> {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("ledger.db");
         let file = rusqlite::Connection::open(&path).expect("a file");
+        file.execute_batch("PRAGMA journal_mode = WAL")
+            .expect("switched");
         file.execute_batch(include_str!("../../migrations/0001_init.sql"))
             .expect("the migration");
         let secrets: BTreeMap<String, [u8; 32]> = [

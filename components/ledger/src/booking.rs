@@ -1,0 +1,432 @@
+//! Entries and reservations that callers ask for: each once, under an id, for good.
+//!
+//! The HTTP surface asks, one at a time or thousands at once; what is decided here is written in one
+//! batch. Whoever repeats a request is answered what was decided the first time, and whoever uses an
+//! id for something else is told which fields differ.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::atomic::{AtomicBool, Ordering},
+};
+
+use innover_kit::{
+    Answer, Batch, Cause, Code, Cx, Db, Failure, Result,
+    batch::with_retries,
+    idempotency::{self, CommitError, IdempotencyKey},
+};
+use innover_money::Currency;
+
+use crate::{
+    events,
+    model::{AccountId, Book, Checked, Entry, Posted, Refusal, Reservation, State},
+    store::{
+        STEP_ENTRIES, STEP_PENDING, accounts,
+        entries::{self, EntryRow, Known, Line, Refused, Written},
+        pending::{self, PendingRow},
+    },
+};
+
+/// What somebody asks for.
+#[derive(Clone, Debug)]
+pub struct Asked {
+    /// Everything of it but its postings.
+    pub row: EntryRow,
+    /// Whether the id is the caller's: then a refusal is kept under it.
+    pub callers_id: bool,
+    /// Its postings.
+    pub what: What,
+}
+
+/// Now or later.
+#[derive(Clone, Debug)]
+pub enum What {
+    /// An entry.
+    Entry(Checked<Entry>),
+    /// A transfer: the two-posting entry, debit first.
+    Transfer(Checked<Entry>),
+    /// A transfer in two phases, given back after so many microseconds.
+    Reserve(Reservation, i64),
+}
+
+impl Asked {
+    fn accounts(&self) -> Vec<&AccountId> {
+        match &self.what {
+            What::Entry(entry) | What::Transfer(entry) => {
+                entry.postings().iter().map(|p| &p.account).collect()
+            }
+            What::Reserve(reservation, _) => vec![&reservation.debit, &reservation.credit],
+        }
+    }
+}
+
+/// What became of it.
+#[derive(Clone, Debug)]
+pub enum Became {
+    /// An entry.
+    Booked(EntryRow, Vec<Line>),
+    /// A transfer in two phases, wherever it stands by now.
+    Reserved(PendingRow),
+    /// Nothing, for good.
+    Refused(EntryRow, Refused),
+}
+
+/// The answer to one of those asked for.
+#[derive(Clone, Debug)]
+pub struct Outcome {
+    /// What it is.
+    pub became: Became,
+    /// Whether it was that before.
+    pub replayed: bool,
+    /// Where the request differs from what its id was used for; JSON pointers.
+    pub differing: Vec<String>,
+}
+
+impl Outcome {
+    /// 422 when the id was used for something else.
+    ///
+    /// # Errors
+    /// `idempotency_key_reused`, naming the fields.
+    pub fn same(&self) -> Result<()> {
+        match self.differing.is_empty() {
+            true => Ok(()),
+            false => Err(reused(&self.differing)),
+        }
+    }
+}
+
+/// The failure of a request whose id was used for something else.
+pub fn reused(differing: &[String]) -> Failure {
+    let mut failure = Failure::new(
+        Code::IdempotencyKeyReused,
+        format!(
+            "this id was used for a request that differs in {}; use a new id for a new request",
+            differing.join(", ")
+        ),
+    );
+    failure.0.differing_fields = differing.to_vec();
+    failure
+}
+
+/// What a batch of requests comes to.
+#[derive(Debug, Default)]
+pub struct Plan {
+    /// In the order of the requests.
+    pub outcomes: Vec<Outcome>,
+    /// What is written of entries.
+    pub written: Written,
+    /// Reservations, with their accounts' numbers.
+    pub reserved: Vec<(PendingRow, [i64; 2])>,
+}
+
+/// Decides on requests in their order: each sees what those before it did. `known` is what their ids
+/// were used for before.
+pub fn decide(
+    book: &mut Book,
+    mut known: BTreeMap<String, Became>,
+    asked: &[Asked],
+    now: i64,
+) -> Plan {
+    let mut plan = Plan::default();
+    let mut here: HashMap<&str, usize> = HashMap::with_capacity(asked.len());
+    for request in asked {
+        let before = known.remove(&request.row.id).or_else(|| {
+            let at = here.get(request.row.id.as_str())?;
+            Some(plan.outcomes[*at].became.clone())
+        });
+        here.entry(&request.row.id).or_insert(plan.outcomes.len());
+        let outcome = match before {
+            Some(before) => Outcome {
+                differing: differing(request, &before),
+                became: before,
+                replayed: true,
+            },
+            None => Outcome {
+                became: fresh(book, request, now, &mut plan),
+                replayed: false,
+                differing: Vec::new(),
+            },
+        };
+        plan.outcomes.push(outcome);
+    }
+    plan
+}
+
+fn fresh(book: &mut Book, request: &Asked, now: i64, plan: &mut Plan) -> Became {
+    let row = EntryRow {
+        created_at: now,
+        ..request.row.clone()
+    };
+    let refusal = match &request.what {
+        What::Entry(entry) | What::Transfer(entry) => match book.post(entry) {
+            Ok(posted) => {
+                let lines = lines(&row, &posted);
+                plan.written.booked.push((row.clone(), posted));
+                return Became::Booked(row, lines);
+            }
+            Err(refusal) => refusal,
+        },
+        What::Reserve(reservation, life_us) => match book.reserve(reservation) {
+            Ok(standings) => {
+                let pending = PendingRow {
+                    id: row.id,
+                    reservation: reservation.clone(),
+                    kind: row.kind,
+                    reference: row.reference,
+                    metadata: row.metadata,
+                    created_by: row.created_by,
+                    created_at: now,
+                    expires_at: now + life_us,
+                    state: State::Pending,
+                    posted_amount: None,
+                    standings: standings.into(),
+                    settled_standings: Vec::new(),
+                };
+                let no = |id| book.account(id).map_or(0, |account| account.no);
+                let numbers = [no(&reservation.debit), no(&reservation.credit)];
+                plan.reserved.push((pending.clone(), numbers));
+                return Became::Reserved(pending);
+            }
+            Err(refusal) => refusal,
+        },
+    };
+    let refused = refused(&request.what, &refusal);
+    if request.callers_id {
+        plan.written.refused.push((row.clone(), refused.clone()));
+    }
+    Became::Refused(row, refused)
+}
+
+/// A refusal with the field that is at fault.
+fn refused(what: &What, refusal: &Refusal) -> Refused {
+    let (postings, names): (_, fn(usize) -> String) = match what {
+        What::Entry(entry) => (entry.postings().to_vec(), |i| format!("/postings/{i}")),
+        What::Transfer(entry) => (entry.postings().to_vec(), transfer_account),
+        What::Reserve(reservation, _) => {
+            let entry = reservation.entry(reservation.money);
+            (
+                entry.map(|e| e.postings().to_vec()).unwrap_or_default(),
+                transfer_account,
+            )
+        }
+    };
+    let at = postings
+        .iter()
+        .position(|p| p.account == *refusal.account());
+    Refused::of(
+        &postings,
+        refusal.code(),
+        refusal.to_string(),
+        names(at.unwrap_or_default()),
+    )
+}
+
+fn transfer_account(position: usize) -> String {
+    match position {
+        0 => "/debit_account".into(),
+        _ => "/credit_account".into(),
+    }
+}
+
+/// Postings as they will be read.
+pub fn lines(row: &EntryRow, posted: &[Posted]) -> Vec<Line> {
+    let line = |(position, p): (i64, &Posted)| Line {
+        entry_id: row.id.clone(),
+        position,
+        account: p.after.account.clone(),
+        currency: p.after.currency,
+        side: p.side,
+        amount: p.money.minor(),
+        number: p.number,
+        balance_after: p.after.balance.posted,
+        held_after: p.after.balance.held,
+        version_after: p.after.version,
+    };
+    (0..).zip(posted).map(line).collect()
+}
+
+/// One posting, to be compared.
+type Shape = (String, &'static str, i64, Currency);
+
+fn differing(request: &Asked, before: &Became) -> Vec<String> {
+    let mut differing = Vec::new();
+    let mut compare = |name: String, same: bool| {
+        if !same && !differing.contains(&name) {
+            differing.push(name);
+        }
+    };
+    let row = &request.row;
+    let (kind, reference, metadata, reverses) = match before {
+        Became::Booked(e, _) | Became::Refused(e, _) => {
+            (&e.kind, &e.reference, &e.metadata, e.reverses.as_deref())
+        }
+        Became::Reserved(p) => (&p.kind, &p.reference, &p.metadata, None),
+    };
+    compare("/kind".into(), row.kind == *kind);
+    compare("/reference".into(), row.reference == *reference);
+    compare("/metadata".into(), row.metadata == *metadata);
+    compare("/reverses".into(), row.reverses.as_deref() == reverses);
+    let (asked, is_transfer) = match &request.what {
+        What::Entry(entry) => (shapes_of(entry), false),
+        What::Transfer(entry) => (shapes_of(entry), true),
+        What::Reserve(reservation, life_us) => {
+            if let Became::Reserved(p) = before {
+                compare(
+                    "/expires_in_s".into(),
+                    p.expires_at - p.created_at == *life_us,
+                );
+            }
+            (shapes(reservation), true)
+        }
+    };
+    let stored: Vec<Shape> = match before {
+        Became::Booked(_, lines) => lines
+            .iter()
+            .map(|l| (l.account.to_string(), l.side.as_str(), l.amount, l.currency))
+            .collect(),
+        Became::Reserved(p) => shapes(&p.reservation),
+        Became::Refused(_, refused) => refused
+            .postings
+            .iter()
+            .map(|(account, side, amount, currency)| {
+                let side = if side == "debit" { "debit" } else { "credit" };
+                (account.clone(), side, *amount, *currency)
+            })
+            .collect(),
+    };
+    // Refused unseen: there is nothing to compare with.
+    if stored.is_empty() {
+        return differing;
+    }
+    let mut compare = |name: String, same: bool| {
+        if !same && !differing.contains(&name) {
+            differing.push(name);
+        }
+    };
+    if matches!(before, Became::Reserved(_)) != matches!(request.what, What::Reserve(..))
+        && !matches!(before, Became::Refused(..))
+    {
+        compare("/pending".into(), false);
+    }
+    if asked.len() != stored.len() {
+        compare("/postings".into(), false);
+        return differing;
+    }
+    for (i, (asked, stored)) in asked.iter().zip(&stored).enumerate() {
+        let name = |field: &str| match is_transfer {
+            true if field == "account" => transfer_account(i),
+            true => format!("/{field}"),
+            false => format!("/postings/{i}/{field}"),
+        };
+        compare(name("account"), asked.0 == stored.0);
+        compare(name("direction"), asked.1 == stored.1);
+        compare(name("amount"), asked.2 == stored.2);
+        compare(name("currency"), asked.3 == stored.3);
+    }
+    differing
+}
+
+fn shapes(reservation: &Reservation) -> Vec<Shape> {
+    let shape = |account: &AccountId, side| {
+        let money = reservation.money;
+        (account.to_string(), side, money.minor(), money.currency())
+    };
+    vec![
+        shape(&reservation.debit, "debit"),
+        shape(&reservation.credit, "credit"),
+    ]
+}
+
+fn shapes_of(entry: &Checked<Entry>) -> Vec<Shape> {
+    let shape = |p: &crate::model::Posting| {
+        (
+            p.account.to_string(),
+            p.side.as_str(),
+            p.money.minor(),
+            p.money.currency(),
+        )
+    };
+    entry.postings().iter().map(shape).collect()
+}
+
+/// Decides and writes, and answers with what `render` makes of the outcomes.
+///
+/// # Errors
+/// What `render` fails with leaves nothing behind; the database; 409 when others were faster too
+/// often.
+pub async fn book(
+    cx: &Cx,
+    asked: &[Asked],
+    key: Option<&IdempotencyKey>,
+    render: impl Fn(&[Outcome]) -> Result<Answer> + Sync,
+) -> Result<Answer> {
+    // An id that was not used before is the rule, and the primary key tells when it was: only then
+    // are the ids looked up, since that costs as much as writing them.
+    let careful = AtomicBool::new(asked.iter().any(|a| matches!(a.what, What::Reserve(..))));
+    with_retries(|| async {
+        let mut db = Db::open().await?;
+        db.lock().await?;
+        if let Some(key) = key
+            && let Some(answer) = key.replay(&db).await?
+        {
+            return Ok(answer);
+        }
+        let known = known(&db, asked, careful.load(Ordering::Relaxed)).await?;
+        let accounts = asked.iter().flat_map(Asked::accounts);
+        let mut book = accounts::book(&db, accounts).await?;
+        let now = book.time(innover_kit::ids::now_us());
+        let plan = decide(&mut book, known, asked, now);
+        let answer = render(&plan.outcomes)?;
+        let mut batch = Batch::new();
+        entries::write(&mut batch, &book, &plan.written, now);
+        if !plan.reserved.is_empty() {
+            pending::reserve(&mut batch, &plan.reserved);
+        }
+        events::told(&mut batch, &book, &plan, &Cause::from(cx));
+        if batch.is_empty() && key.is_none() {
+            return Ok(answer);
+        }
+        let done = idempotency::commit(&mut db, batch, key, answer).await;
+        done.map_err(|error| match error {
+            CommitError::Batch(e) if matches!(e.step(), Some(STEP_ENTRIES | STEP_PENDING)) => {
+                let was_careful = careful.swap(true, Ordering::Relaxed);
+                match asked {
+                    // A new id that meets something even so: only a reversal has another rule.
+                    [only] if was_careful && only.row.reverses.is_some() => reversed_before(),
+                    _ => e.into(),
+                }
+            }
+            error => error.into(),
+        })
+    })
+    .await
+}
+
+/// The failure of whoever reverses an entry a second time.
+pub fn reversed_before() -> Failure {
+    Failure::new(Code::AlreadyExists, "the entry was reversed before")
+}
+
+/// What the requests' ids were used for. Unless `careful`, entries are left out.
+async fn known(db: &Db, asked: &[Asked], careful: bool) -> Result<BTreeMap<String, Became>> {
+    let ids = || {
+        let callers = asked.iter().filter(|a| a.callers_id);
+        callers.map(|a| a.row.id.as_str())
+    };
+    let mut known = BTreeMap::new();
+    if ids().next().is_none() {
+        return Ok(known);
+    }
+    for row in pending::known(db, ids()).await? {
+        known.insert(row.id.clone(), Became::Reserved(row));
+    }
+    if careful {
+        for (id, entry) in entries::known(db, ids()).await? {
+            // The entry of a posted reservation has its id; what was asked for is the reservation.
+            known.entry(id).or_insert(match entry {
+                Known::Booked(entry, lines) => Became::Booked(entry, lines),
+                Known::Refused(entry, refused) => Became::Refused(entry, refused),
+            });
+        }
+    }
+    Ok(known)
+}
