@@ -5,7 +5,10 @@ use serde_json::{Value, json};
 
 use crate::{
     books::{Fault, books},
-    support::{add, balance, deliver, finance, get, hold, one, ops, post, told, used, user},
+    support::{
+        add, alone, balance, deliver, finance, get, hold, one, ops, post, run, tamper, told, used,
+        user,
+    },
 };
 
 async fn capture(
@@ -122,6 +125,46 @@ async fn an_expired_hold_is_told_by_the_ledger_and_cannot_be_captured() {
     assert_eq!(balance(&a).await, ("100.00".into(), "0.00".into()));
     assert_eq!(used(&a).await, "0.00", "given back once");
     assert_eq!(told("wallet.hold_changed", &id).len(), 2);
+}
+
+#[tokio::test]
+async fn a_hold_whose_time_is_over_is_expired_before_the_ledger_has_marked_it() {
+    let a = add("xo", "xdo", "EUR", 10_000).await;
+    let id = hold(&user("xdo"), &a, None, "60.00").await;
+    books().overdue.insert(id.clone());
+    for _ in 0..2 {
+        let late = capture(&finance(), &id, "k1", json!({})).await;
+        assert_eq!((late.status, late.code()), (409, "invalid_state"));
+        let detail = late.body["detail"].as_str().unwrap();
+        assert!(detail.contains("expired"), "{detail}");
+    }
+    assert_eq!(used(&a).await, "0.00");
+}
+
+#[tokio::test]
+async fn a_hold_that_was_captured_in_the_ledger_itself_is_asked_for() {
+    let _alone = alone().await;
+    let a = add("xi", "xdi", "EUR", 10_000).await;
+    let id = hold(&user("xdi"), &a, None, "60.00").await;
+    books().capture(&id, "12.00");
+    let account = json!({"account_id": "acc_xi", "currency": "EUR", "posted_minor": 8800, "held_minor": 0, "version": 4});
+    let data =
+        json!({"entry_id": "ent_x", "transfer_id": id, "payment_id": null, "accounts": [account]});
+    deliver("ledger.posted", &id, data).await;
+    let expires = one(&format!(
+        "SELECT expires_at FROM movements WHERE id = '{id}'"
+    ));
+    assert!(expires.parse::<i64>().unwrap() <= innover_kit::ids::now_us());
+    tamper(&format!(
+        "UPDATE movements SET expires_at = 1 WHERE id = '{id}'"
+    ));
+    run("wallet.sweep", vec![]).await;
+    let read = get(&finance(), &format!("/v1/holds/{id}")).await.body;
+    assert_eq!(
+        (&read["state"], &read["captured"]),
+        (&json!("captured"), &json!("12.00"))
+    );
+    assert_eq!(used(&a).await, "12.00");
 }
 
 #[tokio::test]
