@@ -42,6 +42,8 @@ struct Rejected {
 struct Posted {
     /// Absent for entries that are not of a payment.
     payment_id: Option<String>,
+    /// Absent when no entry moved a wallet but a reservation.
+    #[serde(default)]
     entry_id: String,
 }
 

@@ -1,18 +1,32 @@
 //! The HTTP surface of wallets.
 
+mod allowance;
+mod holds;
+mod limits;
+mod orders;
+mod rebuilds;
+mod settlements;
+mod states;
 mod top_ups;
+mod transfers;
 mod wallets;
+mod withdrawals;
 
-use innover_money::{Currency, Money};
+use innover_kit::{Cx, Result, context::insufficient_scope};
 use serde::Serialize;
 use utoipa::{OpenApi, ToSchema};
 use utoipa_axum::{router::OpenApiRouter, routes};
 
-use crate::model::Wallet;
+use crate::{ledger::decimal, model::Wallet};
+
+const READ: &str = "wallet:read";
+const WRITE: &str = "wallet:write";
+/// Who may freeze wallets and have them compared with the ledger.
+const OPERATORS: [&str; 3] = ["ops_user", "admin", "finance"];
 
 #[derive(OpenApi)]
 #[openapi(
-    info(title = "Wallets", description = "Wallets of one owner and one currency, and money that enters them."),
+    info(title = "Wallets", description = "Wallets of one owner and one currency: transfers, holds, limits, and money that enters and leaves."),
     servers((url = "/api/wallet"))
 )]
 struct Document;
@@ -24,6 +38,29 @@ pub fn routes() -> OpenApiRouter {
         .routes(routes!(wallets::lookup))
         .routes(routes!(wallets::get))
         .routes(routes!(top_ups::create))
+        .routes(routes!(transfers::create))
+        .routes(routes!(withdrawals::create))
+        .routes(routes!(holds::create, holds::list))
+        .routes(routes!(holds::get))
+        .routes(routes!(settlements::capture))
+        .routes(routes!(settlements::release))
+        .routes(routes!(states::freeze))
+        .routes(routes!(states::unfreeze))
+        .routes(routes!(states::close))
+        .routes(routes!(states::decisions))
+        .routes(routes!(limits::get))
+        .routes(routes!(rebuilds::create))
+        .routes(routes!(rebuilds::get))
+        .routes(routes!(rebuilds::differences))
+}
+
+/// Requires one of the roles that operate the house; the answer is who it is, for the record.
+fn operator(cx: &Cx) -> Result<String> {
+    let identity = cx.identity()?;
+    if OPERATORS.iter().any(|role| identity.has_role(role)) {
+        return orders::who(cx).map(str::to_owned);
+    }
+    Err(insufficient_scope("role:ops_user"))
 }
 
 /// What a wallet holds.
@@ -48,10 +85,4 @@ impl From<&Wallet> for BalanceView {
             available: decimal(w.available(), w.currency),
         }
     }
-}
-
-/// Minor units as a decimal string with all of the currency's digits.
-fn decimal(minor: i64, currency: Currency) -> String {
-    // A wallet is only opened in a currency with minor units.
-    Money::new(minor, currency).map_or_else(|_| minor.to_string(), Money::to_decimal_string)
 }

@@ -1,16 +1,28 @@
-//! Wallets: who owns which account, and what it holds as the ledger last said. It opens accounts and
-//! tops them up by calling the ledger and follows `ledger.posted`; it never invents money: every
-//! balance here was read from the ledger.
+//! Wallets: who owns which account, and what it holds as the ledger last said. It decides whether
+//! money may move (states, holds, limits by KYC tier) and asks the ledger to move it; it never
+//! invents money: every balance here was read from the ledger.
 
 pub mod api;
 pub mod events;
+pub mod jobs;
+pub mod ledger;
 pub mod limits;
 pub mod model;
 pub mod store;
 
 /// What the component is made of.
 pub static SERVICE: innover_kit::Service = innover_kit::Service {
-    events: &[("ledger.posted", events::posted)],
+    events: &[
+        ("ledger.posted", events::ledger),
+        ("ledger.reserved", events::ledger),
+        ("ledger.released", events::ledger),
+        ("ledger.transfers_posted", events::ledger),
+        ("profile.updated", events::profile_updated),
+    ],
+    tasks: &[
+        (jobs::sweep::TASK, jobs::sweep::run),
+        (jobs::rebuild::TASK, jobs::rebuild::run),
+    ],
     migration: Some(innover_kit::Migration(1, "init")),
     ..innover_kit::Service::new("wallet", api::routes)
 };

@@ -1,5 +1,9 @@
 //! What a wallet is and how it follows the ledger. Pure: no I/O, no clock, no randomness.
 
+pub mod comparison;
+pub mod limits;
+pub mod movement;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use innover_money::{Currency, Money};
@@ -10,7 +14,7 @@ use serde::Deserialize;
 pub enum State {
     /// Pays and is paid.
     Active,
-    /// Neither, for now.
+    /// Neither, for now. What is held in it is released or expires as ever.
     Frozen,
     /// Neither, for good.
     Closed,
@@ -72,13 +76,49 @@ pub struct AccountState {
     pub version: i64,
 }
 
-/// Why a wallet is not topped up.
+/// Why money does not move.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum TopUpError {
-    /// It is frozen or closed.
-    NotActive(State),
-    /// The amount is in another currency.
+pub enum OrderError {
+    /// A wallet is frozen or closed.
+    NotActive {
+        /// Which.
+        wallet_id: String,
+        /// What it is.
+        state: State,
+    },
+    /// The amount is in another currency than the wallet.
     CurrencyMismatch(Currency),
+    /// The wallets are in different currencies.
+    Conversion {
+        /// The payer's.
+        from: Currency,
+        /// The payee's.
+        to: Currency,
+    },
+    /// Payer and payee are one.
+    SameWallet,
+}
+
+/// Whether the two sides of a movement fit each other and the amount, whatever their state is.
+///
+/// # Errors
+/// The rule that says no.
+pub fn fit(wallet: &Wallet, other: Option<&Wallet>, money: Money) -> Result<(), OrderError> {
+    if let Some(other) = other {
+        if other.id == wallet.id {
+            return Err(OrderError::SameWallet);
+        }
+        if other.currency != wallet.currency {
+            return Err(OrderError::Conversion {
+                from: wallet.currency,
+                to: other.currency,
+            });
+        }
+    }
+    if wallet.currency != money.currency() {
+        return Err(OrderError::CurrencyMismatch(wallet.currency));
+    }
+    Ok(())
 }
 
 impl Wallet {
@@ -88,18 +128,18 @@ impl Wallet {
         self.posted.saturating_sub(self.held)
     }
 
-    /// Whether `money` may enter it.
+    /// Whether it takes part: a frozen wallet neither gives nor takes.
     ///
     /// # Errors
-    /// The rule that says no.
-    pub fn may_take(&self, money: Money) -> Result<(), TopUpError> {
-        if self.state != State::Active {
-            return Err(TopUpError::NotActive(self.state));
+    /// [`OrderError::NotActive`].
+    pub fn active(&self) -> Result<(), OrderError> {
+        if self.state == State::Active {
+            return Ok(());
         }
-        if self.currency != money.currency() {
-            return Err(TopUpError::CurrencyMismatch(self.currency));
-        }
-        Ok(())
+        Err(OrderError::NotActive {
+            wallet_id: self.id.clone(),
+            state: self.state,
+        })
     }
 
     /// Takes over what the ledger says, unless it is older than what is known; whether it was newer.
@@ -145,21 +185,25 @@ impl Projection {
 
     /// Applies what one event says of accounts. Accounts that belong to no wallet are the house's.
     pub fn follow(&mut self, accounts: &[AccountState]) -> Touched {
-        let mut touched = Touched {
-            wallets: Vec::new(),
-            moved: false,
-        };
+        let mut named: BTreeSet<&str> = BTreeSet::new();
+        let mut moved = false;
         for account in accounts {
             let Some(wallet) = self.by_account.get_mut(&account.account_id) else {
                 continue;
             };
             if wallet.follow(account) {
-                touched.moved = true;
+                moved = true;
                 self.moved.insert(account.account_id.clone());
             }
-            touched.wallets.push(wallet.clone());
+            named.insert(&account.account_id);
         }
-        touched
+        let wallets = named
+            .iter()
+            .filter_map(|account| self.by_account.get(*account));
+        Touched {
+            wallets: wallets.cloned().collect(),
+            moved,
+        }
     }
 
     /// The wallets that moved.

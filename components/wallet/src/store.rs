@@ -1,4 +1,10 @@
-//! The wallet service's SQL.
+//! The wallet service's SQL: wallets and their tiers here, the rest by table.
+
+pub mod decisions;
+pub mod movements;
+pub mod rebuilds;
+
+use std::collections::BTreeMap;
 
 use innover_kit::{
     Batch, Db, Expect, Row, Value,
@@ -137,37 +143,104 @@ pub fn follow<'a>(batch: &mut Batch, wallets: impl IntoIterator<Item = &'a Walle
     );
 }
 
-/// A top-up that the ledger booked.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct TopUp {
-    /// `top_…`
-    pub id: String,
-    /// The wallet.
-    pub wallet_id: String,
-    /// The journal entry.
-    pub entry_id: String,
-    /// Minor units.
-    pub amount: i64,
-    /// Who made it.
-    pub created_by: String,
-    /// Microseconds since the epoch.
-    pub created_at: i64,
+/// Holds wallets at their state: the batch fails when one of them is not active any more. Whatever
+/// is begun is begun before a freeze or not at all.
+pub fn while_active<'a>(batch: &mut Batch, ids: impl IntoIterator<Item = &'a str>) {
+    let ids: Vec<Vec<Value>> = ids.into_iter().map(|id| params![id]).collect();
+    let count = ids.len() as u64;
+    batch.step(
+        "wallets",
+        "UPDATE wallets SET state = 'active'
+         WHERE id IN (SELECT id FROM rows($1: id TEXT)) AND state = 'active'",
+        vec![Value::Rows(ids)],
+        Expect::Rows(count),
+    );
 }
 
-/// Records a top-up. One that is there already is the same one: its id comes from its key.
-pub fn insert_top_up(batch: &mut Batch, t: &TopUp) {
+/// Gives a wallet the state it has now; it was at the version before.
+pub fn change_state(batch: &mut Batch, w: &Wallet) {
     batch.step(
-        "top_ups",
-        "INSERT INTO top_ups (id, wallet_id, entry_id, amount, created_by, created_at)
-         VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT (id) DO NOTHING",
-        params![
-            &t.id,
-            &t.wallet_id,
-            &t.entry_id,
-            t.amount,
-            &t.created_by,
-            t.created_at
-        ],
+        "wallets",
+        "UPDATE wallets SET state = $1, version = $2 WHERE id = $3 AND version = $4",
+        params![w.state.as_str(), w.version, &w.id, w.version - 1],
         Expect::Rows(1),
+    );
+}
+
+/// Sets wallets to what a comparison found, unless they moved since. That any number of rows is right
+/// has a reason: one that moved is compared again by the next rebuild.
+pub fn repair<'a>(batch: &mut Batch, wallets: impl IntoIterator<Item = (&'a Wallet, &'a Wallet)>) {
+    let rows: Vec<Vec<Value>> = wallets
+        .into_iter()
+        .map(|(seen, w)| {
+            params![
+                &w.id,
+                seen.account_version,
+                seen.version,
+                w.posted,
+                w.held,
+                w.account_version,
+                w.state.as_str(),
+                w.version
+            ]
+        })
+        .collect();
+    if rows.is_empty() {
+        return;
+    }
+    batch.step(
+        "wallets",
+        "UPDATE wallets SET posted = r.posted, held = r.held, account_version = r.account_version,
+                            state = r.state, version = r.version
+         FROM rows($1: id TEXT, seen_account_version BIGINT, seen_version BIGINT, posted BIGINT,
+                   held BIGINT, account_version BIGINT, state TEXT, version BIGINT) r
+         WHERE wallets.id = r.id AND wallets.account_version = r.seen_account_version
+           AND wallets.version = r.seen_version",
+        vec![Value::Rows(rows)],
+        Expect::Any,
+    );
+}
+
+/// The wallets whose accounts come after `after`, up to and including `last`; all of them after it
+/// when there is no last one.
+pub async fn of_account_range(
+    db: &Db,
+    after: &str,
+    last: Option<&str>,
+) -> Result<Vec<Wallet>, DbError> {
+    const TO: &str = concat!(select!(), "WHERE account_id > $1 AND account_id <= $2");
+    const REST: &str = concat!(select!(), "WHERE account_id > $1");
+    let rows = match last {
+        Some(last) => db.query(TO, params![after, last]).await?,
+        None => db.query(REST, params![after]).await?,
+    };
+    rows.iter().map(wallet).collect()
+}
+
+/// The KYC tier of an owner: the lowest when profiles never spoke of it.
+pub async fn tier(db: &Db, owner: &str) -> Result<i64, DbError> {
+    const SQL: &str = "SELECT tier FROM tiers WHERE owner = $1";
+    let rows = db.query(SQL, params![owner]).await?;
+    rows.first().map_or(Ok(0), |row| row.int(0))
+}
+
+/// Takes over tiers by owner, as (tier, version of the profile), where they are newer.
+pub fn follow_tiers(batch: &mut Batch, tiers: BTreeMap<String, (i64, i64)>) {
+    if tiers.is_empty() {
+        return;
+    }
+    let rows = tiers
+        .into_iter()
+        .map(|(owner, (tier, version))| params![owner, tier, version])
+        .collect();
+    batch.step(
+        "tiers",
+        "INSERT INTO tiers (owner, tier, version)
+         SELECT r.owner, r.tier, r.version
+         FROM rows($1: owner TEXT, tier BIGINT, version BIGINT) r WHERE true
+         ON CONFLICT (owner) DO UPDATE SET tier = excluded.tier, version = excluded.version
+         WHERE tiers.version < excluded.version",
+        vec![Value::Rows(rows)],
+        Expect::Any,
     );
 }

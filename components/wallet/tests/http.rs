@@ -1,6 +1,5 @@
 //! The HTTP surface as callers see it: through `serve`, with service tokens, on a real database. The
-//! ledger is not there, so what needs its answer is tested beside the code (`api/top_ups.rs`) and
-//! against the running platform.
+//! ledger is not there: what needs its answer is tested in `moving`, and against the running platform.
 
 use std::{collections::BTreeMap, sync::OnceLock};
 
@@ -411,7 +410,7 @@ async fn a_top_up_that_is_not_allowed_never_reaches_the_ledger() {
 }
 
 #[tokio::test]
-async fn a_ledger_that_is_not_there_leaves_no_wallet_and_no_top_up_behind() {
+async fn a_ledger_that_is_not_there_leaves_no_wallet_and_an_open_top_up_behind() {
     add("n1", "usr_nils", State::Active).await;
     let (status, problem) = ask(
         &user("nina"),
@@ -437,8 +436,12 @@ async fn a_ledger_that_is_not_there_leaves_no_wallet_and_no_top_up_behind() {
     assert!(matches!(status, 502 | 503), "{status}");
     let db = Db::open().await.expect("a connection");
     let rows = db
-        .query("SELECT id FROM top_ups", vec![])
+        .query(
+            "SELECT state FROM movements WHERE wallet_id = 'wal_n1'",
+            vec![],
+        )
         .await
         .expect("read");
-    assert!(rows.is_empty());
+    let states: Vec<&str> = rows.iter().map(|row| row.text(0).expect("text")).collect();
+    assert_eq!(states, ["requested"], "what the sweep asks the ledger for");
 }

@@ -55,6 +55,7 @@ codes! {
     AccountNotFound "account_not_found" 404 "No such account";
     EntryNotFound "entry_not_found" 404 "No such journal entry";
     PaymentNotFound "payment_not_found" 404 "No such payment";
+    HoldNotFound "hold_not_found" 404 "No such hold";
     RefundNotFound "refund_not_found" 404 "No such refund";
     QuoteNotFound "quote_not_found" 404 "No such quote";
     CaseNotFound "case_not_found" 404 "No such case";
@@ -74,6 +75,7 @@ codes! {
     UnsupportedMediaType "unsupported_media_type" 415 "The body must be JSON";
     IdempotencyKeyReused "idempotency_key_reused" 422 "The Idempotency-Key was used for another request";
     InsufficientFunds "insufficient_funds" 422 "The available balance does not cover this";
+    LimitExceeded "limit_exceeded" 422 "More than the limits allow";
     RefundExceedsCaptured "refund_exceeds_captured" 422 "Not so much is left to refund";
     CurrencyMismatch "currency_mismatch" 422 "The currencies do not match";
     QuoteMismatch "quote_mismatch" 422 "The quote is for another amount or currency pair";

@@ -1,27 +1,23 @@
 //! Opening wallets and reading them.
 
 use axum::extract::{Path, Query};
-use http::Method;
 use innover_kit::{
-    Answer, Batch, Body, Code, Cx, Db, Failure, Result, amount, call,
+    Answer, Batch, Body, Code, Cx, Db, Failure, Result, amount,
     context::insufficient_scope,
     contract::time::rfc3339,
     idempotency, ids,
     page::{Page, PageQuery},
 };
 use serde::{Deserialize, Serialize};
-use serde_json::json;
 use utoipa::{IntoParams, ToSchema};
 
-use super::BalanceView;
+use super::{BalanceView, READ, WRITE, orders::who};
 use crate::{
+    ledger,
     limits::{LOOKUP_IDS_MAX, OWNER_BYTES_MAX},
     model::{State, Wallet},
     store,
 };
-
-const READ: &str = "wallet:read";
-const WRITE: &str = "wallet:write";
 
 /// A wallet to be opened.
 #[derive(Clone, Debug, Deserialize, ToSchema)]
@@ -67,13 +63,9 @@ impl From<&Wallet> for WalletView {
 #[utoipa::path(post, path = "/v1/wallets", tag = "wallets", request_body = CreateRequest,
     responses((status = 201, body = WalletView), (status = 400, description = "unsupported_currency")))]
 pub async fn create(cx: Cx, body: Body<CreateRequest>) -> Result<Answer> {
-    let identity = cx.require(WRITE)?;
-    let own = if identity.sub.is_empty() {
-        &identity.client_id
-    } else {
-        &identity.sub
-    };
-    let owner = body.value.owner.as_ref().unwrap_or(own);
+    cx.require(WRITE)?;
+    let own = who(&cx)?;
+    let owner = body.value.owner.as_deref().unwrap_or(own);
     if !(1..=OWNER_BYTES_MAX).contains(&owner.len()) {
         let what = format!("an owner is 1 to {OWNER_BYTES_MAX} bytes");
         return Err(Failure::new(Code::InvalidRequest, what).param("/owner"));
@@ -93,7 +85,7 @@ pub async fn create(cx: Cx, body: Body<CreateRequest>) -> Result<Answer> {
     let wallet = Wallet {
         account_id: id.replacen("wal_", "acc_", 1),
         id,
-        owner: owner.clone(),
+        owner: owner.to_owned(),
         currency,
         state: State::Active,
         posted: 0,
@@ -104,39 +96,11 @@ pub async fn create(cx: Cx, body: Body<CreateRequest>) -> Result<Answer> {
     };
     // The account first: a wallet without an account could not be paid, while an account whose
     // wallet was never written is empty and nobody knows its id.
-    open_account(&cx, &wallet).await?;
+    ledger::open_account(&cx, &wallet).await?;
     let mut batch = Batch::new();
     store::insert(&mut batch, &wallet);
     let answer = Answer::json(201, &WalletView::from(&wallet))?;
     Ok(idempotency::commit(&mut db, batch, key.as_ref(), answer).await?)
-}
-
-async fn open_account(cx: &Cx, wallet: &Wallet) -> Result<()> {
-    let opening = json!({
-        "id": wallet.account_id,
-        "code": "wallet",
-        "name": format!("Wallet {}", wallet.id),
-        "currency": wallet.currency,
-        "normal_side": "credit",
-        "floor": super::decimal(0, wallet.currency),
-    });
-    // Safe to repeat: the ledger knows the account by its id.
-    let opened: serde_json::Value = call::json(
-        cx,
-        Method::POST,
-        "ledger",
-        "/v1/accounts",
-        Some(&opening),
-        true,
-    )
-    .await?;
-    if opened["id"] == wallet.account_id.as_str() {
-        return Ok(());
-    }
-    Err(Failure::new(
-        Code::UpstreamError,
-        "`ledger`: it opened another account than was asked for",
-    ))
 }
 
 /// Whose wallets a list shows.

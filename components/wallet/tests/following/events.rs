@@ -8,7 +8,7 @@ use crate::support::{Database, add, posted, told};
 
 async fn deliver(db: &mut Db, batch: &[Event]) -> usize {
     let cx = Cx::detached("wallet");
-    let handled = events::posted(&cx, db, batch).await.expect("handled");
+    let handled = events::ledger(&cx, db, batch).await.expect("handled");
     let refused = handled.refused.len();
     handled.batch.commit(db).await.expect("committed");
     refused
@@ -78,8 +78,8 @@ async fn two_deliveries_at_once_leave_the_newer_balance_whoever_commits_last() {
     let older = [posted("ent_1", Some("pay_1"), &[("a", 100, 1)])];
     let newer = [posted("ent_2", Some("pay_2"), &[("a", 200, 2)])];
     // Both read the wallet before either wrote it.
-    let older = events::posted(&cx, &first, &older).await.expect("handled");
-    let newer = events::posted(&cx, &second, &newer).await.expect("handled");
+    let older = events::ledger(&cx, &first, &older).await.expect("handled");
+    let newer = events::ledger(&cx, &second, &newer).await.expect("handled");
     newer.batch.commit(&mut second).await.expect("committed");
     older
         .batch

@@ -2,7 +2,7 @@
 
 use innover_money::{Currency, Money};
 use proptest::prelude::*;
-use wallet::model::{AccountState, Projection, State, TopUpError, Wallet};
+use wallet::model::{AccountState, OrderError, Projection, State, Wallet, fit};
 
 use crate::support::wallet;
 
@@ -16,32 +16,62 @@ fn state(posted: i64, version: i64) -> AccountState {
 }
 
 #[test]
-fn only_an_active_wallet_takes_money_and_only_in_its_currency() {
-    let eur = Money::parse("1.00", Currency::EUR).expect("an amount");
-    let usd = Money::parse("1.00", Currency::parse("USD").expect("USD")).expect("an amount");
-    let with = |state| Wallet {
-        state,
-        ..wallet("a")
-    };
-    for (wallet, money, expected) in [
-        (with(State::Active), eur, Ok(())),
-        (
-            with(State::Active),
-            usd,
-            Err(TopUpError::CurrencyMismatch(Currency::EUR)),
-        ),
-        (
-            with(State::Frozen),
-            eur,
-            Err(TopUpError::NotActive(State::Frozen)),
-        ),
-        (
-            with(State::Closed),
-            eur,
-            Err(TopUpError::NotActive(State::Closed)),
-        ),
+fn only_an_active_wallet_takes_part() {
+    for (state, active) in [
+        (State::Active, true),
+        (State::Frozen, false),
+        (State::Closed, false),
     ] {
-        assert_eq!(wallet.may_take(money), expected);
+        let wallet = Wallet {
+            state,
+            ..wallet("a")
+        };
+        let said = wallet.active();
+        let wallet_id = wallet.id.clone();
+        let expected = if active {
+            Ok(())
+        } else {
+            Err(OrderError::NotActive { wallet_id, state })
+        };
+        assert_eq!(said, expected);
+    }
+}
+
+#[test]
+fn both_sides_and_the_amount_are_in_one_currency() {
+    let usd = Currency::parse("USD").expect("USD");
+    let one = |currency| Money::parse("1.00", currency).expect("an amount");
+    let (a, b) = (wallet("a"), wallet("b"));
+    let dollars = Wallet {
+        currency: usd,
+        ..wallet("c")
+    };
+    let eur = Currency::EUR;
+    for (from, to, money, expected) in [
+        (&a, Some(&b), one(eur), Ok(())),
+        (&a, None, one(eur), Ok(())),
+        (&a, Some(&a), one(eur), Err(OrderError::SameWallet)),
+        (
+            &a,
+            Some(&dollars),
+            one(eur),
+            Err(OrderError::Conversion { from: eur, to: usd }),
+        ),
+        (
+            &a,
+            Some(&dollars),
+            one(usd),
+            Err(OrderError::Conversion { from: eur, to: usd }),
+        ),
+        (
+            &a,
+            Some(&b),
+            one(usd),
+            Err(OrderError::CurrencyMismatch(eur)),
+        ),
+        (&a, None, one(usd), Err(OrderError::CurrencyMismatch(eur))),
+    ] {
+        assert_eq!(fit(from, to, money), expected);
     }
 }
 

@@ -1,0 +1,4 @@
+//! The tasks of `wallet-tasks`.
+
+pub mod rebuild;
+pub mod sweep;
