@@ -154,6 +154,7 @@ pub async fn deliver_from(service: &str, kind: &str, key: &str, data: Value) -> 
         traceparent: None,
         correlationid: None,
         idempotencykey: None,
+        authid: None,
         data,
     };
     let body = serde_json::to_string(&[event]).unwrap();
