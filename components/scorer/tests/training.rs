@@ -44,6 +44,9 @@ fn the_documented_numbers_are_those_of_the_report() {
         let row = format!("| {cut} | {} | {} | {} |", cells[2], cells[3], cells[4]);
         assert!(documented.contains(&row), "{row}");
     }
-    let auc = report.split("AUC ").nth(1).and_then(|rest| rest.split(':').next());
+    let auc = report
+        .split("AUC ")
+        .nth(1)
+        .and_then(|rest| rest.split(':').next());
     assert!(documented.contains(&format!("AUC is {}:", auc.unwrap_or_default())));
 }
