@@ -44,8 +44,9 @@ fn scorer(score: &str) -> Vec<u8> {
     encoder.unwrap().encode().unwrap()
 }
 
-/// A platform whose scoring has this component plugged in, by the one line of its spin.toml.
-async fn platform_with(scorer: &[u8]) -> (Platform, tempfile::TempDir) {
+/// A platform whose scoring has this component plugged in, by the one line of its spin.toml, and the
+/// folder it reads until it is dropped.
+async fn platform_with(scorer: &[u8]) -> (tempfile::TempDir, Platform) {
     let folder = tempfile::tempdir().unwrap();
     for name in ["components", "target"] {
         std::os::unix::fs::symlink(repository().join(name), folder.path().join(name)).unwrap();
@@ -59,7 +60,7 @@ async fn platform_with(scorer: &[u8]) -> (Platform, tempfile::TempDir) {
     );
     std::fs::write(folder.path().join("spin.toml"), manifest).unwrap();
     let platform = Platform::start_in(folder.path(), &[]).await;
-    (platform, folder)
+    (folder, platform)
 }
 
 async fn score(p: &Platform, case_id: &str, features: Value) -> Answer {
@@ -137,7 +138,7 @@ async fn one_key_is_one_scoring_through_the_gateway() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn another_model_scores_after_one_line_of_the_manifest_is_changed() {
-    let (p, _folder) = platform_with(&scorer("(i32.const 128)")).await;
+    let (_folder, p) = platform_with(&scorer("(i32.const 128)")).await;
     let answer = score(&p, "cas_other", suspicious()).await;
     assert_eq!(
         (
@@ -153,7 +154,7 @@ async fn another_model_scores_after_one_line_of_the_manifest_is_changed() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_score_above_1000_is_an_error_and_is_not_kept() {
-    let (p, _folder) = platform_with(&scorer("(i32.const 192)")).await;
+    let (_folder, p) = platform_with(&scorer("(i32.const 192)")).await;
     let answer = score(&p, "cas_1001", suspicious()).await;
     assert_eq!(
         (answer.status, answer.code()),
@@ -171,7 +172,7 @@ async fn a_scorer_that_traps_loops_or_fills_its_memory_ends_only_its_own_request
         "(loop $l (br $l)) unreachable",
         "(loop $l (br_if $l (i32.ne (memory.grow (i32.const 16)) (i32.const -1)))) unreachable",
     ] {
-        let (p, _folder) = platform_with(&scorer(code)).await;
+        let (_folder, p) = platform_with(&scorer(code)).await;
         let started = Instant::now();
         // What the same service does at the same time, in instances of its own, goes on.
         let (broken, history) = tokio::join!(
@@ -227,7 +228,7 @@ async fn a_scorer_in_javascript_scores_after_one_line_of_the_manifest_is_changed
         );
         return;
     };
-    let (p, _folder) = platform_with(&scorer).await;
+    let (_folder, p) = platform_with(&scorer).await;
     let high = score(
         &p,
         "cas_js",
