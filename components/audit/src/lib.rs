@@ -9,11 +9,16 @@ pub mod limits;
 pub mod model;
 pub mod store;
 
-use innover_kit::{Migration, Service, events::EVERY};
+use innover_kit::{
+    Migration, Service,
+    events::{EVERY, Locking},
+};
 
 /// What the component is made of.
 pub static SERVICE: Service = Service {
     events: &[(EVERY, events::record)],
+    // One chain has one end, which every delivery moves.
+    events_locking: Locking::BeforeReading,
     migration: Some(Migration(1, "init")),
     ..Service::new("audit", api::routes)
 };

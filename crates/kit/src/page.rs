@@ -12,6 +12,7 @@ use crate::{Failure, Result};
 
 /// The query of a list.
 #[derive(Clone, Debug, Default, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 pub struct PageQuery {
     /// Items per page, 1 to 200.
     pub limit: Option<u32>,
