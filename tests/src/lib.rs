@@ -129,6 +129,8 @@ impl Platform {
             .spawn()
             .unwrap();
         let lines = BufReader::new(child.stdout.take().unwrap());
+        // From now on it ends with this value, also when it never gets ready.
+        self.child = Some(child);
         let (said, heard) = std::sync::mpsc::channel();
         // Reads on after `ready`, so that the pipe never fills.
         std::thread::spawn(move || {
@@ -149,7 +151,6 @@ impl Platform {
                 ),
             }
         }
-        self.child = Some(child);
     }
 
     fn command(&self) -> Command {

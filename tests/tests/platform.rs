@@ -216,6 +216,39 @@ fn metrics_and_readiness_are_on_the_management_port_only() {
 }
 
 #[test]
+fn a_signal_ends_the_platform_while_it_still_compiles() {
+    use std::{
+        io::{BufRead, BufReader},
+        process::{Command, Stdio},
+    };
+    // A state of its own: nothing is compiled yet.
+    let folder = tempfile::tempdir().unwrap();
+    let mut child = Command::new(innover_tests::innover())
+        .arg("up")
+        .current_dir(innover_tests::repository())
+        .env("INNOVER_LISTEN", "127.0.0.1:0")
+        .env("INNOVER_MANAGEMENT_LISTEN", "127.0.0.1:0")
+        .env("INNOVER_STATE_DIR", folder.path())
+        .env("REDIS_URL", "redis://127.0.0.1:1")
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    let said: Vec<String> = lines
+        .map(Result::unwrap)
+        .inspect(|line| {
+            if line.starts_with("components") {
+                let pid = child.id().to_string();
+                Command::new("kill").args(["-TERM", &pid]).status().unwrap();
+            }
+        })
+        .collect();
+    assert_eq!(child.wait().unwrap().code(), Some(0), "{said:?}");
+    // Had it waited for the compiling, it would have been ready first.
+    assert_eq!(said.last().unwrap(), "stopped before it was ready");
+}
+
+#[test]
 fn a_signal_ends_the_platform_with_zero_and_what_was_answered_is_there() {
     run(async {
         for signal in ["-TERM", "-INT"] {

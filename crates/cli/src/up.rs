@@ -59,8 +59,8 @@ pub async fn run(app: App, state: StateDir, options: Options) -> Result<()> {
     let lock = state.run()?;
     let running = tokio::select! {
         running = start(app, &state, &options) => running?,
-        _ = interrupt.recv() => return Ok(()),
-        _ = terminate.recv() => return Ok(()),
+        _ = interrupt.recv() => stop_before_ready(),
+        _ = terminate.recv() => stop_before_ready(),
     };
     running.announce(started, &options);
     tokio::select! {
@@ -78,6 +78,13 @@ pub async fn run(app: App, state: StateDir, options: Options) -> Result<()> {
     drop(lock);
     print::line("stopped");
     Ok(())
+}
+
+/// Nothing was accepted yet and files are renamed into place, so the process just ends: a runtime
+/// would wait for components that are being compiled, which takes seconds and cannot be broken off.
+fn stop_before_ready() -> ! {
+    print::line("stopped before it was ready");
+    std::process::exit(0)
 }
 
 struct Running {
