@@ -217,13 +217,10 @@ fn metrics_and_readiness_are_on_the_management_port_only() {
 
 #[test]
 fn a_signal_ends_the_platform_while_it_still_compiles() {
-    use std::{
-        io::{BufRead, BufReader},
-        process::{Command, Stdio},
-    };
+    use std::io::{BufRead, BufReader};
     // A state of its own: nothing is compiled yet.
     let folder = tempfile::tempdir().unwrap();
-    let mut child = Command::new(innover_tests::innover())
+    let mut child = Command::new(innover())
         .arg("up")
         .current_dir(innover_tests::repository())
         .env("INNOVER_LISTEN", "127.0.0.1:0")
