@@ -76,8 +76,9 @@ fn a_payment_under_review_has_a_case_and_goes_on_when_that_is_approved() {
             (&case["payment_follows"], &case["decided_by"]),
             (&json!("followed"), &json!("usr_admin"))
         );
-        let cases = p.get("viewer", &format!("/v1/cases?payment_id={payment}"));
-        assert_eq!(cases.await.json["data"].as_array().unwrap().len(), 1);
+        let path = format!("/v1/cases?payment_id={payment}");
+        let cases = p.get("viewer", &path).await;
+        assert_eq!(cases.json["data"].as_array().unwrap().len(), 1);
     });
 }
 
