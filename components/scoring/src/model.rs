@@ -118,7 +118,8 @@ mod tests {
 
     #[test]
     fn an_answer_that_breaks_the_interface_is_no_score() {
-        let broken: [(&str, fn(&mut scorer::Scored)); 6] = [
+        type Breaking = fn(&mut scorer::Scored);
+        let broken: [(&str, Breaking); 6] = [
             ("1001", |s| s.score = 1_001),
             ("65535", |s| s.score = u16::MAX),
             ("named its model", |s| s.model.clear()),

@@ -112,7 +112,8 @@ async fn a_keeper_gets_a_delivery_whole_and_calls_go_on_behalf_of_who_is_named()
         [["a b", "usr_1"], ["c", "usr_1"]]
     );
 
-    let asked: Arc<Mutex<Vec<(String, String, Option<String>)>>> = Arc::default();
+    type Asked = (String, String, Option<String>);
+    let asked: Arc<Mutex<Vec<Asked>>> = Arc::default();
     let seen = Arc::clone(&asked);
     answer_calls(move |call| {
         let Identity { sub, scope, .. } = call.identity.clone();

@@ -66,7 +66,10 @@ fn each_difference_is_named_and_repaired_where_the_ledger_says_how() {
             false,
         ),
     ] {
-        let found = compare(&[account.clone()], &[wallet.clone()]);
+        let found = compare(
+            std::slice::from_ref(&account),
+            std::slice::from_ref(&wallet),
+        );
         assert_eq!(
             found.first().map(|f| f.what),
             what,
