@@ -20,8 +20,9 @@ use std::{
 use reqwest::{Client, Method, StatusCode};
 use serde_json::{Value, json};
 
-/// A platform that does not say `ready` within this time never will.
-const READY_MAX: Duration = Duration::from_secs(60);
+/// A platform that does not say `ready` within this time never will. The first ones compile every
+/// component, several of them at the same moment.
+const READY_MAX: Duration = Duration::from_secs(180);
 /// A payment ends within this time, or the test fails.
 const SETTLED_MAX: Duration = Duration::from_secs(30);
 
