@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, anyhow, bail};
 use bytes::Bytes;
+use futures::{FutureExt, StreamExt, TryStreamExt};
 use http::{Request, Response};
 use http_body_util::{BodyExt, Full, Limited};
 use innover_manifest::Manifest;
@@ -295,6 +296,9 @@ impl Caller {
     }
 }
 
+/// Components that are read or compiled at the same moment.
+const LOADED_AT_ONCE: usize = 2;
+
 /// What it takes to make a component callable; kept for `reload`.
 struct Loader {
     linker: Linker<Guest>,
@@ -308,8 +312,9 @@ impl Loader {
             .with_context(|| format!("component {}", app.id))
     }
 
-    /// Loads all at once: compiling uses every core by itself, and reading the cache is mostly
-    /// waiting for the disk.
+    /// Loads two at a time: compiling one uses every core by itself, and the second fills the gaps
+    /// where the first one does not. All at once, the compiler's memory for all of them is there at
+    /// the same moment, and the process keeps some of it.
     async fn load_all(
         self: &Arc<Self>,
         apps: Vec<App>,
@@ -325,12 +330,12 @@ impl Loader {
                 tracing::debug!(component = app.id, ?origin, took = ?started.elapsed(), "loaded");
                 Ok((Arc::new(app), exports))
             })
-        });
-        futures::future::join_all(loading)
-            .await
-            .into_iter()
             .map(|loaded| loaded.map_err(anyhow::Error::from).flatten())
-            .collect()
+        });
+        futures::stream::iter(loading)
+            .buffered(LOADED_AT_ONCE)
+            .try_collect()
+            .await
     }
 }
 
