@@ -393,6 +393,7 @@ impl Flight {
                     status,
                     result: serde_json::Value::Null,
                     error: text(),
+                    code: String::new(),
                 }],
             }),
             _ => Err(DoorError::Failed(text())),

@@ -30,6 +30,13 @@ pub struct Job {
     /// Not before this time, microseconds since the epoch.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub eta: Option<i64>,
+    /// Not after this time, microseconds since the epoch: a job that is late is revoked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expires: Option<i64>,
+    /// Milliseconds after which the task is told to stop, before the queue's deadline ends it
+    /// (Celery's `soft_time_limit`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub soft_limit_ms: Option<u64>,
     /// W3C trace context of what enqueued it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub traceparent: Option<String>,
@@ -53,6 +60,8 @@ impl Job {
             attempt: 0,
             priority: 0,
             eta: None,
+            expires: None,
+            soft_limit_ms: None,
             traceparent: None,
             correlationid: None,
         }
@@ -84,6 +93,9 @@ pub struct JobAnswer {
     /// The problem's code and detail when it failed.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub error: String,
+    /// The problem's code alone, e.g. `insufficient_funds`.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub code: String,
 }
 
 /// The answer to `POST /_tasks`, one entry per job in the order of the batch.

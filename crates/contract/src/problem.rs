@@ -88,6 +88,7 @@ codes! {
     InvalidFeatures "invalid_features" 422 "The model does not take these features";
     WalletNotActive "wallet_not_active" 422 "The wallet is frozen or closed";
     AccountClosed "account_closed" 422 "The account is closed";
+    InvalidArguments "invalid_arguments" 422 "The arguments do not fit the task";
     UnknownTask "unknown_task" 422 "This service has no such task";
     RateLimited "rate_limited" 429 "Too many requests";
     HeadersTooLarge "headers_too_large" 431 "The headers are too large";
@@ -98,6 +99,7 @@ codes! {
     Overloaded "overloaded" 503 "Too many requests at once";
     NotReady "not_ready" 503 "The service is not ready";
     UpstreamOpen "upstream_open" 503 "A service this one depends on keeps failing; calls are paused";
+    SoftTimeLimit "soft_time_limit" 504 "The task was told to stop, its soft time limit is over";
     UpstreamTimeout "upstream_timeout" 504 "A service this one depends on did not answer in time";
     DeadlineExceeded "deadline_exceeded" 504 "The outcome is unknown: ask again with the same key";
 }

@@ -63,6 +63,8 @@ pub(crate) struct Outcome {
     pub status: u16,
     pub result: Json,
     pub error: String,
+    /// The failure's code.
+    pub code: String,
 }
 
 impl Outcome {
@@ -71,6 +73,7 @@ impl Outcome {
             status: 200,
             result,
             error: String::new(),
+            code: String::new(),
         }
     }
 
@@ -79,6 +82,7 @@ impl Outcome {
             status: failure.status(),
             result: Json::Null,
             error: failure.to_string(),
+            code: failure.0.code.clone(),
         }
     }
 }

@@ -71,12 +71,14 @@ pub(crate) async fn receive(cx: &Cx, tasks: Tasks, body: &[u8]) -> Result<Answer
                 status: o.status,
                 result: o.result,
                 error: o.error,
+                code: o.code,
             },
             None => JobAnswer {
                 id: job.id,
                 status: 500,
                 result: Json::Null,
                 error: "no outcome".into(),
+                code: String::new(),
             },
         })
         .collect();
