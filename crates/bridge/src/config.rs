@@ -24,6 +24,17 @@ pub struct BridgeConfig {
     pub retention: Duration,
     /// Where the time comes from; tests run on tokio's paused clock.
     pub clock: Clock,
+    /// Where Celery's clients put jobs; without it there is only the store's own queue.
+    pub redis: Option<RedisConfig>,
+}
+
+/// Redis as Celery's broker and result backend.
+#[derive(Clone, Debug)]
+pub struct RedisConfig {
+    /// `redis://[:password@]host:port/db`, where the queues are.
+    pub broker: String,
+    /// The same server, where results are; the broker's database when absent.
+    pub backend: Option<String>,
 }
 
 impl BridgeConfig {
@@ -35,6 +46,7 @@ impl BridgeConfig {
             store,
             retention,
             clock: Clock::System,
+            redis: None,
         }
     }
 }
@@ -225,7 +237,7 @@ impl Routes {
 
     /// Finds the queue and canonical task of a job that was put on `queue`, or, with no queue
     /// named, on that of its task's prefix. `add` on `wallet-tasks` is `wallet.add`;
-    /// `rule-engine.add` is `rules.add`.
+    /// `tasks.add` there is, too; `rule-engine.add` is `rules.add`.
     ///
     /// # Errors
     /// The reason to keep with the dead letter.
@@ -241,6 +253,8 @@ impl Routes {
                 .ok_or_else(|| format!("no queue has the task `{task}`"))?,
         };
         let canonical = match task.split_once('.') {
+            // `tasks.add` is what a module `tasks.py` makes of its `add`.
+            Some(("tasks", rest)) => format!("{}.{rest}", queue.service),
             None => format!("{}.{task}", queue.service),
             Some((prefix, rest))
                 if self
@@ -314,6 +328,11 @@ mod tests {
                 Some("rule-engine-tasks"),
                 "add",
                 Ok(("rules-tasks", "rules.add")),
+            ),
+            (
+                Some("wallet-tasks"),
+                "tasks.add",
+                Ok(("wallet-tasks", "wallet.add")),
             ),
             (None, "rule-engine.add", Ok(("rules-tasks", "rules.add"))),
             (None, "wallet.add", Ok(("wallet-tasks", "wallet.add"))),

@@ -11,7 +11,8 @@
 //!
 //! Code map: `relay` reads outboxes; `publish` commits to `store` and wakes readers; `tail` keeps the
 //! newest events in memory; `subscription` decides what is delivered next and what an answer means
-//! (pure); `delivery` and `queue` do it; `schedule` is the clock; `housekeeping` is retention and
+//! (pure); `delivery` and `queue` do it; `celery` is the queues' other half, in Redis; `handover` is
+//! what both do with a service; `schedule` is the clock; `housekeeping` is retention and
 //! leases; `inspect` reads the file of a running bridge.
 //!
 //! Architecture invariant: `store`'s writer is the only one that changes the bridge's file, and a
@@ -19,10 +20,12 @@
 #![warn(missing_docs)]
 
 mod backoff;
+mod celery;
 mod clock;
 mod config;
 mod delivery;
 mod door;
+mod handover;
 mod housekeeping;
 pub mod inspect;
 pub mod limits;
@@ -43,14 +46,14 @@ use std::{
 
 use innover_contract::Job;
 use tokio::{
-    sync::{Notify, watch},
+    sync::{Notify, Semaphore, watch},
     task::JoinSet,
 };
 
 pub use clock::Clock;
 pub use config::{
-    BridgeConfig, Database, Missed, Queue, QueueSpec, Route, Routes, ScheduleSpec, ServiceSpec,
-    StartError, TaskSpec,
+    BridgeConfig, Database, Missed, Queue, QueueSpec, RedisConfig, Route, Routes, ScheduleSpec,
+    ServiceSpec, StartError, TaskSpec,
 };
 pub use door::{
     CALLER, Delivery, Door, DoorError, EVENTS_PATH, HttpDoor, NoGate, TASKS_PATH, WriteGate,
@@ -145,6 +148,7 @@ impl Bridge {
             store: path,
             retention,
             clock,
+            redis,
         } = config;
         let routes = Arc::new(Routes::new(&services)?);
         check(&services)?;
@@ -249,8 +253,31 @@ impl Bridge {
                 workers.spawn(subscriber.run());
             }
         }
+        let slots: HashMap<Arc<str>, Arc<Semaphore>> = routes
+            .queues()
+            .iter()
+            .map(|q| (q.name.clone(), Arc::new(Semaphore::new(q.spec.concurrency))))
+            .collect();
+        if let Some(redis) = redis {
+            let setup = celery::Setup {
+                config: redis,
+                routes: routes.clone(),
+                door: door.clone(),
+                clock: clock.clone(),
+                metrics: metrics.clone(),
+                owner: owner.clone(),
+                slots: slots.clone(),
+                relays: relay_bells
+                    .iter()
+                    .map(|(s, bell)| ((*s).into(), bell.clone()))
+                    .collect(),
+                shutdown: workers_stop.clone(),
+            };
+            celery::start(setup, &mut workers)?;
+        }
         for queue in routes.queues() {
             let worker = queue::Worker {
+                slots: slots[&queue.name].clone(),
                 bell: queues.get(&queue.name).cloned().unwrap_or_default(),
                 relay: relay_bells.get(&*queue.service).cloned(),
                 queue,

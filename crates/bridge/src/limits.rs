@@ -115,3 +115,27 @@ pub const QUEUE_LOOK_EVERY: Duration = Duration::from_secs(5);
 /// Time between two checkpoints of the store: at 10 MB of WAL a second each copies what a disk writes
 /// in a moment.
 pub const CHECKPOINT_EVERY: Duration = Duration::from_secs(1);
+
+/// Time to connect to Redis.
+pub const REDIS_CONNECT: Duration = Duration::from_secs(3);
+/// Redis answers a command within this time, or the connection is made anew: a script that moves a
+/// hundred large messages takes a few milliseconds.
+pub const REDIS_ANSWER: Duration = Duration::from_secs(10);
+/// Wait before Redis is tried again; doubled up to the next.
+pub const REDIS_BACKOFF_MIN: Duration = Duration::from_millis(50);
+/// Longest wait before Redis is tried again: jobs should go on soon after it is back.
+pub const REDIS_BACKOFF_MAX: Duration = Duration::from_secs(1);
+/// Results in Redis are kept this long (Celery's `result_expires`).
+pub const RESULT_EXPIRES: Duration = Duration::from_secs(24 * 60 * 60);
+/// Dead letters kept per Redis queue; the oldest beyond it are deleted and counted.
+pub const REDIS_DEAD_MAX: usize = 100_000;
+/// A chord's last part has this long to send the body before another one's redelivery may.
+pub const CHORD_CLAIM: Duration = Duration::from_secs(60);
+/// Revoked ids are remembered this long (Celery: three hours, in memory).
+pub const REVOKED_KEEP: Duration = Duration::from_secs(7 * 24 * 60 * 60);
+/// Time between two heartbeats of a worker (celery/worker/heartbeat.py).
+pub const HEARTBEAT_EVERY: Duration = Duration::from_secs(2);
+/// Task events wait this long for others to share a message with.
+pub const TASK_EVENTS_EVERY: Duration = Duration::from_millis(200);
+/// A reply to remote control that nobody fetched is deleted after this time.
+pub const REPLY_EXPIRES: Duration = Duration::from_secs(30);

@@ -172,12 +172,13 @@ impl Metrics {
         );
     }
 
-    /// `outcome` is `done`, `failed`, `retried` or `dead`.
+    /// `outcome` is `done`, `failed`, `retried`, `revoked` or `dead`.
     pub(crate) fn job(&self, queue: &str, outcome: &'static str) {
         let name = match outcome {
             "done" => "innover_jobs_done_total",
             "failed" => "innover_jobs_failed_total",
             "retried" => "innover_jobs_retried_total",
+            "revoked" => "innover_jobs_revoked_total",
             _ => "innover_jobs_dead_total",
         };
         self.add(name, label("queue", queue), 1);
@@ -222,6 +223,14 @@ impl Metrics {
                 }
             }
         }
+    }
+
+    /// The same of a queue's lists in Redis.
+    pub(crate) fn redis_depths(&self, queue: &str, queued: i64, delayed: i64, leased: i64) {
+        let labels = label("queue", queue);
+        self.set("innover_redis_jobs_queued", labels.clone(), queued as f64);
+        self.set("innover_redis_jobs_delayed", labels.clone(), delayed as f64);
+        self.set("innover_redis_jobs_running", labels, leased as f64);
     }
 
     /// Notes that a service cannot be reached (`Some`, why) or can again.

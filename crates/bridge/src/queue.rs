@@ -2,39 +2,37 @@
 //! in one commit.
 
 use std::{
-    collections::HashMap,
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use futures::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnordered};
-use innover_contract::{
-    Job, JobAnswers,
-    event::{Disposition, disposition},
-    job::JobBatch,
-};
-use tokio::sync::{Notify, watch};
+use innover_contract::Job;
+use serde_json::json;
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, watch};
 
 use crate::{
     backoff::{backoff, random},
     clock::{Clock, micros},
     config::{Queue, TaskSpec},
-    door::{Delivery, Door, DoorError, TASKS_PATH, not_taken},
+    door::{Door, DoorError},
+    handover::{Handed, Verdict, hand_over, verdict},
     limits::{
-        DELIVERY_BYTES_MAX, JOB_BACKOFF_MAX, JOB_BACKOFF_MIN, JOB_JITTER, LEASE, LEASE_RENEW,
-        QUEUE_LOOK_EVERY, UNAVAILABLE_BACKOFF_MAX, UNAVAILABLE_BACKOFF_MIN,
+        DELIVERY_BYTES_MAX, JOB_JITTER, LEASE, QUEUE_LOOK_EVERY, UNAVAILABLE_BACKOFF_MAX,
+        UNAVAILABLE_BACKOFF_MIN,
     },
     metrics::Metrics,
     store::{
         Durability, Store, StoreError,
         jobs::{self, Leased, Outcome, Terms},
     },
-    subscription::cut,
 };
 
 /// One queue's worker.
 pub(crate) struct Worker {
     pub(crate) queue: Arc<Queue>,
+    /// One per delivery at once, shared with the queue's lists in Redis.
+    pub(crate) slots: Arc<Semaphore>,
     pub(crate) store: Store,
     pub(crate) door: Arc<dyn Door>,
     /// `<instance>/<life>`: whose leases these are.
@@ -77,6 +75,9 @@ impl Worker {
                 false if unavailable > 0 => usize::from(flights.is_empty()),
                 false => self.queue.spec.concurrency.saturating_sub(flights.len()),
             };
+            let mut slots = self.slots(room);
+            let starved = room > 0 && slots.is_empty();
+            let room = slots.len();
             if room > 0 || !settled.is_empty() {
                 match self.turn(&settled, room, now).await {
                     Ok((leased, eta)) => {
@@ -88,7 +89,7 @@ impl Worker {
                             let (batch, back) = self.admit(batch);
                             settled.extend(back);
                             if !batch.is_empty() {
-                                flights.push(self.fly(batch));
+                                flights.push(self.fly(batch, slots.pop()));
                             }
                         }
                         if !settled.is_empty() {
@@ -103,6 +104,7 @@ impl Worker {
                     }
                 }
             }
+            drop(slots);
             if closing && flights.is_empty() {
                 return;
             }
@@ -115,6 +117,8 @@ impl Worker {
             let landed = tokio::select! {
                 landed = flights.next(), if !flights.is_empty() => landed,
                 () = self.bell.notified(), if !full && !held && !closing => None,
+                // What the lists in Redis gave back.
+                _ = self.slots.acquire(), if starved && !closing => None,
                 () = self.clock.sleep_until(wake, QUEUE_LOOK_EVERY), if !full && !closing => None,
                 _ = self.shutdown.changed(), if !closing => None,
             };
@@ -199,7 +203,16 @@ impl Worker {
         (batch, back)
     }
 
-    fn fly(&self, jobs: Vec<Leased>) -> BoxFuture<'static, Landed> {
+    fn slots(&self, room: usize) -> Vec<OwnedSemaphorePermit> {
+        let slot = || self.slots.clone().try_acquire_owned().ok();
+        std::iter::from_fn(slot).take(room).collect()
+    }
+
+    fn fly(
+        &self,
+        jobs: Vec<Leased>,
+        slot: Option<OwnedSemaphorePermit>,
+    ) -> BoxFuture<'static, Landed> {
         let task = jobs
             .first()
             .and_then(|j| self.queue.spec.tasks.get(&j.task))
@@ -213,7 +226,12 @@ impl Worker {
             clock: self.clock.clone(),
             task,
         };
-        flight.run(jobs).boxed()
+        let landed = async move {
+            let landed = flight.run(jobs).await;
+            drop(slot);
+            landed
+        };
+        landed.boxed()
     }
 
     /// Takes in a landed delivery; returns why the service was not reached.
@@ -328,12 +346,12 @@ impl Flight {
                 took: started.elapsed(),
             };
         }
-        let answer = self.deliver(jobs).await;
-        let unavailable = match &answer {
+        let handed = self.deliver(&jobs).await;
+        let unavailable = match &handed {
             Err(DoorError::Unavailable(problem)) => Some(problem.clone()),
             _ => None,
         };
-        settled.extend(self.outcomes(known, answer));
+        settled.extend(self.outcomes(known, handed));
         Landed {
             settled,
             unavailable,
@@ -342,124 +360,62 @@ impl Flight {
     }
 
     /// Delivers and keeps the leases alive meanwhile.
-    async fn deliver(&self, jobs: Vec<Job>) -> Result<JobAnswers, DoorError> {
-        let ids: Vec<String> = jobs.iter().map(|j| j.id.clone()).collect();
-        let traceparent = match &jobs[..] {
+    async fn deliver(&self, jobs: &[Job]) -> Handed {
+        let ids: Vec<&str> = jobs.iter().map(|j| j.id.as_str()).collect();
+        let traceparent = match jobs {
             [one] => one.traceparent.clone(),
             _ => None,
         };
-        let body = serde_json::to_vec(&JobBatch { jobs })
+        let body = serde_json::to_vec(&json!({ "jobs": jobs }))
             .map_err(|e| DoorError::Failed(format!("the jobs cannot be written as JSON: {e}")))?;
-        let answer = self.door.deliver(Delivery {
-            service: &self.queue.service,
-            path: TASKS_PATH,
-            content_type: "application/json",
-            body: body.into(),
-            traceparent,
-            deadline: self.task.deadline,
-        });
-        let deadline = tokio::time::sleep(self.task.deadline);
-        tokio::pin!(answer, deadline);
-        let mut renew =
-            tokio::time::interval_at(tokio::time::Instant::now() + LEASE_RENEW, LEASE_RENEW);
-        let (status, body) = loop {
-            tokio::select! {
-                answer = &mut answer => break answer?,
-                () = &mut deadline => return Err(DoorError::Timeout(self.task.deadline)),
-                _ = renew.tick() => {
-                    let (ids, owner) = (ids.clone(), self.owner.clone());
-                    let until = self.clock.now() + micros(LEASE);
-                    let renewed = self.store.write(Durability::Normal, move |c| jobs::renew(c, &ids, &owner, until));
-                    if let Err(error) = renewed.await {
-                        tracing::warn!(queue = &*self.queue.name, %error, "a lease was not renewed");
-                    }
+        let leases: Vec<String> = jobs.iter().map(|j| j.id.clone()).collect();
+        let renew = || {
+            let (store, queue, clock) =
+                (self.store.clone(), self.queue.clone(), self.clock.clone());
+            let (ids, owner) = (leases.clone(), self.owner.clone());
+            async move {
+                let until = clock.now() + micros(LEASE);
+                let renewed = store
+                    .write(Durability::Normal, move |c| {
+                        jobs::renew(c, &ids, &owner, until)
+                    })
+                    .await;
+                if let Err(error) = renewed {
+                    tracing::warn!(queue = &*queue.name, %error, "a lease was not renewed");
                 }
             }
+            .boxed()
         };
-        let text = || {
-            format!(
-                "the whole delivery was answered {status}: {}",
-                cut(String::from_utf8_lossy(&body).trim())
-            )
-        };
-        match status {
-            200 => serde_json::from_slice(&body)
-                .map_err(|e| DoorError::Failed(format!("the answer is no list of results: {e}"))),
-            status if not_taken(status) => Err(DoorError::Unavailable(text())),
-            // One job: the status is about it. Of several it says nothing of any.
-            _ if ids.len() == 1 => Ok(JobAnswers {
-                results: vec![innover_contract::JobAnswer {
-                    id: ids[0].clone(),
-                    status,
-                    result: serde_json::Value::Null,
-                    error: text(),
-                    code: String::new(),
-                }],
-            }),
-            _ => Err(DoorError::Failed(text())),
-        }
+        let deadline = self.task.deadline;
+        hand_over(
+            &*self.door,
+            &self.queue,
+            &ids,
+            body.into(),
+            traceparent,
+            deadline,
+            renew,
+        )
+        .await
     }
 
-    fn outcomes(
-        &self,
-        jobs: Vec<Leased>,
-        answer: Result<JobAnswers, DoorError>,
-    ) -> Vec<(Leased, Outcome)> {
-        let whole = match &answer {
-            Ok(_) => None,
-            Err(DoorError::Unavailable(_)) => {
-                return jobs
-                    .into_iter()
-                    .map(|job| (job, Outcome::Returned))
-                    .collect();
-            }
-            Err(error) => Some(error.to_string()),
-        };
-        // Jobs that failed together travel alone from now on: one of them may be the cause.
-        let alone = whole.is_some();
-        let mut by_id: HashMap<String, _> = answer
-            .map(|a| a.results.into_iter().map(|r| (r.id.clone(), r)).collect())
-            .unwrap_or_default();
-        jobs.into_iter()
-            .map(|job| {
-                let (status, error) = match by_id.remove(&job.id) {
-                    Some(answer) if disposition(answer.status) == Disposition::Acknowledge => {
-                        return (
-                            job,
-                            Outcome::Done {
-                                result: answer.result.to_string(),
-                            },
-                        );
-                    }
-                    Some(answer) => (answer.status, answer.error),
-                    None => (
-                        502,
-                        whole
-                            .clone()
-                            .unwrap_or_else(|| "the answer leaves this job out".into()),
-                    ),
-                };
-                let error = format!("{status} {}", cut(&error));
-                let outcome = if disposition(status) == Disposition::Park {
-                    Outcome::GivenUp { dead: false, error }
-                } else if job.attempt >= self.task.max_attempts {
-                    Outcome::GivenUp { dead: true, error }
-                } else {
-                    let wait = backoff(
-                        job.attempt,
-                        JOB_BACKOFF_MIN,
-                        JOB_BACKOFF_MAX,
-                        JOB_JITTER,
-                        random(),
-                    );
-                    Outcome::Retry {
-                        eta: self.clock.now() + micros(wait),
-                        alone,
-                        error,
-                    }
-                };
-                (job, outcome)
-            })
-            .collect()
+    fn outcomes(&self, jobs: Vec<Leased>, mut handed: Handed) -> Vec<(Leased, Outcome)> {
+        let outcome =
+            |job: &Leased| match verdict(&mut handed, &job.id, job.attempt, self.task.max_attempts)
+            {
+                Verdict::Done(result) => Outcome::Done {
+                    result: result.get().to_owned(),
+                },
+                Verdict::Returned => Outcome::Returned,
+                Verdict::GivenUp { dead, error, .. } => Outcome::GivenUp { dead, error },
+                Verdict::Again {
+                    wait, alone, error, ..
+                } => {
+                    let eta = self.clock.now() + micros(wait);
+                    Outcome::Retry { eta, alone, error }
+                }
+            };
+        let outcomes: Vec<Outcome> = jobs.iter().map(outcome).collect();
+        jobs.into_iter().zip(outcomes).collect()
     }
 }

@@ -4,6 +4,7 @@ use std::{net::SocketAddr, path::PathBuf};
 
 use anyhow::{Context, Result};
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use innover_bridge::RedisConfig;
 
 use crate::up;
 
@@ -27,6 +28,8 @@ pub enum Command {
         /// Where log lines go: stderr, stdout, off, or a file
         #[arg(long, default_value = "stderr", env = "INNOVER_LOG")]
         log: String,
+        #[command(flatten)]
+        queues: Queues,
         #[command(flatten)]
         place: Place,
     },
@@ -115,14 +118,34 @@ pub enum Command {
             env = "INNOVER_MANAGEMENT_LISTEN"
         )]
         management_listen: SocketAddr,
-        #[arg(
-            long,
-            default_value = "redis://127.0.0.1:6379",
-            env = "REDIS_URL",
-            hide_env_values = true
-        )]
-        redis_url: String,
+        #[command(flatten)]
+        queues: Queues,
     },
+}
+
+/// Redis, which Celery's clients and `PUBLISH` reach the queues through.
+#[derive(Args)]
+pub struct Queues {
+    /// Redis for jobs of Celery clients and pushed jobs
+    #[arg(
+        long,
+        default_value = "redis://127.0.0.1:6379",
+        env = "REDIS_URL",
+        hide_env_values = true
+    )]
+    pub redis_url: String,
+    /// Where Celery clients look for results: the same server, maybe another database; REDIS_URL when absent
+    #[arg(long, env = "CELERY_RESULT_BACKEND", hide_env_values = true)]
+    pub result_backend: Option<String>,
+}
+
+impl From<Queues> for RedisConfig {
+    fn from(queues: Queues) -> RedisConfig {
+        RedisConfig {
+            broker: queues.redis_url,
+            backend: queues.result_backend,
+        }
+    }
 }
 
 #[derive(Args)]
@@ -143,14 +166,8 @@ pub struct Settings {
     /// The issuer of access tokens, as clients reach it; http:// and the listen address when absent
     #[arg(long, env = "INNOVER_ISSUER")]
     pub issuer: Option<String>,
-    /// Redis for pushed jobs
-    #[arg(
-        long,
-        default_value = "redis://127.0.0.1:6379",
-        env = "REDIS_URL",
-        hide_env_values = true
-    )]
-    pub redis_url: String,
+    #[command(flatten)]
+    pub queues: Queues,
 }
 
 #[derive(Args)]

@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use anyhow::{Context, Result};
-use innover_bridge::{Bridge, BridgeConfig, Commits, HttpDoor, NoGate};
+use innover_bridge::{Bridge, BridgeConfig, Commits, HttpDoor, NoGate, RedisConfig};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::{app::App, door, keys, log_file, migrate, print, secrets, state::StateDir};
@@ -11,7 +11,13 @@ use crate::{app::App, door, keys, log_file, migrate, print, secrets, state::Stat
 const GRACE: Duration = Duration::from_secs(20);
 
 /// Runs until SIGINT or SIGTERM.
-pub async fn run(app: App, state: StateDir, gateway: &str, log: &str) -> Result<()> {
+pub async fn run(
+    app: App,
+    state: StateDir,
+    gateway: &str,
+    log: &str,
+    redis: RedisConfig,
+) -> Result<()> {
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot watch for SIGINT")?;
     let mut terminate = signal(SignalKind::terminate()).context("cannot watch for SIGTERM")?;
     let log = log_file::open(log)?;
@@ -24,10 +30,11 @@ pub async fn run(app: App, state: StateDir, gateway: &str, log: &str) -> Result<
     let keyring = keys::bridge_keyring(&app, &secrets);
     let door = HttpDoor::new(gateway, keyring).context("cannot set up the HTTP client")?;
     // Spin's guests cannot tell when they commit: outboxes are polled.
-    let config = BridgeConfig::new(
+    let mut config = BridgeConfig::new(
         state.bridge(),
         door::services(&app, |label| state.database(label)),
     );
+    config.redis = Some(redis);
     let bridge = Bridge::start(config, Arc::new(door), Arc::new(NoGate), Commits::default())
         .await
         .context("the bridge does not start")?;

@@ -171,7 +171,7 @@ async fn redis(url: &str) -> Finding {
     match redis_probe::ping(url).await {
         Ok(()) => Fine(shown),
         Err(error) => Warn(format!(
-            "none at {shown} ({error}): only pushed jobs (PUBLISH) need it; REDIS_URL names another"
+            "none at {shown} ({error}): only jobs of Celery clients and pushed jobs (PUBLISH) need it; REDIS_URL names another"
         )),
     }
 }

@@ -82,7 +82,7 @@ async fn dispatch(command: Command) -> Result<bool> {
                 management_listen: up.management_listen,
                 profile: up.settings.profile.name().to_owned(),
                 issuer: up.settings.issuer,
-                redis_url: up.settings.redis_url,
+                redis: up.settings.queues.into(),
                 log: up.log,
                 watch: up.watch,
             };
@@ -91,6 +91,7 @@ async fn dispatch(command: Command) -> Result<bool> {
         Command::Bridge {
             gateway,
             log,
+            queues,
             place,
         } => {
             let gateway = Target { url: gateway }.url()?;
@@ -99,6 +100,7 @@ async fn dispatch(command: Command) -> Result<bool> {
                 StateDir::open(&place.state_dir)?,
                 &gateway,
                 &log,
+                queues.into(),
             )
             .await?;
         }
@@ -117,7 +119,7 @@ async fn dispatch(command: Command) -> Result<bool> {
             let settings = keys::Settings {
                 profile: settings.profile.name().to_owned(),
                 issuer: settings.issuer.unwrap_or_else(|| up::url(listen)),
-                redis_url: settings.redis_url,
+                redis_url: settings.queues.redis_url,
             };
             let app = App::load(&place.manifest)?;
             let state = StateDir::create(&place.state_dir)?;
@@ -177,14 +179,14 @@ async fn dispatch(command: Command) -> Result<bool> {
             place,
             listen,
             management_listen,
-            redis_url,
+            queues,
         } => {
             let options = doctor::Options {
                 manifest: &place.manifest,
                 state: &place.state_dir,
                 listen,
                 management_listen,
-                redis_url: &redis_url,
+                redis_url: &queues.redis_url,
             };
             return doctor::run(options).await;
         }

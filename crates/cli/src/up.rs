@@ -11,7 +11,7 @@ use anyhow::{Context, Result, anyhow, bail};
 use bytes::Bytes;
 use futures::future::join_all;
 use http::Request;
-use innover_bridge::{Bridge, BridgeConfig, Commits};
+use innover_bridge::{Bridge, BridgeConfig, Commits, RedisConfig};
 use innover_host::{Host, HostConfig, KeyValueStore};
 use innover_manifest::HttpRoute;
 use tokio::{
@@ -45,7 +45,7 @@ pub struct Options {
     pub management_listen: SocketAddr,
     pub profile: String,
     pub issuer: Option<String>,
-    pub redis_url: String,
+    pub redis: RedisConfig,
     pub log: Option<String>,
     pub watch: bool,
 }
@@ -112,7 +112,7 @@ async fn start(app: App, state: &StateDir, options: &Options) -> Result<Running>
     let settings = Settings {
         profile: options.profile.clone(),
         issuer: options.issuer.clone().unwrap_or_else(|| url(listen)),
-        redis_url: options.redis_url.clone(),
+        redis_url: options.redis.broker.clone(),
     };
     // Making an RSA key takes up to seconds; nothing else runs yet.
     let keys = keys::write(&app, state, &settings)?;
@@ -137,17 +137,14 @@ async fn start(app: App, state: &StateDir, options: &Options) -> Result<Running>
     step("migrations", migrate::summary(&migrate::all(&app, state)?));
     app.check_built()?;
 
-    let redis = redis_probe::ping(&options.redis_url).await;
+    let redis = redis_probe::ping(&options.redis.broker).await;
     step(
         "redis",
         match &redis {
-            Ok(()) => redis_probe::shown(&options.redis_url),
-            Err(_) if app.manifest.redis_triggers.is_empty() => {
-                "not used by this application".to_owned()
-            }
+            Ok(()) => redis_probe::shown(&options.redis.broker),
             Err(error) => format!(
-                "none at {} ({error}): jobs pushed with PUBLISH <service>-tasks are off until one answers; everything else runs",
-                redis_probe::shown(&options.redis_url)
+                "none at {} ({error}): jobs of Celery clients and of PUBLISH <service>-tasks are off until one answers; everything else runs",
+                redis_probe::shown(&options.redis.broker)
             ),
         },
     );
@@ -177,7 +174,7 @@ async fn start(app: App, state: &StateDir, options: &Options) -> Result<Running>
     config.variables = keys.variables;
     config.listen = listen;
     config.management_listen = Some(options.management_listen);
-    config.redis_url = Some(options.redis_url.clone());
+    config.redis_url = Some(options.redis.broker.clone());
     config.log = log;
     let host = Arc::new(
         patiently(Host::start(config))
@@ -187,8 +184,10 @@ async fn start(app: App, state: &StateDir, options: &Options) -> Result<Running>
 
     let specs = door::services(&app, |label| state.database(label));
     let bells = Commits::new(&specs);
+    let mut config = BridgeConfig::new(state.bridge(), specs);
+    config.redis = Some(options.redis.clone());
     let bridge = Bridge::start(
-        BridgeConfig::new(state.bridge(), specs),
+        config,
         Arc::new(HostDoor::new(host.caller(), keys.bridge)),
         Arc::new(HostGate(Arc::downgrade(&host))),
         bells.clone(),

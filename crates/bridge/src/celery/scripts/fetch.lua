@@ -1,0 +1,80 @@
+-- Takes messages from a queue's lists and leases them, in one step: no message is ever in nobody's
+-- hands. First what a dead worker left and what was delayed until now, then the lists by priority.
+-- KEYS: leased (lease -> when it ends), delayed (lease -> when it is due), messages (lease ->
+--       message), tries (lease -> deliveries, when more than one), revoked, then the lists.
+-- ARGV: lease in ms, deliveries wanted, prefix of new lease ids, first number, then task, batch …
+-- Returns when the next delayed one is due (-1: none), the version of the revoked ids, then lease,
+-- delivery number and message of each.
+local leased, delayed, messages, tries, revoked = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+local ends = now + ARGV[1]
+local room = tonumber(ARGV[2])
+local number = tonumber(ARGV[4])
+local batches = {}
+for i = 5, #ARGV, 2 do
+    batches[ARGV[i]] = tonumber(ARGV[i + 1])
+end
+local out = {-1, redis.call('GET', revoked) or '0'}
+
+local function hold(message, delivery)
+    local lease = ARGV[3] .. string.format('%.0f', number)
+    number = number + 1
+    redis.call('ZADD', leased, ends, lease)
+    redis.call('HSET', messages, lease, message)
+    if delivery > 1 then
+        redis.call('HSET', tries, lease, delivery)
+    end
+    out[#out + 1] = lease
+    out[#out + 1] = delivery
+    out[#out + 1] = message
+end
+
+for _, place in ipairs({leased, delayed}) do
+    -- A first delivery leaves no count.
+    local uncounted = place == leased and 1 or 0
+    for _, lease in ipairs(redis.call('ZRANGEBYSCORE', place, '-inf', now, 'LIMIT', 0, room)) do
+        local message = redis.call('HGET', messages, lease)
+        local before = tonumber(redis.call('HGET', tries, lease) or uncounted)
+        redis.call('ZREM', place, lease)
+        redis.call('HDEL', messages, lease)
+        redis.call('HDEL', tries, lease)
+        if message then
+            hold(message, before + 1)
+            room = room - 1
+        end
+    end
+end
+
+-- Only a hint for how many to take at once: the worker reads the message itself.
+local function task_of(message)
+    return string.match(message, '"task": ?"([^"]*)"') or ''
+end
+
+for i = 6, #KEYS do
+    while room > 0 do
+        local message = redis.call('RPOP', KEYS[i])
+        if not message then
+            break
+        end
+        hold(message, 1)
+        room = room - 1
+        local task = task_of(message)
+        local batch = batches[task] or 1
+        local more = batch > 1 and redis.call('RPOP', KEYS[i], batch - 1) or {}
+        local taken = 0
+        while taken < #more and task_of(more[taken + 1]) == task do
+            taken = taken + 1
+            hold(more[taken], 1)
+        end
+        for j = #more, taken + 1, -1 do
+            redis.call('RPUSH', KEYS[i], more[j])
+        end
+    end
+end
+
+local first = redis.call('ZRANGE', delayed, 0, 0, 'WITHSCORES')
+if first[2] then
+    out[1] = first[2]
+end
+return out

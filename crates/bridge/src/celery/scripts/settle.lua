@@ -1,0 +1,96 @@
+-- Writes what became of leased messages: for each, in one step, its lease ends, what it sends is
+-- sent, and its results are stored where clients wait for them. A message whose lease has passed to
+-- somebody else is theirs, and nothing of it is written here.
+-- KEYS: leased, delayed, messages, tries, dead (lease -> letter), deaths (lease -> when).
+-- ARGV: the broker's database, the results' database, dead letters kept, then for each message:
+--   lease, action (done | wait | dead), a, b,
+--     wait: a = when it is due in ms, b = deliveries so far; dead: a = the letter, b = its time in ms
+--   number of messages, then list and message of each,
+--   number of chords begun, then group and size of each,
+--   number of results, then key, text and seconds of each,
+--   number of chords finished, then group key and claim of each.
+-- Returns how many were still held.
+local leased, delayed, messages, tries, dead, deaths = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
+local position = 3
+local function take()
+    position = position + 1
+    return ARGV[position]
+end
+local broker, backend, keep = ARGV[1], ARGV[2], tonumber(ARGV[3])
+local sizes, results, finished, pushes = {}, {}, {}, {}
+local settled = 0
+
+while position < #ARGV do
+    local lease, action, a, b = take(), take(), take(), take()
+    local held = redis.call('ZREM', leased, lease) == 1
+    if held then
+        settled = settled + 1
+        if action == 'wait' then
+            redis.call('ZADD', delayed, a, lease)
+            if tonumber(b) > 0 then
+                redis.call('HSET', tries, lease, b)
+            else
+                redis.call('HDEL', tries, lease)
+            end
+        else
+            redis.call('HDEL', messages, lease)
+            redis.call('HDEL', tries, lease)
+        end
+        if action == 'dead' then
+            redis.call('HSET', dead, lease, a)
+            redis.call('ZADD', deaths, b, lease)
+        end
+    end
+    for _, list in ipairs({pushes, sizes, results, finished}) do
+        local width = list == results and 3 or 2
+        for _ = 1, tonumber(take()) do
+            local entry = {}
+            for i = 1, width do
+                entry[i] = take()
+            end
+            if held then
+                list[#list + 1] = entry
+            end
+        end
+    end
+end
+
+local many = redis.call('ZCARD', deaths) - keep
+if many > 0 then
+    local oldest = redis.call('ZPOPMIN', deaths, many)
+    for i = 1, #oldest, 2 do
+        redis.call('HDEL', dead, oldest[i])
+    end
+end
+
+if #sizes + #results + #finished > 0 then
+    if backend ~= broker then
+        redis.call('SELECT', backend)
+    end
+    -- A chord's size is known before its last task can end.
+    for _, entry in ipairs(sizes) do
+        redis.call('DEL', entry[1] .. '.c')
+        redis.call('SET', entry[1] .. '.s', entry[2], 'EX', 86400)
+    end
+    for _, entry in ipairs(results) do
+        local there = redis.call('GET', entry[1])
+        if not (there and string.find(there, '^{"status": ?"SUCCESS"')) then
+            redis.call('SETEX', entry[1], entry[3], entry[2])
+            redis.call('PUBLISH', entry[1], entry[2])
+        end
+    end
+    for _, entry in ipairs(finished) do
+        local group = entry[1]
+        if redis.call('GET', group .. '.c') == entry[2] then
+            redis.call('DEL', group .. '.j', group .. '.t', group .. '.s', group .. '.d')
+            redis.call('SET', group .. '.c', 'done', 'EX', 300)
+        end
+    end
+    if backend ~= broker then
+        redis.call('SELECT', broker)
+    end
+end
+for _, entry in ipairs(pushes) do
+    redis.call('LPUSH', entry[1], entry[2])
+end
+return settled
