@@ -235,6 +235,11 @@ impl Routes {
         queues
     }
 
+    /// The queue of a service, by its name or another of its task prefixes.
+    pub fn of_service(&self, service: &str) -> Option<Arc<Queue>> {
+        self.prefixes.get(service).cloned()
+    }
+
     /// Finds the queue and canonical task of a job that was put on `queue`, or, with no queue
     /// named, on that of its task's prefix. `add` on `wallet-tasks` is `wallet.add`;
     /// `tasks.add` there is, too; `rule-engine.add` is `rules.add`.

@@ -3,10 +3,10 @@
 
 use std::path::Path;
 
-use rusqlite::{Connection, OptionalExtension, Row, params, types::Value};
+use rusqlite::{Connection, OptionalExtension, Row, params};
 use serde::Serialize;
 
-use crate::store::{StoreError, readers::open_read_only};
+use crate::store::{StoreError, jobs, readers::open_read_only};
 
 /// An event of the log.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -120,6 +120,26 @@ pub struct DeadLetterRow {
     pub attempts: i64,
     /// When it was given up, microseconds since the epoch.
     pub dead_at: i64,
+}
+
+/// Which dead letters; an empty field asks for nothing.
+#[derive(Clone, Debug, Default)]
+pub struct LetterFilter {
+    /// `event`, `job` or `outbox`.
+    pub kind: Option<&'static str>,
+    /// The subscriber or queue.
+    pub target: Option<String>,
+    /// The topic or task.
+    pub name: Option<String>,
+    /// One event's or job's id.
+    pub id: Option<String>,
+}
+
+impl LetterFilter {
+    /// Whether a letter of this id and name is meant.
+    pub(crate) fn matches(&self, id: &str, name: &str) -> bool {
+        self.id.as_ref().is_none_or(|i| i == id) && self.name.as_ref().is_none_or(|n| n == name)
+    }
 }
 
 /// A subscriber's place in the log.
@@ -260,10 +280,15 @@ pub fn jobs(store: &Path, filter: &JobFilter, limit: usize) -> Result<Vec<JobRow
 /// # Errors
 /// What SQLite says.
 pub fn job(store: &Path, id: &str) -> Result<Option<JobRow>, StoreError> {
+    Ok(job_in(&open_read_only(store)?, id)?)
+}
+
+pub(crate) fn job_in(connection: &Connection, id: &str) -> Result<Option<JobRow>, rusqlite::Error> {
     let sql = format!("SELECT {JOB_COLUMNS} FROM jobs WHERE id = ?1");
-    Ok(open_read_only(store)?
-        .query_row(&sql, [id], job_row)
-        .optional()?)
+    connection
+        .prepare_cached(&sql)?
+        .query_row([id], job_row)
+        .optional()
 }
 
 /// Every queue that has jobs.
@@ -292,23 +317,29 @@ pub fn queues(store: &Path) -> Result<Vec<QueueRow>, StoreError> {
     Ok(rows.collect::<Result<_, _>>()?)
 }
 
-/// Up to `limit` dead letters, newest first; of one kind and target when given.
+/// Up to `limit` dead letters, newest first.
 ///
 /// # Errors
 /// What SQLite says.
 pub fn dead_letters(
     store: &Path,
-    kind: Option<&str>,
-    target: Option<&str>,
+    filter: &LetterFilter,
     limit: usize,
 ) -> Result<Vec<DeadLetterRow>, StoreError> {
     let connection = open_read_only(store)?;
     let mut statement = connection.prepare(
         "SELECT seq, kind, target, id, name, key, envelope, error, attempts, dead_at FROM dead_letters
-         WHERE (?1 IS NULL OR kind = ?1) AND (?2 IS NULL OR target = ?2) ORDER BY seq DESC LIMIT ?3",
+         WHERE (?1 IS NULL OR kind = ?1) AND (?2 IS NULL OR target = ?2) AND (?3 IS NULL OR name = ?3)
+           AND (?4 IS NULL OR id = ?4)
+         ORDER BY seq DESC LIMIT ?5",
     )?;
-    let text = |t: Option<&str>| t.map_or(Value::Null, |t| Value::Text(t.to_owned()));
-    let rows = statement.query_map(params![text(kind), text(target), limit as i64], |r| {
+    let LetterFilter {
+        kind,
+        target,
+        name,
+        id,
+    } = filter;
+    let rows = statement.query_map(params![kind, target, name, id, limit as i64], |r| {
         Ok(DeadLetterRow {
             seq: r.get(0)?,
             kind: r.get(1)?,
@@ -323,6 +354,21 @@ pub fn dead_letters(
         })
     })?;
     Ok(rows.collect::<Result<_, _>>()?)
+}
+
+/// Puts the dead letters of jobs back on their queues (`retry`) or deletes them, with the jobs. A
+/// running bridge looks for changes every 200 ms. Returns how many.
+///
+/// # Errors
+/// What SQLite says.
+pub fn settle_jobs(store: &Path, filter: &LetterFilter, retry: bool) -> Result<usize, StoreError> {
+    let mut connection = crate::store::open(store)?;
+    let transaction = connection
+        .transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)
+        .map_err(StoreError::from)?;
+    let settled = jobs::settle_dead(&transaction, filter, retry)?;
+    transaction.commit()?;
+    Ok(settled)
 }
 
 /// Every subscriber there is or was.

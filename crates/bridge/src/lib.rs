@@ -19,6 +19,7 @@
 //! second bridge on it does not start.
 #![warn(missing_docs)]
 
+mod api;
 mod backoff;
 mod celery;
 mod clock;
@@ -50,6 +51,8 @@ use tokio::{
     task::JoinSet,
 };
 
+pub use api::JOBS_PATH;
+pub use celery::inspect::{RedisProblem, RedisQueues, TaskResult};
 pub use clock::Clock;
 pub use config::{
     BridgeConfig, Database, Missed, Queue, QueueSpec, RedisConfig, Route, Routes, ScheduleSpec,
@@ -125,6 +128,7 @@ pub struct Bridge {
     routes: Arc<Routes>,
     metrics: Arc<Metrics>,
     clock: Clock,
+    celery: Option<Arc<celery::Shared>>,
     workers: JoinSet<()>,
     relays: JoinSet<()>,
     stop_workers: watch::Sender<bool>,
@@ -258,6 +262,7 @@ impl Bridge {
             .iter()
             .map(|q| (q.name.clone(), Arc::new(Semaphore::new(q.spec.concurrency))))
             .collect();
+        let mut celery = None;
         if let Some(redis) = redis {
             let setup = celery::Setup {
                 config: redis,
@@ -273,7 +278,7 @@ impl Bridge {
                     .collect(),
                 shutdown: workers_stop.clone(),
             };
-            celery::start(setup, &mut workers)?;
+            celery = Some(celery::start(setup, &mut workers)?);
         }
         for queue in routes.queues() {
             let worker = queue::Worker {
@@ -322,6 +327,7 @@ impl Bridge {
             routes,
             metrics,
             clock,
+            celery,
             workers,
             relays,
             stop_workers,

@@ -5,7 +5,10 @@ mod support;
 
 use std::{collections::HashSet, time::Duration};
 
-use innover_bridge::{Clock, Commits, inspect};
+use innover_bridge::{
+    Clock, Commits,
+    inspect::{self, LetterFilter},
+};
 use serde_json::json;
 use support::{Answer, FakeDoor, Platform, START, emit, until};
 
@@ -128,8 +131,18 @@ async fn refused_events_are_parked_at_once_and_hopeless_ones_after_25_tries() {
     for id in ["refused", "hopeless", "forgotten", "good"] {
         platform.emit("payment", id, "payment.initiated", id);
     }
-    let letters =
-        || inspect::dead_letters(&platform.store(), Some("event"), Some("forex"), 10).unwrap();
+    let letters = || {
+        inspect::dead_letters(
+            &platform.store(),
+            &LetterFilter {
+                kind: Some("event"),
+                target: Some("forex".into()),
+                ..LetterFilter::default()
+            },
+            10,
+        )
+        .unwrap()
+    };
     until("three dead letters", || letters().len() == 3).await;
     let mut letters: Vec<_> = letters()
         .into_iter()
@@ -196,10 +209,17 @@ async fn a_poison_event_is_isolated_from_its_batch() {
         })
         .await;
         until("the poison is a dead letter", || {
-            inspect::dead_letters(&platform.store(), Some("event"), None, 100)
-                .unwrap()
-                .iter()
-                .any(|l| l.id == format!("{run}-poison"))
+            inspect::dead_letters(
+                &platform.store(),
+                &LetterFilter {
+                    kind: Some("event"),
+                    ..LetterFilter::default()
+                },
+                100,
+            )
+            .unwrap()
+            .iter()
+            .any(|l| l.id == format!("{run}-poison"))
         })
         .await;
         until("the one behind it is delivered then", || {
@@ -234,7 +254,14 @@ async fn events_wait_without_losing_tries_while_the_service_cannot_be_reached() 
     until("delivered", || door.seen().len() == 101).await;
     until("ready again", || bridge.readiness().ready).await;
     assert_eq!(
-        inspect::dead_letters(&platform.store(), None, None, 10).unwrap(),
+        inspect::dead_letters(
+            &platform.store(),
+            &LetterFilter {
+                ..LetterFilter::default()
+            },
+            10
+        )
+        .unwrap(),
         []
     );
     bridge.shutdown().await;
@@ -264,7 +291,14 @@ async fn events_wait_when_the_service_has_no_door_for_them() {
     })
     .await;
     assert_eq!(
-        inspect::dead_letters(&platform.store(), None, None, 10).unwrap(),
+        inspect::dead_letters(
+            &platform.store(),
+            &LetterFilter {
+                ..LetterFilter::default()
+            },
+            10
+        )
+        .unwrap(),
         []
     );
     bridge.shutdown().await;
@@ -328,7 +362,14 @@ async fn unreadable_rows_are_parked_with_their_reason_and_the_rest_flows_on() {
     emit(&connection, "good", "payment.initiated", "a", "{}");
     let bridge = platform.start(&door).await;
     until("the rest flows on", || door.ids("forex") == ["good"]).await;
-    let letters = inspect::dead_letters(&platform.store(), None, None, 10).unwrap();
+    let letters = inspect::dead_letters(
+        &platform.store(),
+        &LetterFilter {
+            ..LetterFilter::default()
+        },
+        10,
+    )
+    .unwrap();
     let mut reasons: Vec<_> = letters
         .iter()
         .map(|l| (l.kind.as_str(), l.target.as_str(), l.error.as_str()))

@@ -5,7 +5,10 @@ mod support;
 
 use std::time::Duration;
 
-use innover_bridge::{Clock, Enqueued, Missed, ScheduleSpec, inspect};
+use innover_bridge::{
+    Clock, Enqueued, Missed, ScheduleSpec,
+    inspect::{self, LetterFilter},
+};
 use innover_contract::Job;
 use serde_json::{Value, json};
 use support::{Answer, FakeDoor, Platform, START, until};
@@ -126,12 +129,19 @@ async fn a_failing_job_is_retried_ten_times_and_a_refused_one_not_at_all() {
     assert_eq!(ended("flaky"), ("done".into(), 3));
     assert_eq!(ended("slow"), ("dead".into(), 10));
     assert_eq!(ended("broken"), ("dead".into(), 10));
-    let mut letters: Vec<_> =
-        inspect::dead_letters(&platform.store(), Some("job"), Some("wallet-tasks"), 10)
-            .unwrap()
-            .into_iter()
-            .map(|l| (l.id, l.attempts, l.error))
-            .collect();
+    let mut letters: Vec<_> = inspect::dead_letters(
+        &platform.store(),
+        &LetterFilter {
+            kind: Some("job"),
+            target: Some("wallet-tasks".into()),
+            ..LetterFilter::default()
+        },
+        10,
+    )
+    .unwrap()
+    .into_iter()
+    .map(|l| (l.id, l.attempts, l.error))
+    .collect();
     letters.sort();
     assert_eq!(
         letters,

@@ -3,6 +3,9 @@
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+/// A task id is a UUID unless its sender chose its own.
+pub const ID_BYTES_MAX: usize = 256;
+
 /// A job as it waits in a queue and as `POST /_tasks` carries it.
 ///
 /// ```json

@@ -62,6 +62,7 @@ codes! {
     ItemNotFound "item_not_found" 404 "No such item";
     ProfileNotFound "profile_not_found" 404 "No such profile";
     DocumentNotFound "document_not_found" 404 "No such document";
+    JobNotFound "job_not_found" 404 "No such job";
     UserNotFound "user_not_found" 404 "No such user";
     MethodNotAllowed "method_not_allowed" 405 "The method is not allowed here";
     Conflict "conflict" 409 "Someone else changed this at the same time";

@@ -54,6 +54,7 @@ pub(crate) struct Scripts {
     pub(crate) join: Script,
     pub(crate) renew: Script,
     pub(crate) take_back: Script,
+    pub(crate) letters: Script,
 }
 
 impl Scripts {
@@ -64,16 +65,18 @@ impl Scripts {
             join: Script::new(include_str!("scripts/join.lua")),
             renew: Script::new(include_str!("scripts/renew.lua")),
             take_back: Script::new(include_str!("scripts/take_back.lua")),
+            letters: Script::new(include_str!("scripts/letters.lua")),
         }
     }
 
-    fn all(&self) -> [&Script; 5] {
+    fn all(&self) -> [&Script; 6] {
         [
             &self.fetch,
             &self.settle,
             &self.join,
             &self.renew,
             &self.take_back,
+            &self.letters,
         ]
     }
 }
@@ -200,6 +203,37 @@ impl Redis {
         answer
     }
 
+    /// Connects for a few commands, without hearing of changes.
+    pub(crate) async fn connect_once(&self) -> Result<(), RedisError> {
+        let (pushes, _) = mpsc::unbounded_channel();
+        let connection = self.open(pushes).await?;
+        *self.lock() = Some(Current {
+            number: 0,
+            connection,
+        });
+        Ok(())
+    }
+
+    async fn open(
+        &self,
+        pushes: mpsc::UnboundedSender<PushInfo>,
+    ) -> Result<MultiplexedConnection, RedisError> {
+        let config = AsyncConnectionConfig::new()
+            .set_push_sender(pushes)
+            .set_connection_timeout(Some(REDIS_CONNECT))
+            .set_response_timeout(Some(REDIS_ANSWER));
+        let mut connection = self
+            .client
+            .get_multiplexed_async_connection_with_config(&config)
+            .await?;
+        let mut setup = redis::pipe();
+        for script in self.scripts.all() {
+            setup.cmd("SCRIPT").arg("LOAD").arg(script.code).ignore();
+        }
+        setup.exec_async(&mut connection).await?;
+        Ok(connection)
+    }
+
     /// Keeps a connection until shutdown and passes on what the server says. `prefixes` are what the
     /// lists' names begin with.
     pub(crate) async fn run(
@@ -270,18 +304,8 @@ impl Redis {
         prefixes: &[String],
         pushes: mpsc::UnboundedSender<PushInfo>,
     ) -> Result<MultiplexedConnection, RedisError> {
-        let config = AsyncConnectionConfig::new()
-            .set_push_sender(pushes)
-            .set_connection_timeout(Some(REDIS_CONNECT))
-            .set_response_timeout(Some(REDIS_ANSWER));
-        let mut connection = self
-            .client
-            .get_multiplexed_async_connection_with_config(&config)
-            .await?;
+        let mut connection = self.open(pushes).await?;
         let mut setup = redis::pipe();
-        for script in self.scripts.all() {
-            setup.cmd("SCRIPT").arg("LOAD").arg(script.code).ignore();
-        }
         // Fanout is Pub/Sub under a name that carries the database (kombu/transport/redis.py).
         let control = format!("/{}.celery.pidbox", self.broker);
         setup.cmd("SUBSCRIBE").arg(control).ignore();

@@ -81,7 +81,8 @@ impl Command {
 
     /// Whether somebody may still wait for an answer; `now` in seconds.
     pub(crate) fn is_due(&self, now: f64) -> bool {
-        self.expires.is_none_or(|at| now <= at)
+        // A command that wants no answer says 0.
+        self.expires.is_none_or(|at| at <= 0.0 || now <= at)
     }
 
     /// A list of ids, which may come as one.

@@ -4,7 +4,7 @@
 use std::io::Read;
 
 use base64::{Engine, engine::general_purpose::STANDARD};
-use innover_contract::limits::BODY_BYTES_MAX;
+use innover_contract::{job::ID_BYTES_MAX, limits::BODY_BYTES_MAX};
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Value, json, value::RawValue};
 
@@ -225,9 +225,6 @@ impl Message {
         self.headers.root_id.as_deref().unwrap_or(&self.headers.id)
     }
 }
-
-/// A task id is a UUID unless the client chose its own.
-const ID_BYTES_MAX: usize = 256;
 
 /// Levels of lists and objects in a body: deeper ones only occur in attacks on recursive parsers. A
 /// chord in a chain takes eight.

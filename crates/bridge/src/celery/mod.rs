@@ -14,6 +14,7 @@ mod connection;
 mod control;
 mod dead;
 mod events;
+pub(crate) mod inspect;
 mod message;
 mod outcome;
 mod registry;
@@ -175,6 +176,12 @@ fn host(owner: &str) -> String {
 }
 
 impl Shared {
+    /// The operator's view; `None` while there is no connection.
+    pub(crate) fn queues(&self) -> Option<inspect::RedisQueues> {
+        let up = self.redis.is_up();
+        up.then(|| inspect::RedisQueues::of(self.redis.clone(), self.routes.queues()))
+    }
+
     fn ring<'a>(&self, keys: impl Iterator<Item = &'a str>) {
         for key in keys {
             let queue = key.split('\u{6}').next().unwrap_or(key);

@@ -3,7 +3,7 @@
 use innover_contract::Job;
 use rusqlite::{Connection, OptionalExtension, Result, params};
 
-use crate::limits::RESULT_BYTES_MAX;
+use crate::{inspect::LetterFilter, limits::RESULT_BYTES_MAX};
 
 /// A job this bridge has leased.
 #[derive(Clone, Debug)]
@@ -199,6 +199,36 @@ fn bury(c: &Connection, id: &str, queue: &str, error: &str, now: i64) -> Result<
     )?
     .execute(params![id, queue, error, now])
     .map(drop)
+}
+
+/// Queues the jobs of dead letters again (`retry`), as if they were new, or deletes them; their
+/// letters go. A letter whose job is unknown here (a row that could not be queued) is only deleted.
+pub(crate) fn settle_dead(c: &Connection, filter: &LetterFilter, retry: bool) -> Result<usize> {
+    let chosen = "SELECT id FROM dead_letters
+         WHERE kind = 'job' AND (?1 IS NULL OR target = ?1) AND (?2 IS NULL OR name = ?2)
+           AND (?3 IS NULL OR id = ?3)";
+    let values = params![filter.target, filter.name, filter.id];
+    let jobs = format!("state IN ('failed', 'dead') AND id IN ({chosen})");
+    let kept = match retry {
+        true => c.execute(
+            &format!(
+                "UPDATE jobs SET state = 'queued', attempts = 0, alone = 0, error = NULL, finished_at = NULL
+                 WHERE {jobs}"
+            ),
+            values,
+        )?,
+        false => c.execute(&format!("DELETE FROM jobs WHERE {jobs}"), values)?,
+    };
+    let known = match retry {
+        // Others stay until somebody discards them.
+        true => "AND id IN (SELECT id FROM jobs)",
+        false => "",
+    };
+    let letters = c.execute(
+        &format!("DELETE FROM dead_letters WHERE kind = 'job' AND id IN ({chosen}) {known}"),
+        values,
+    )?;
+    Ok(if retry { kept } else { letters })
 }
 
 /// Takes back leases that ran out and, at start (`all_earlier`), those of every owner but `owner`:
