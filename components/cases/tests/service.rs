@@ -372,7 +372,7 @@ async fn a_case_opened_by_hand_is_scored_by_its_job_once() {
     let id = opened("Score me").await;
     assert_eq!(
         run_jobs(&id).await,
-        [("cases.score".into(), 200), ("cases.score".into(), 200)]
+        [("cases.rescore".into(), 200), ("cases.rescore".into(), 200)]
     );
     let case = get(&viewer(), &format!("/v1/cases/{id}")).await.body;
     assert_eq!(

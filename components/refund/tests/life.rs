@@ -316,7 +316,7 @@ async fn the_sweep_decides_nothing_without_the_ledger() {
     let store = Store::new();
     reserve(&store, "pay_1", "ref_1", 1111).await;
     let db = store.db();
-    let job = Job::new("sweep-1".to_owned(), jobs::SWEEP, vec![]);
+    let job = jobs::SWEEP.job("sweep-1", vec![]);
     let handled = jobs::sweep(&Cx::detached("refund"), &db, &[job])
         .await
         .unwrap();

@@ -11,10 +11,10 @@ use std::collections::BTreeMap;
 use innover_contract::{Code, Job, JobAnswer, JobAnswers, job::JobBatch, limits::JOB_BATCH_MAX};
 use serde_json::Value as Json;
 
-pub use self::task::{Answering, PureHandler, Running, Task, TaskHandler, Tasks};
-pub use crate::inbox::Handled;
-pub(crate) use self::{api::document, samples::SAMPLES};
 use self::task::Run;
+pub use self::task::{Answering, PureHandler, Running, Task, TaskHandler, Tasks};
+pub(crate) use self::{api::document, samples::SAMPLES};
+pub use crate::inbox::Handled;
 use crate::{
     Answer, Cx, Db, Failure, Result, call, ids,
     inbox::{self, Locking, Outcome},
@@ -99,13 +99,7 @@ pub(crate) async fn receive(cx: &Cx, tasks: Tasks, body: &[u8]) -> Result<Answer
 }
 
 /// Runs jobs of one task that writes; those whose arguments do not fit are refused before it.
-async fn handle(
-    cx: &Cx,
-    tasks: Tasks,
-    db: &Db,
-    group: &[Job],
-    soft: SoftLimit,
-) -> Result<Handled> {
+async fn handle(cx: &Cx, tasks: Tasks, db: &Db, group: &[Job], soft: SoftLimit) -> Result<Handled> {
     let name = group.first().map_or("", |job| job.task.as_str());
     let task = find(cx, tasks, name).map(|task| (task, task.run));
     let Some((task, Run::Writing(run))) = task else {

@@ -308,7 +308,11 @@ fn differing_tasks(service: &Service, spin_toml: &str) -> Vec<String> {
         };
         for (what, declared, told) in [
             ("deadline_ms", task.deadline_ms, told.deadline_ms),
-            ("max_attempts", task.max_attempts.into(), told.max_attempts.into()),
+            (
+                "max_attempts",
+                task.max_attempts.into(),
+                told.max_attempts.into(),
+            ),
             ("batch", task.jobs_per_delivery.into(), told.batch.into()),
         ] {
             if declared != told {
@@ -318,7 +322,11 @@ fn differing_tasks(service: &Service, spin_toml: &str) -> Vec<String> {
             }
         }
     }
-    for name in jobs.tasks.keys().filter(|name| !declared.contains_key(*name)) {
+    for name in jobs
+        .tasks
+        .keys()
+        .filter(|name| !declared.contains_key(*name))
+    {
         found.push(format!("the component has no task `{name}`"));
     }
     found

@@ -66,15 +66,21 @@ fn counted<'a>(_: &'a Cx, _: &'a Db, events: &'a [Event]) -> Handling<'a> {
 
 const TALLY: Task = Task::new("greeter.tally", &["quietly?"], tally).batch(20);
 const PEEK: Task = Task::new("greeter.peek", &[], peek);
-const LINGER: Task = Task::new("greeter.linger", &["n"], linger).deadline_s(30).attempts(3);
+const LINGER: Task = Task::new("greeter.linger", &["n"], linger)
+    .deadline_s(30)
+    .attempts(3);
 
 /// Reads the tally; nothing changes.
 fn peek<'a>(_: &'a Cx, db: &'a Db, jobs: &'a [Job]) -> Running<'a> {
     Box::pin(async move {
         let mut handled = Handled::default();
-        let rows = db.query("SELECT n FROM counter WHERE id = 2", params![]).await?;
+        let rows = db
+            .query("SELECT n FROM counter WHERE id = 2", params![])
+            .await?;
         for job in jobs {
-            handled.results.insert(job.id.clone(), json!(rows[0].int(0)?));
+            handled
+                .results
+                .insert(job.id.clone(), json!(rows[0].int(0)?));
         }
         Ok(handled)
     })
@@ -466,8 +472,18 @@ async fn a_job_whose_arguments_do_not_fit_is_refused_and_the_others_run() {
         said,
         [
             (&json!(200), &Value::Null),
-            (&json!(422), &json!(format!("{wrong}takes from 0 to 1 positional arguments but 2 were given"))),
-            (&json!(422), &json!(format!("{wrong}got an unexpected keyword argument 'loudly'"))),
+            (
+                &json!(422),
+                &json!(format!(
+                    "{wrong}takes from 0 to 1 positional arguments but 2 were given"
+                ))
+            ),
+            (
+                &json!(422),
+                &json!(format!(
+                    "{wrong}got an unexpected keyword argument 'loudly'"
+                ))
+            ),
         ]
     );
     assert_eq!(counter(2).await - before, 1);

@@ -1,11 +1,11 @@
 //! The jobs of a service over HTTP, in its OpenAPI document. They are the same for every service and
 //! the gateway asks the bridge for them; here they are only described.
 
-use serde_json::{Map, Value as Json};
+use serde_json::Value;
 use utoipa::{OpenApi, ToSchema, openapi};
 
 #[derive(OpenApi)]
-#[openapi(paths(enqueue, show))]
+#[openapi(paths(enqueue_job, show_job))]
 struct Document;
 
 /// The paths and schemas that are added to a service's own.
@@ -22,10 +22,10 @@ struct JobRequest {
     task: String,
     /// Arguments by position.
     #[schema(example = json!([10, 20]), required = false)]
-    args: Vec<Json>,
+    args: Vec<Value>,
     /// Arguments by name.
-    #[schema(required = false)]
-    kwargs: Map<String, Json>,
+    #[schema(required = false, value_type = Object)]
+    kwargs: Value,
     /// The job's id: it runs once per id. A new one when it is left out.
     id: Option<String>,
     /// 0 is first, 9 last.
@@ -40,14 +40,15 @@ struct JobRequest {
     expires: Option<String>,
 }
 
-/// Run a job: it is put into the service's queue. An Idempotency-Key makes a repeated request the
-/// same job.
+/// Run a job.
+///
+/// It is put into the service's queue. An Idempotency-Key makes a repeated request the same job.
 #[utoipa::path(post, path = "/v1/jobs", tag = "jobs", request_body = JobRequest,
     responses((status = 202, description = "In the queue"),
               (status = 400, description = "invalid_request"),
               (status = 422, description = "unknown_task")))]
 #[allow(dead_code, reason = "the bridge answers it")]
-fn enqueue() {}
+fn enqueue_job() {}
 
 /// What became of a job.
 #[utoipa::path(get, path = "/v1/jobs/{id}", tag = "jobs",
@@ -55,4 +56,4 @@ fn enqueue() {}
     responses((status = 200, description = "Its state, and its result or error"),
               (status = 404, description = "not_found")))]
 #[allow(dead_code, reason = "the bridge answers it")]
-fn show() {}
+fn show_job() {}

@@ -136,11 +136,10 @@ fn too_many(all: &[Parameter], takes: usize, given: usize) -> String {
         .iter()
         .filter(|p| matches!(p, Parameter::Required(_)))
         .count();
-    let range = match required == takes {
-        true => takes.to_string(),
-        false => format!("from {required} to {takes}"),
+    let (range, plural) = match required == takes {
+        true => (takes.to_string(), if takes == 1 { "" } else { "s" }),
+        false => (format!("from {required} to {takes}"), "s"),
     };
-    let plural = if takes == 1 { "" } else { "s" };
     let were = if given == 1 { "was" } else { "were" };
     format!("takes {range} positional argument{plural} but {given} {were} given")
 }
@@ -211,26 +210,74 @@ mod tests {
         const ANY: Task = Task::new("x.f", &["*args", "**kwargs"], none);
         for (task, args, kwargs, want) in [
             (NONE, json!([]), json!({}), "[]"),
-            (NONE, json!([1]), json!({}), "x.f() takes 0 positional arguments but 1 was given"),
-            (ONE, json!([]), json!({}), "x.f() missing 1 required argument: 'a'"),
-            (ONE, json!([1, 2]), json!({}), "x.f() takes 1 positional argument but 2 were given"),
+            (
+                NONE,
+                json!([1]),
+                json!({}),
+                "x.f() takes 0 positional arguments but 1 was given",
+            ),
+            (
+                ONE,
+                json!([]),
+                json!({}),
+                "x.f() missing 1 required argument: 'a'",
+            ),
+            (
+                ONE,
+                json!([1, 2]),
+                json!({}),
+                "x.f() takes 1 positional argument but 2 were given",
+            ),
             (TWO, json!([1, 2]), json!({}), "[1,2]"),
             (TWO, json!([1]), json!({"b": 2}), "[1,2]"),
             (TWO, json!([]), json!({"b": 2, "a": 1}), "[1,2]"),
-            (TWO, json!([]), json!({}), "x.f() missing 2 required arguments: 'a' and 'b'"),
-            (THREE, json!([]), json!({}), "x.f() missing 3 required arguments: 'a', 'b', and 'c'"),
-            (TWO, json!([1, 2, 3]), json!({}), "x.f() takes 2 positional arguments but 3 were given"),
-            (TWO, json!([1]), json!({"x": 1}), "x.f() got an unexpected keyword argument 'x'"),
-            (TWO, json!([1]), json!({"a": 1}), "x.f() got multiple values for argument 'a'"),
+            (
+                TWO,
+                json!([]),
+                json!({}),
+                "x.f() missing 2 required arguments: 'a' and 'b'",
+            ),
+            (
+                THREE,
+                json!([]),
+                json!({}),
+                "x.f() missing 3 required arguments: 'a', 'b', and 'c'",
+            ),
+            (
+                TWO,
+                json!([1, 2, 3]),
+                json!({}),
+                "x.f() takes 2 positional arguments but 3 were given",
+            ),
+            (
+                TWO,
+                json!([1]),
+                json!({"x": 1}),
+                "x.f() got an unexpected keyword argument 'x'",
+            ),
+            (
+                TWO,
+                json!([1]),
+                json!({"a": 1}),
+                "x.f() got multiple values for argument 'a'",
+            ),
             (SOME, json!([1]), json!({}), "[1,null]"),
-            (SOME, json!([1, 2, 3]), json!({}), "x.f() takes from 1 to 2 positional arguments but 3 were given"),
+            (
+                SOME,
+                json!([1, 2, 3]),
+                json!({}),
+                "x.f() takes from 1 to 2 positional arguments but 3 were given",
+            ),
             (ANY, json!([1, 2]), json!({"x": 3}), "[]"),
         ] {
             let job = job(args.clone(), kwargs.clone());
             let got = match task.bind(&job) {
                 Ok(bound) => json!(bound.iter().map(|(_, v)| v).collect::<Vec<_>>()).to_string(),
                 Err(failure) => {
-                    assert_eq!((failure.code(), failure.status()), (Code::InvalidArguments, 422));
+                    assert_eq!(
+                        (failure.code(), failure.status()),
+                        (Code::InvalidArguments, 422)
+                    );
                     failure.0.detail
                 }
             };
@@ -251,7 +298,10 @@ mod tests {
         const TASK: Task = Task::new("x.f", &["id", "amounts?", "day?"], none);
         let tag = |kind: &str, value: Json| json!({"__type__": kind, "__value__": value});
         let given = job(
-            json!([tag("uuid", json!({"hex": "0192f3c2a0f47b1e8d5c6f7a8b9c0d1e"}))]),
+            json!([tag(
+                "uuid",
+                json!({"hex": "0192f3c2a0f47b1e8d5c6f7a8b9c0d1e"})
+            )]),
             json!({"amounts": [tag("decimal", json!("1.50"))], "day": tag("date", json!("2026-10-30"))}),
         );
         let want = Given {
@@ -260,7 +310,9 @@ mod tests {
             day: Some("2026-10-30".into()),
         };
         assert_eq!(TASK.arguments::<Given>(&given).unwrap(), want);
-        let wrong = TASK.arguments::<Given>(&job(json!([7]), json!({}))).unwrap_err();
+        let wrong = TASK
+            .arguments::<Given>(&job(json!([7]), json!({})))
+            .unwrap_err();
         assert_eq!(
             wrong.0.detail,
             "x.f() argument 'id': invalid type: integer `7`, expected a string"

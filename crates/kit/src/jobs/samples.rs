@@ -46,11 +46,9 @@ fn sum(job: &Job) -> Result<Json> {
             float(a + b as f64)
         }
         // Python refuses it as well: it would lose what the decimal is for.
-        (Operand::Float(_), Operand::Decimal(_)) | (Operand::Decimal(_), Operand::Float(_)) => {
-            Err(misfit(
-                "unsupported operand types for +: a decimal and a float",
-            ))
-        }
+        (Operand::Float(_), Operand::Decimal(_)) | (Operand::Decimal(_), Operand::Float(_)) => Err(
+            misfit("unsupported operand types for +: a decimal and a float"),
+        ),
     }
 }
 
@@ -73,7 +71,10 @@ impl Operand {
                     .or_else(|_| Decimal::from_scientific(text))
                     .map(Operand::Decimal)
                     .map_err(|e| misfit(format!("`{text}` is no decimal add can take: {e}"))),
-                _ => Err(misfit(format!("add takes two numbers, not {}", kind(value)))),
+                _ => Err(misfit(format!(
+                    "add takes two numbers, not {}",
+                    kind(value)
+                ))),
             },
         }
     }
@@ -165,7 +166,11 @@ mod tests {
             (json!(1e308), json!(1e308), "no finite number"),
             (json!(1.5), tag("1.5"), "a decimal and a float"),
             (tag("NaN"), json!(1), "is no decimal"),
-            (tag("79228162514264337593543950335"), tag("0.1"), "28 digits"),
+            (
+                tag("79228162514264337593543950335"),
+                tag("0.1"),
+                "28 digits",
+            ),
         ] {
             let refused = added(a.clone(), b.clone()).unwrap_err();
             assert!(refused.contains(why), "{a} + {b}: {refused}");

@@ -84,11 +84,7 @@ impl Task {
         Task::running(name, parameters, Run::Pure(run))
     }
 
-    const fn running(
-        name: &'static str,
-        parameters: &'static [&'static str],
-        run: Run,
-    ) -> Task {
+    const fn running(name: &'static str, parameters: &'static [&'static str], run: Run) -> Task {
         Task {
             name,
             parameters,
