@@ -146,7 +146,8 @@ fn callee(target: &Target<'static, '_>, settings: &'static Settings) -> Result<C
         return Ok(target.service.callee());
     }
     let bridge = settings.bridge.as_ref().ok_or_else(|| {
-        let what = "`bridge_url` is no address like http://127.0.0.1:3001, so no jobs are taken here";
+        let what =
+            "`bridge_url` is no address like http://127.0.0.1:3001, so no jobs are taken here";
         Failure::new(Code::NotReady, what)
     })?;
     Ok(bridge.callee())
@@ -315,12 +316,7 @@ async fn onward(
     path: &str,
 ) -> Result<Vec<Header>> {
     let bearer = caller
-        .bearer(
-            call::keyring().await?,
-            callee,
-            target.index,
-            visit.now_us,
-        )
+        .bearer(call::keyring().await?, callee, target.index, visit.now_us)
         .map_err(|e| Failure::new(Code::NotReady, e.to_string()))?;
     let trace = visit
         .inbound

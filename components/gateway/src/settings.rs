@@ -37,9 +37,9 @@ impl Bridge {
             "https" => true,
             _ => return None,
         };
-        let plain = authority
-            .bytes()
-            .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_' | b':' | b'[' | b']'));
+        let plain = authority.bytes().all(|b| {
+            b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_' | b':' | b'[' | b']')
+        });
         (plain && !authority.is_empty()).then(|| Bridge {
             authority: authority.to_owned(),
             https,
@@ -91,7 +91,10 @@ mod tests {
     fn the_bridges_address_is_an_origin() {
         for (url, want) in [
             ("http://127.0.0.1:3001", Some(("127.0.0.1:3001", false))),
-            ("https://bridge.innover.svc/", Some(("bridge.innover.svc", true))),
+            (
+                "https://bridge.innover.svc/",
+                Some(("bridge.innover.svc", true)),
+            ),
             ("http://[::1]:3001", Some(("[::1]:3001", false))),
             ("", None),
             ("http://", None),

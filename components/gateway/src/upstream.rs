@@ -169,15 +169,7 @@ pub async fn get(
     limit: usize,
 ) -> Result<(u16, Vec<u8>)> {
     let headers = [("authorization".to_owned(), bearer.to_vec())];
-    let response = call(
-        callee,
-        &Method::Get,
-        path,
-        &headers,
-        Body::None,
-        timeout_ms,
-    )
-    .await?;
+    let response = call(callee, &Method::Get, path, &headers, Body::None, timeout_ms).await?;
     let status = response.get_status_code();
     let (stream, _trailers) = body_of_answer(response);
     let body = read(stream, limit).await;

@@ -3,7 +3,7 @@
 
 use http::{Method, Request};
 use innover_kit::{
-    Cause, Cx, Db, Event, Job,
+    Cause, Cx, Db, Event,
     events::{EventHandler, Handled},
 };
 use payment::{

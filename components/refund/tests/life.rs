@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 
 use innover_kit::{
-    Batch, Cx, Db, Event, Job,
+    Batch, Cx, Db, Event,
     events::{EventHandler, Handled},
 };
 use innover_money::{Currency, Rate};
