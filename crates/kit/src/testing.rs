@@ -343,3 +343,59 @@ pub fn person(sub: &str, role: &str, scope: &str) -> Identity {
         client_id: "innover-cli".into(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use utoipa_axum::router::OpenApiRouter;
+
+    use super::*;
+    use crate::{
+        Cx, Db, Job,
+        jobs::{Handled, Running, Task},
+    };
+
+    fn none<'a>(_: &'a Cx, _: &'a Db, _: &'a [Job]) -> Running<'a> {
+        Box::pin(async { Ok(Handled::default()) })
+    }
+
+    static SERVICE: Service = Service {
+        tasks: &[
+            Task::new("x.kept", &[], none).deadline_s(5).attempts(2),
+            Task::new("x.new", &[], none),
+        ],
+        ..Service::new("x", OpenApiRouter::new)
+    };
+
+    #[test]
+    fn every_difference_to_spin_toml_is_named() {
+        let text = r#"
+            spin_manifest_version = 2
+            [application]
+            name = "x"
+            [[trigger.http]]
+            route = "/..."
+            component = "x"
+            [component.x]
+            source = "x.wasm"
+            [component.x.tool.innover.jobs]
+            queue = "x-jobs"
+            [component.x.tool.innover.jobs.tasks]
+            "x.kept" = { deadline_ms = 4000, max_attempts = 3, batch = 2 }
+            "x.gone" = {}
+            "x.add" = { batch = 100 }
+            "x.echo" = { batch = 100 }
+            "x.slow" = {}
+        "#;
+        let differing = differing_tasks(&SERVICE, text);
+        let want = [
+            "the queue is `x-jobs`, not `x-tasks`",
+            "`deadline_ms` of `x.kept` is 4000 in spin.toml and 5000 in the component",
+            "`max_attempts` of `x.kept` is 3 in spin.toml and 2 in the component",
+            "`batch` of `x.kept` is 2 in spin.toml and 1 in the component",
+            "`x.new` is not in spin.toml",
+            "`deadline_ms` of `x.slow` is 60000 in spin.toml and 310000 in the component",
+            "the component has no task `x.gone`",
+        ];
+        assert_eq!(differing, want);
+    }
+}
