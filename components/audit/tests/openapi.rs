@@ -1,4 +1,4 @@
-//! The checked-in document is what the code serves.
+//! The checked-in document is what the code serves, and spin.toml says what the code does.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 #[test]
@@ -13,4 +13,9 @@ fn the_checked_in_openapi_document_is_what_the_code_serves() {
         checked_in == served,
         "openapi.json differs: run the test with UPDATE_OPENAPI=1"
     );
+}
+
+#[test]
+fn spin_toml_declares_the_same_tasks() {
+    innover_kit::testing::check_tasks(&audit::SERVICE);
 }

@@ -4,9 +4,10 @@ use std::collections::HashMap;
 
 use innover_kit::{
     Cause, Code, Cx, Db, Failure, Job, Result, ids,
-    jobs::{Handled, Running, argument},
+    jobs::{Handled, Running, Task},
     log,
 };
+use serde::Deserialize;
 use serde_json::json;
 
 use crate::{
@@ -20,16 +21,16 @@ use crate::{
 /// The queue of this service.
 pub const QUEUE: &str = "cases-tasks";
 /// Asks for the score of a case.
-pub const SCORE: &str = "cases.score";
+pub const RESCORE: Task = Task::new("cases.rescore", &["case_id", "force?"], rescore);
 /// Has a payment do what was decided on its case.
-pub const DECIDE_PAYMENT: &str = "cases.decide_payment";
+pub const DECIDE_PAYMENT: Task = Task::new("cases.decide_payment", &["case_id"], decide_payment);
 /// Looks for cases whose jobs are lost.
-pub const SWEEP: &str = "cases.sweep";
+pub const SWEEP: Task = Task::new("cases.sweep", &[], sweep);
 
 /// The job of a case's next attempt to be scored: one per attempt, however often it is enqueued.
 pub fn score_job(case: &Case) -> Job {
     let id = format!("{}-score-{}", case.id, case.version);
-    let mut job = Job::new(id, SCORE, vec![case.id.clone().into()]);
+    let mut job = RESCORE.job(id, vec![case.id.clone().into()]);
     job.eta = case.score_at.filter(|_| case.score_attempts > 0);
     job
 }
@@ -37,32 +38,36 @@ pub fn score_job(case: &Case) -> Job {
 /// The job that tells a case's payment: one per case.
 pub fn payment_job(case: &Case) -> Job {
     let id = format!("{}-payment", case.id);
-    Job::new(id, DECIDE_PAYMENT, vec![case.id.clone().into()])
+    DECIDE_PAYMENT.job(id, vec![case.id.clone().into()])
 }
 
-/// The cases of `jobs`; a job without one is refused for good.
+/// Which case a job is about.
+#[derive(Deserialize)]
+struct Which {
+    case_id: String,
+    #[serde(default)]
+    force: bool,
+}
+
+/// The cases of `jobs`, and whether they are due whatever their state says; a job without one is
+/// refused for good.
 async fn cases_of<'a>(
+    task: Task,
     db: &Db,
     jobs: &'a [Job],
     handled: &mut Handled,
-) -> Result<Vec<(&'a Job, Case)>> {
-    let mut wanted: Vec<(&Job, String)> = Vec::new();
-    for job in jobs {
-        match argument::<String>(job, 0, "case_id") {
-            Ok(id) => wanted.push((job, id)),
-            Err(failure) => drop(handled.refused.insert(job.id.clone(), failure)),
-        }
-    }
-    let ids = wanted.iter().map(|(_, id)| id.clone());
+) -> Result<Vec<(&'a Job, Case, bool)>> {
+    let wanted: Vec<(&Job, Which)> = task.each(jobs, handled);
+    let ids = wanted.iter().map(|(_, which)| which.case_id.clone());
     let mut cases: HashMap<String, Case> = store::by_ids(db, ids)
         .await?
         .into_iter()
         .map(|case| (case.id.clone(), case))
         .collect();
     let mut found = Vec::new();
-    for (job, id) in wanted {
+    for (job, Which { case_id: id, force }) in wanted {
         match cases.remove(&id) {
-            Some(case) => found.push((job, case)),
+            Some(case) => found.push((job, case, force)),
             None => {
                 let failure = Failure::new(Code::CaseNotFound, format!("no case `{id}`"));
                 handled.refused.insert(job.id.clone(), failure);
@@ -72,17 +77,18 @@ async fn cases_of<'a>(
     Ok(found)
 }
 
-/// `cases.score(case_id)`: asks for the score of a case nobody has decided on.
+/// `cases.rescore(case_id, force=False)`: asks for the score of a case nobody has decided on, when
+/// it has none yet or `force` says so.
 ///
 /// A failure is an outcome like a score: the case says `PENDING_SCORE`, an event does too, and the
 /// same commit enqueues the next attempt, so that there is no moment without one.
-pub fn score<'a>(cx: &'a Cx, db: &'a Db, jobs: &'a [Job]) -> Running<'a> {
+pub fn rescore<'a>(cx: &'a Cx, db: &'a Db, jobs: &'a [Job]) -> Running<'a> {
     Box::pin(async move {
         let mut handled = Handled::default();
         let mut writer = Writer::default();
-        for (job, case) in cases_of(db, jobs, &mut handled).await? {
+        for (job, case, force) in cases_of(RESCORE, db, jobs, &mut handled).await? {
             // Decided, or scored by somebody who did not wait: nothing is due.
-            if case.score_at.is_none() {
+            if case.score_at.is_none() && (case.state.is_final() || !force) {
                 handled.results.insert(job.id.clone(), json!("not due"));
                 continue;
             }
@@ -134,7 +140,7 @@ pub fn decide_payment<'a>(cx: &'a Cx, db: &'a Db, jobs: &'a [Job]) -> Running<'a
     Box::pin(async move {
         let mut handled = Handled::default();
         let mut writer = Writer::default();
-        for (job, case) in cases_of(db, jobs, &mut handled).await? {
+        for (job, case, _) in cases_of(DECIDE_PAYMENT, db, jobs, &mut handled).await? {
             let payment_id = case.payment_id.as_deref();
             let due = case.payment_follows == PaymentFollows::Asked;
             let Some(payment_id) = payment_id.filter(|_| due) else {

@@ -22,11 +22,7 @@ pub static SERVICE: Service = Service {
         ("payment.declined", events::settled),
         ("payment.cancelled", events::settled),
     ],
-    tasks: &[
-        (jobs::SCORE, jobs::score),
-        (jobs::DECIDE_PAYMENT, jobs::decide_payment),
-        (jobs::SWEEP, jobs::sweep),
-    ],
+    tasks: &[jobs::RESCORE, jobs::DECIDE_PAYMENT, jobs::SWEEP],
     migration: Some(Migration(1, "init")),
     ..Service::new("cases", api::routes)
 };

@@ -372,7 +372,7 @@ async fn a_case_opened_by_hand_is_scored_by_its_job_once() {
     let id = opened("Score me").await;
     assert_eq!(
         run_jobs(&id).await,
-        [("cases.score".into(), 200), ("cases.score".into(), 200)]
+        [("cases.rescore".into(), 200), ("cases.rescore".into(), 200)]
     );
     let case = get(&viewer(), &format!("/v1/cases/{id}")).await.body;
     assert_eq!(
@@ -385,6 +385,25 @@ async fn a_case_opened_by_hand_is_scored_by_its_job_once() {
         (&json!("scored"), &json!(0), &json!("test-1"), &json!(2))
     );
     assert_eq!(case["score_reasons"][0]["code"], "amount");
+    // Whoever wants to know again says so.
+    for (kwargs, result) in [
+        (json!({}), json!("not due")),
+        (
+            json!({"force": true}),
+            json!({"score_state": "scored", "score": 0}),
+        ),
+    ] {
+        let job = json!({"id": format!("again-{kwargs}"), "task": "cases.rescore",
+                         "args": [id], "kwargs": kwargs});
+        let body = json!({ "jobs": [job] }).to_string();
+        let reply = platform()
+            .await
+            .send("bridge", &bridge(), "POST", "/_tasks", Some(body), None)
+            .await;
+        assert_eq!(reply.body["results"][0]["result"], result, "{}", reply.body);
+    }
+    let case = get(&viewer(), &format!("/v1/cases/{id}")).await.body;
+    assert_eq!(case["version"], 3);
 }
 
 #[tokio::test]

@@ -24,8 +24,8 @@ async fn run(platform: &Platform, job: &Value) -> Value {
 }
 
 fn jobs(platform: &Platform) -> Vec<Value> {
-    let rows =
-        platform.rows("SELECT payload FROM outbox WHERE type = 'task:cases.score' ORDER BY rowid");
+    let rows = platform
+        .rows("SELECT payload FROM outbox WHERE type = 'task:cases.rescore' ORDER BY rowid");
     rows.iter()
         .map(|row| serde_json::from_str(&row[0]).unwrap())
         .collect()

@@ -19,7 +19,7 @@ use crate::{
 };
 
 mod quotes;
-mod rate_sets;
+pub(crate) mod rate_sets;
 
 const READ: &str = "forex:read";
 

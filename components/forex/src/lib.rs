@@ -4,7 +4,9 @@
 
 pub mod api;
 pub mod events;
+pub mod jobs;
 pub mod limits;
+pub mod loading;
 pub mod model;
 pub mod rates;
 pub mod sets;
@@ -13,6 +15,7 @@ pub mod store;
 /// What the component is made of.
 pub static SERVICE: innover_kit::Service = innover_kit::Service {
     events: &[("payment.initiated", events::initiated)],
+    tasks: &[jobs::LOAD_RATES],
     migration: Some(innover_kit::Migration(1, "init")),
     body_bytes_max: limits::FILE_BYTES_MAX,
     ..innover_kit::Service::new("forex", api::routes)

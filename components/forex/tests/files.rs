@@ -16,7 +16,7 @@ async fn platform() -> &'static Platform {
             config::set("fx_margin_bps", "0");
             config::set("rates_max_age_days", "36500");
             let migration = include_str!("../migrations/0001_init.sql");
-            Platform::start(&forex::SERVICE, migration, &["gateway"])
+            Platform::start(&forex::SERVICE, migration, &["gateway", "bridge"])
         })
         .await
 }
@@ -226,4 +226,72 @@ fn the_required_currencies_of_the_application_are_the_ones_the_bank_quotes() {
         .unwrap();
     let listed = line.split('"').nth(1).unwrap();
     assert_eq!(listed, forex::sets::REQUIRED_DEFAULT);
+}
+
+/// Delivers a job as the bridge does; returns what the service says of it.
+async fn run(id: &str, kwargs: serde_json::Value) -> serde_json::Value {
+    let mut bridge = person("bridge", "", "deliver");
+    bridge.roles.clear();
+    let job = json!({"id": id, "task": "forex.load_rates", "kwargs": kwargs});
+    let body = json!({ "jobs": [job] }).to_string();
+    let reply = platform()
+        .await
+        .send("bridge", &bridge, "POST", "/_tasks", Some(body), None)
+        .await;
+    assert_eq!(reply.status, 200, "{}", reply.body);
+    reply.body["results"][0].clone()
+}
+
+#[tokio::test]
+async fn a_job_loads_rates_as_a_request_does() {
+    let document = daily_xml("2026-11-09", &[]);
+    let loaded = run("load-1", json!({ "document": document })).await;
+    let added = json!({"added": 1, "replaced": 0, "unchanged": 0});
+    assert_eq!(loaded["result"], added, "{loaded}");
+    assert_eq!(run("load-1", json!({ "document": document })).await, loaded);
+    let again = run("load-2", json!({ "document": document })).await;
+    assert_eq!(again["result"]["unchanged"], 1, "{again}");
+    let usd = json!({"USD": {"__type__": "decimal", "__value__": "1.10"}});
+    let old = json!({"day": "2020-02-29", "rates": usd, "history": true});
+    assert_eq!(run("load-3", old).await["result"], added);
+    for (id, kwargs, status, why) in [
+        ("load-4", json!({}), 422, "takes day and rates, or document"),
+        (
+            "load-5",
+            json!({"document": "x"}),
+            400,
+            "no file of the ECB's",
+        ),
+        (
+            "load-6",
+            json!({"day": "2020-02-29", "rates": {"USD": "1.2"}}),
+            422,
+            "other rates of 2020-02-29",
+        ),
+        (
+            "load-7",
+            json!({"day": "2020-02-30", "rates": {"USD": "1.2"}}),
+            400,
+            "is not a date",
+        ),
+        (
+            "load-8",
+            json!({"day": "2026-11-10", "rates": {"USD": "1.2"}}),
+            422,
+            "it lacks",
+        ),
+        (
+            "load-9",
+            json!({"day": "2026-11-10", "rates": {"USD": 1.2}}),
+            422,
+            "argument 'rates.USD': invalid type",
+        ),
+    ] {
+        let refused = run(id, kwargs).await;
+        assert_eq!(refused["status"], status, "{refused}");
+        assert!(
+            refused["error"].as_str().unwrap().contains(why),
+            "{refused}"
+        );
+    }
 }

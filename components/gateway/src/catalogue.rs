@@ -14,7 +14,8 @@ pub fn render(table: &Table) -> Value {
                 .paths
                 .iter()
                 .filter(|route| table.service_of(route) == service.name);
-            let routes = service.common().iter().chain(&service.routes).chain(others);
+            let own = service.common().iter().chain(&service.jobs);
+            let routes = own.chain(&service.routes).chain(others);
             json!({
                 "name": service.name,
                 "title": service.title,
@@ -64,6 +65,8 @@ mod tests {
             r#""path":"/api/wallet/v1/wallets/{id}/top-ups""#,
             r#""POST":{"scope":"ledger:write","token":true}"#,
             r#""path":"/oauth2/token""#,
+            r#""path":"/api/cases/v1/jobs/{id}""#,
+            r#""POST":{"scope":"jobs:write","token":true}"#,
         ] {
             assert!(text.contains(part), "{part} in {text}");
         }

@@ -21,7 +21,7 @@ use crate::{
     names,
     problem::Own,
     settings::Settings,
-    table::{Access, Nowhere, Service, Table, Target},
+    table::{Access, Callee, Door, Nowhere, Service, Table, Target},
     upstream::{self, Body},
     verified::{self, Caller},
 };
@@ -81,6 +81,7 @@ fn refused(failure: Failure, visit: &Visit, path: &str) -> Own {
 #[derive(Clone, Copy)]
 struct RouteOf {
     service: &'static Service,
+    callee: &'static str,
     pattern: &'static str,
     refined: bool,
 }
@@ -107,8 +108,9 @@ async fn answer(
         Err(nowhere) => return own(nowhere, method, path, visit).await,
     };
     let caller = admit(&target, visit, settings).await?;
+    let callee = callee(&target, settings)?;
     let body = body(request, &visit.inbound, method, target.route.body_bytes_max).await?;
-    let mut headers = onward(&target, visit, &caller, path).await?;
+    let mut headers = onward(&target, callee.name, visit, &caller, path).await?;
     let length = match &body {
         Body::None => None,
         Body::Stream(..) => visit.inbound.content_length,
@@ -121,7 +123,7 @@ async fn answer(
         ));
     }
     let response = upstream::call(
-        &target.service.authority,
+        callee,
         method,
         &target.upstream,
         &headers,
@@ -131,10 +133,24 @@ async fn answer(
     .await?;
     let route = RouteOf {
         service: target.service,
+        callee: callee.name,
         pattern: &target.route.public,
         refined: target.refined,
     };
     Ok(Answer::Theirs(response, route))
+}
+
+/// Who answers.
+fn callee(target: &Target<'static, '_>, settings: &'static Settings) -> Result<Callee<'static>> {
+    if target.door != Door::Bridge {
+        return Ok(target.service.callee());
+    }
+    let bridge = settings.bridge.as_ref().ok_or_else(|| {
+        let what =
+            "`bridge_url` is no address like http://127.0.0.1:3001, so no jobs are taken here";
+        Failure::new(Code::NotReady, what)
+    })?;
+    Ok(bridge.callee())
 }
 
 fn name_of(method: &Method) -> &str {
@@ -210,7 +226,7 @@ async fn admit(
     visit: &Visit,
     settings: &'static Settings,
 ) -> Result<Arc<Caller>> {
-    if target.delivery {
+    if target.door == Door::Delivery {
         return deliverer(visit).await;
     }
     let scope = match target.access {
@@ -294,17 +310,13 @@ async fn body(request: Request, inbound: &Inbound, method: &Method, limit: usize
 /// The headers the service gets.
 async fn onward(
     target: &Target<'_, '_>,
+    callee: &str,
     visit: &mut Visit,
     caller: &Caller,
     path: &str,
 ) -> Result<Vec<Header>> {
     let bearer = caller
-        .bearer(
-            call::keyring().await?,
-            &target.service.name,
-            target.index,
-            visit.now_us,
-        )
+        .bearer(call::keyring().await?, callee, target.index, visit.now_us)
         .map_err(|e| Failure::new(Code::NotReady, e.to_string()))?;
     let trace = visit
         .inbound
@@ -366,7 +378,7 @@ fn theirs(
     // A service's every answer names its request. Without that it is the platform's, which knows
     // neither the public path nor the codes a caller reads.
     if status >= 500 && !from_service {
-        let name = &route.service.name;
+        let name = route.callee;
         let failure = match status {
             504 => upstream::late(name),
             503 => Failure::new(
@@ -438,7 +450,7 @@ async fn health(now_us: i64) -> Result<Own> {
         let state = match anonymous().bearer(keyring, &service.name, index, now_us) {
             Ok(bearer) => {
                 let asked = upstream::get(
-                    &service.authority,
+                    service.callee(),
                     "/readiness",
                     &bearer,
                     READINESS_TIMEOUT_MS,

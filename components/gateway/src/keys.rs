@@ -110,7 +110,7 @@ async fn fetched(anonymous: &Caller, now: i64) -> Result<KeySet> {
         .bearer(call::keyring().await?, &identity.name, index, now)
         .map_err(|e| Failure::new(Code::NotReady, e.to_string()))?;
     let (status, body) = upstream::get(
-        &identity.authority,
+        identity.callee(),
         "/oauth2/jwks",
         &bearer,
         KEYS_TIMEOUT_MS,

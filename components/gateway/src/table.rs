@@ -54,6 +54,9 @@ struct ServiceEntry {
     #[serde(default)]
     aliases: Vec<String>,
     title: String,
+    /// Whether it has a queue of jobs.
+    #[serde(default)]
+    jobs: bool,
     routes: Vec<PathEntry>,
 }
 
@@ -90,6 +93,8 @@ pub struct Service {
     pub routes: Vec<Route>,
     /// `/health`, `/readiness`, `/openapi.json`, `/docs`: what every service has.
     common: Vec<Route>,
+    /// Its jobs, for which the bridge answers; none for a service without a queue.
+    pub jobs: Vec<Route>,
     /// `http://<name>.spin.internal` without the scheme.
     pub authority: String,
     /// `/api/<name>`, what comes before the pattern a service reports.
@@ -110,7 +115,9 @@ pub struct Table {
 #[derive(Debug)]
 pub struct Target<'t, 'p> {
     pub service: &'t Service,
-    /// The service's number in the table.
+    /// Who answers.
+    pub door: Door,
+    /// The number of who answers: the service's in the table, or the one behind the last.
     pub index: usize,
     pub route: &'t Route,
     /// What the method asks for.
@@ -119,9 +126,31 @@ pub struct Target<'t, 'p> {
     pub upstream: Cow<'p, str>,
     /// Whether the service's own report of its route refines the pattern.
     pub refined: bool,
-    /// Events and jobs from the bridge, with a deliver token.
-    pub delivery: bool,
 }
+
+/// Who answers a request, and what it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Door {
+    /// The service.
+    Service,
+    /// The service, to events and jobs from the bridge, which come with a deliver token.
+    Delivery,
+    /// The bridge, about jobs of the service.
+    Bridge,
+}
+
+/// Whom to call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Callee<'a> {
+    /// What it is called in tokens and errors.
+    pub name: &'a str,
+    /// Host and port.
+    pub authority: &'a str,
+    pub https: bool,
+}
+
+/// The bridge's name in tokens.
+pub const BRIDGE: &str = "bridge";
 
 /// Why a request goes nowhere.
 #[derive(Debug, PartialEq, Eq)]
@@ -132,6 +161,11 @@ pub enum Nowhere {
 }
 
 const VERSION: &str = "v1";
+/// What the bridge answers, of every service that has a queue.
+const JOBS: [(&str, &str, &str); 2] = [
+    ("/v1/jobs", "POST", "jobs:write"),
+    ("/v1/jobs/{id}", "GET", "jobs:read"),
+];
 /// `/api/<service>/1.0.0/…` is how the gateways that came before wrote the version.
 const VERSION_LONG: &str = "1.0.0";
 const COMMON: [(&str, &str); 4] = [
@@ -218,12 +252,12 @@ impl Table {
         };
         Ok(Target {
             service,
+            door: Door::Service,
             index: route.service,
             route,
             access,
             upstream,
             refined: false,
-            delivery: false,
         })
     }
 
@@ -261,15 +295,28 @@ impl Table {
             let access = route.access(method)?;
             return Ok(Target {
                 service,
+                door: Door::Service,
                 index,
                 route,
                 access,
                 upstream,
                 refined: false,
-                delivery: false,
             });
         }
         let path = upstream.split('?').next().unwrap_or_default();
+        if let Some(route) = service.jobs.iter().find(|r| r.matches(path)) {
+            let access = route.access(method)?;
+            let rest = &upstream[JOBS[0].0.len()..];
+            return Ok(Target {
+                service,
+                door: Door::Bridge,
+                index: self.services.len(),
+                route,
+                access,
+                upstream: Cow::Owned(format!("{}/{}{rest}", JOBS[0].0, service.name)),
+                refined: false,
+            });
+        }
         let route = service
             .routes
             .iter()
@@ -278,12 +325,12 @@ impl Table {
         let access = route.access(method)?;
         Ok(Target {
             service,
+            door: Door::Service,
             index,
             route,
             access,
             upstream,
             refined: true,
-            delivery: false,
         })
     }
 
@@ -305,12 +352,12 @@ impl Table {
         let upstream = Cow::Borrowed(upstream);
         Ok(Target {
             service,
+            door: Door::Delivery,
             index,
             route,
             access,
             upstream,
             refined: false,
-            delivery: true,
         })
     }
 
@@ -333,6 +380,15 @@ impl Service {
     fn has(&self, version: &str) -> bool {
         let first = |route: &Route| route.segments.first().is_some_and(|s| s == version);
         is_version(version) && self.routes.iter().any(first)
+    }
+
+    /// Itself.
+    pub fn callee(&self) -> Callee<'_> {
+        Callee {
+            name: &self.name,
+            authority: &self.authority,
+            https: false,
+        }
     }
 
     /// What every service has under `/api/<name>/v1`.
@@ -431,6 +487,14 @@ fn service(
                 )
             })
             .collect(),
+        jobs: JOBS
+            .iter()
+            .filter(|_| entry.jobs)
+            .map(|(path, method, access)| {
+                let entry = own(path, &[(method, access)], None, None);
+                route(public(path), path, &entry, index, defaults)
+            })
+            .collect(),
         authority: format!("{name}.spin.internal"),
         prefix: format!("/api/{name}"),
         events: delivery("events", deliveries.events_timeout_ms),
@@ -501,7 +565,11 @@ mod tests {
                     Access::Token => "token",
                     Access::Scope(scope) => scope,
                 };
-                let door = if t.delivery { " delivery" } else { "" };
+                let door = match t.door {
+                    Door::Service => "",
+                    Door::Delivery => " delivery",
+                    Door::Bridge => " bridge",
+                };
                 format!("{} {} {access}{door}", t.service.name, t.upstream)
             }
             Err(Nowhere::NotFound) => "404".into(),
@@ -648,6 +716,23 @@ mod tests {
                 "payment /_tasks public delivery",
             ),
             ("GET", "/_deliver/payment/tasks", "405 POST"),
+            (
+                "POST",
+                "/api/payment/v1/jobs",
+                "payment /v1/jobs/payment jobs:write bridge",
+            ),
+            (
+                "GET",
+                "/api/rule-engine/1.0.0/jobs/a-b?x=1",
+                "rules /v1/jobs/rules/a-b?x=1 jobs:read bridge",
+            ),
+            ("GET", "/api/payment/v1/jobs", "405 POST"),
+            ("POST", "/api/payment/v1/jobs/1", "405 GET"),
+            (
+                "POST",
+                "/api/items/v1/jobs/1/x",
+                "items /v1/jobs/1/x item:write",
+            ),
         ] {
             assert_eq!(go(method, path), want, "{method} {path}");
         }
@@ -676,6 +761,7 @@ mod tests {
             "/_deliver/fx/events",
             "/_internal",
             "/api/identity/v1/users",
+            "/api/identity/v1/jobs",
             "/v1/users/",
             "/v1/users/a/b",
             "/oauth2",

@@ -12,7 +12,7 @@ use spin_sdk::wasip3::{
     wit_future, wit_stream,
 };
 
-use crate::{headers::Header, limits::DRAIN_BYTES_MAX, problem::Own};
+use crate::{headers::Header, limits::DRAIN_BYTES_MAX, problem::Own, table::Callee};
 
 type TrailersFuture = FutureReader<Result<Option<Trailers>, ErrorCode>>;
 
@@ -24,9 +24,9 @@ pub enum Body {
     Bytes(Vec<u8>),
 }
 
-/// Calls `authority` and waits `timeout_ms` for the head of its answer.
+/// Calls `callee` and waits `timeout_ms` for the head of its answer.
 pub async fn call(
-    authority: &str,
+    callee: Callee<'_>,
     method: &Method,
     path: &str,
     headers: &[Header],
@@ -45,14 +45,19 @@ pub async fn call(
     } else {
         request.set_method(method)
     };
+    let scheme = if callee.https {
+        Scheme::Https
+    } else {
+        Scheme::Http
+    };
     let set = named
-        .and_then(|()| request.set_scheme(Some(&Scheme::Http)))
-        .and_then(|()| request.set_authority(Some(authority)))
+        .and_then(|()| request.set_scheme(Some(&scheme)))
+        .and_then(|()| request.set_authority(Some(callee.authority)))
         .and_then(|()| request.set_path_with_query(Some(path)));
     set.map_err(|()| Failure::new(Code::NotFound, "the path or the method is malformed"))?;
     client::send(request)
         .await
-        .map_err(|error| failed(authority, error))
+        .map_err(|error| failed(callee.name, error))
 }
 
 fn parts(body: Body) -> (Option<StreamReader<u8>>, TrailersFuture) {
@@ -80,8 +85,7 @@ fn written(bytes: Vec<u8>) -> (StreamReader<u8>, TrailersFuture) {
     (stream, no_trailers())
 }
 
-fn failed(authority: &str, error: ErrorCode) -> Failure {
-    let name = authority.split('.').next().unwrap_or(authority);
+fn failed(name: &str, error: ErrorCode) -> Failure {
     let line = serde_json::json!({"level": "error", "service_name": "gateway", "msg": "upstream",
         "upstream": name, "error": format!("{error:?}")});
     println!("{line}");
@@ -158,22 +162,14 @@ pub async fn drain(mut stream: StreamReader<u8>) {
 
 /// Asks a service for something small with a service token.
 pub async fn get(
-    authority: &str,
+    callee: Callee<'_>,
     path: &str,
     bearer: &[u8],
     timeout_ms: u64,
     limit: usize,
 ) -> Result<(u16, Vec<u8>)> {
     let headers = [("authorization".to_owned(), bearer.to_vec())];
-    let response = call(
-        authority,
-        &Method::Get,
-        path,
-        &headers,
-        Body::None,
-        timeout_ms,
-    )
-    .await?;
+    let response = call(callee, &Method::Get, path, &headers, Body::None, timeout_ms).await?;
     let status = response.get_status_code();
     let (stream, _trailers) = body_of_answer(response);
     let body = read(stream, limit).await;

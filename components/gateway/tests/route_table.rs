@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use gateway::table::Table;
+use gateway::table::{Door, Table};
 use serde_json::Value;
 
 #[test]
@@ -30,13 +30,34 @@ fn every_documented_path_is_reached_through_the_table() {
                     .find(&method, &public)
                     .unwrap_or_else(|why| panic!("{method} {public}: {why:?}"));
                 assert_eq!(target.service.name, service.name, "{method} {public}");
-                assert_eq!(
-                    target.upstream,
-                    path.replace(['{', '}'], ""),
-                    "{method} {public}"
-                );
+                let mut inner = path.replace(['{', '}'], "");
+                if target.door == Door::Bridge {
+                    inner = inner.replace("/jobs", &format!("/jobs/{}", service.name));
+                }
+                assert_eq!(target.upstream, inner, "{method} {public}");
             }
         }
     }
     assert!(documents > 0, "no service publishes a document");
+}
+
+#[test]
+fn the_services_with_jobs_are_those_with_a_queue() {
+    let file = concat!(env!("CARGO_MANIFEST_DIR"), "/../../spin.toml");
+    let text = std::fs::read_to_string(file).expect("spin.toml");
+    let manifest = innover_manifest::Manifest::parse(&text).expect("a manifest");
+    let queued: Vec<&str> = manifest
+        .components
+        .iter()
+        .filter(|(_, component)| component.innover.jobs.is_some())
+        .map(|(id, component)| component.innover.service_name(id))
+        .collect();
+    let mut public: Vec<&str> = Table::get()
+        .services
+        .iter()
+        .filter(|service| !service.jobs.is_empty())
+        .map(|service| service.name.as_str())
+        .collect();
+    public.sort_unstable();
+    assert_eq!(public, queued);
 }

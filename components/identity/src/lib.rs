@@ -18,6 +18,7 @@ pub mod tokens;
 /// What the component is made of.
 pub static SERVICE: innover_kit::Service = innover_kit::Service {
     migration: Some(innover_kit::Migration(1, "init")),
+    queue: false,
     ..innover_kit::Service::new("identity", api::routes)
 };
 

@@ -2,17 +2,18 @@
 
 use axum::extract::{Path, Query};
 use innover_kit::{
-    Answer, Batch, Body, Cause, Code, Cx, Db, Emit, Failure, Result, batch,
+    Answer, Batch, Body, Cause, Code, Cx, Db, Failure, Result, batch,
     contract::time::rfc3339,
     idempotency, ids,
     page::{Page, PageQuery},
 };
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, json};
+use serde_json::Map;
 use utoipa::{OpenApi, ToSchema};
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 use crate::{
+    events::created,
     model::{Item, NAME_CHARS_MAX, Name},
     store,
 };
@@ -80,21 +81,6 @@ impl ItemRequest {
     }
 }
 
-/// `item.created`. The request's id and Idempotency-Key go along as headers, by its cause.
-fn created(item: &Item, cx: &Cx) -> Emit {
-    Emit {
-        kind: "item.created",
-        key: item.id.clone(),
-        key_version: item.version,
-        data: json!({
-            "id": item.id,
-            "timestamp": rfc3339(item.created_at),
-            "source_service": cx.service(),
-        }),
-        cause: Cause::from(cx),
-    }
-}
-
 /// Make an item.
 #[utoipa::path(post, path = "/v1/items", tag = "items", request_body = ItemRequest,
     responses((status = 201, description = "Made", body = ItemView)))]
@@ -110,8 +96,8 @@ async fn create(cx: Cx, body: Body<ItemRequest>) -> Result<Answer> {
     }
     let item = Item::new(ids::new_id("itm"), who.sub.clone(), name, ids::now_us());
     let mut batch = Batch::new();
-    store::insert(&mut batch, &item);
-    batch.emit(created(&item, &cx));
+    store::insert(&mut batch, std::slice::from_ref(&item));
+    batch.emit(created(&item, Cause::from(&cx)));
     let answer = Answer::json(201, &ItemView::from(&item))?;
     Ok(idempotency::commit(&mut db, batch, key.as_ref(), answer).await?)
 }

@@ -2,6 +2,8 @@
 //! keep a list of their own.
 
 pub mod api;
+pub mod events;
+pub mod jobs;
 pub mod model;
 pub mod store;
 
@@ -9,6 +11,7 @@ use innover_kit::{Migration, Service};
 
 /// What the component is made of.
 pub static SERVICE: Service = Service {
+    tasks: &[jobs::CREATE],
     migration: Some(Migration(1, "init")),
     ..Service::new("items", api::routes)
 };

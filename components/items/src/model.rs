@@ -50,15 +50,23 @@ pub struct Name(String);
 impl Name {
     /// `None` unless it is 1 to 100 characters, without control characters or spaces around it.
     pub fn new(text: &str) -> Option<Name> {
-        let fits = (1..=NAME_CHARS_MAX).contains(&text.chars().count());
-        let plain = text.trim() == text && !text.chars().any(char::is_control);
-        (fits && plain).then(|| Name(text.to_owned()))
+        is_line(text).then(|| Name(text.to_owned()))
     }
 
     /// The text.
     pub fn as_str(&self) -> &str {
         &self.0
     }
+}
+
+/// Whether a text can be the subject of a token, and so own items: nobody else could read them.
+pub fn is_owner(text: &str) -> bool {
+    is_line(text)
+}
+
+fn is_line(text: &str) -> bool {
+    let fits = (1..=NAME_CHARS_MAX).contains(&text.chars().count());
+    fits && text.trim() == text && !text.chars().any(char::is_control)
 }
 
 #[cfg(test)]

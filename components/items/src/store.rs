@@ -1,6 +1,6 @@
 //! SQL, nothing else.
 
-use innover_kit::{Batch, Db, Expect, Row, db::DbError, params};
+use innover_kit::{Batch, Db, Expect, Row, Value, db::DbError, params};
 
 use crate::model::{Item, Name};
 
@@ -11,7 +11,10 @@ const PAGE: &str = "SELECT id, owner, name, version, created_at, updated_at FROM
     WHERE owner = $1 AND id > $2 ORDER BY id LIMIT $3";
 
 const INSERT: &str = "INSERT INTO items (id, owner, name, version, created_at, updated_at)
-    VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT (id) DO NOTHING";
+    SELECT r.id, r.owner, r.name, r.version, r.created_at, r.updated_at
+    FROM rows($1: id TEXT, owner TEXT, name TEXT, version BIGINT, created_at BIGINT,
+              updated_at BIGINT) r WHERE true
+    ON CONFLICT (id) DO NOTHING";
 
 const UPDATE: &str = "UPDATE items SET name = $2, version = $3, updated_at = $4
     WHERE id = $1 AND version = $5";
@@ -30,17 +33,21 @@ pub async fn page(db: &Db, owner: &str, after: &str, limit: i64) -> Result<Vec<I
     rows.iter().map(read).collect()
 }
 
-/// The step that stores a new item.
-pub fn insert(batch: &mut Batch, item: &Item) {
-    let params = params![
-        &item.id,
-        &item.owner,
-        item.name.as_str(),
-        item.version,
-        item.created_at,
-        item.updated_at
-    ];
-    batch.step("items", INSERT, params, Expect::Rows(1));
+/// The step that stores new items, however many.
+pub fn insert(batch: &mut Batch, items: &[Item]) {
+    let row = |item: &Item| {
+        params![
+            &item.id,
+            &item.owner,
+            item.name.as_str(),
+            item.version,
+            item.created_at,
+            item.updated_at
+        ]
+    };
+    let rows: Vec<Vec<Value>> = items.iter().map(row).collect();
+    let count = rows.len() as u64;
+    batch.step("items", INSERT, params![rows], Expect::Rows(count));
 }
 
 /// The step that replaces the version before; it fails the batch when somebody else did.

@@ -16,7 +16,7 @@ async fn platform() -> &'static Platform {
             Platform::start(
                 &items::SERVICE,
                 include_str!("../migrations/0001_init.sql"),
-                &["gateway"],
+                &["gateway", "bridge"],
             )
         })
         .await
@@ -144,4 +144,43 @@ async fn nobody_elses_items_are_touched_and_names_are_checked() {
             "{body}"
         );
     }
+}
+
+/// Delivers jobs as the bridge does; returns what the service says of each.
+async fn deliver(jobs: Value) -> Value {
+    let mut bridge = person("bridge", "", "deliver");
+    bridge.roles.clear();
+    let body = json!({ "jobs": jobs }).to_string();
+    let reply = platform()
+        .await
+        .send("bridge", &bridge, "POST", "/_tasks", Some(body), None)
+        .await;
+    assert_eq!(reply.status, 200, "{}", reply.body);
+    reply.body["results"].clone()
+}
+
+#[tokio::test]
+async fn jobs_make_items_once_however_often_they_are_delivered() {
+    let jobs = json!([
+        {"id": "0192f3c2-a0f4-7b1e-8d5c-6f7a8b9c0d1e", "task": "items.create", "args": ["lamp", "usr_7"]},
+        {"id": "mine", "task": "items.create", "kwargs": {"name": "chair", "owner": "usr_7"}},
+        {"id": "bad", "task": "items.create", "args": ["", "usr_7"]},
+        {"id": "worse", "task": "items.create", "args": ["lamp"]},
+    ]);
+    let first = deliver(jobs.clone()).await;
+    let said: Vec<_> = (0..4).map(|i| first[i]["status"].as_u64()).collect();
+    assert_eq!(said, [Some(200), Some(200), Some(422), Some(422)]);
+    assert_eq!(first[0]["result"], "itm_0192f3c2a0f47b1e8d5c6f7a8b9c0d1e");
+    assert_eq!(
+        first[3]["error"],
+        "invalid_arguments: items.create() missing 1 required argument: 'owner'"
+    );
+    assert_eq!(deliver(jobs).await, first);
+    let list = call(&user("usr_7"), "GET", "/v1/items", None).await.body;
+    let ids: Vec<_> = (0..2).map(|i| list["data"][i]["id"].clone()).collect();
+    assert!(ids.contains(&first[0]["result"]) && ids.contains(&first[1]["result"]));
+    assert_eq!(list["data"].as_array().map(Vec::len), Some(2), "{list}");
+    let id = first[1]["result"].as_str().unwrap();
+    let told = format!("SELECT topic FROM outbox WHERE key = '{id}'");
+    assert_eq!(platform().await.rows(&told), [["item.created"]]);
 }

@@ -2,11 +2,16 @@
 
 use innover_kit::{
     Cause, Cx, Db, Job,
-    jobs::{Handled, Running},
+    jobs::{Handled, Running, Task},
 };
 use serde_json::json;
 
 use crate::{checkpoints, settling};
+
+/// Signs the heads of all accounts.
+pub const CHECKPOINT: Task = Task::new("ledger.checkpoint", &[], checkpoint);
+/// Gives back reservations.
+pub const EXPIRE: Task = Task::new("ledger.expire", &[], expire);
 
 /// `ledger.checkpoint()`: signs the heads of all accounts; the result is the checkpoint's number,
 /// null when nothing happened since the last one.

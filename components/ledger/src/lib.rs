@@ -21,10 +21,7 @@ pub static SERVICE: innover_kit::Service = innover_kit::Service {
     ],
     // Payments of one merchant all move its account.
     events_locking: innover_kit::events::Locking::BeforeReading,
-    tasks: &[
-        ("ledger.checkpoint", jobs::checkpoint),
-        ("ledger.expire", jobs::expire),
-    ],
+    tasks: &[jobs::CHECKPOINT, jobs::EXPIRE],
     body_bytes_max: innover_kit::contract::limits::LEDGER_BODY_BYTES_MAX,
     migration: Some(innover_kit::Migration(1, "init")),
     ..innover_kit::Service::new("ledger", api::routes)

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 
 use innover_kit::{
-    Cause, Cx, Db, Event, Failure, Job, Result,
+    Cause, Cx, Db, Event, Failure, Result,
     events::{Handled, Handling, data},
     log,
 };
@@ -160,13 +160,10 @@ pub fn wallet_updated<'a>(cx: &'a Cx, db: &'a Db, events: &'a [Event]) -> Handli
                 };
                 writer.change(at, to, change, &cause);
             }
-            writer.note(&at.id, "job", jobs::CONFIRM, &cause, "enqueued");
+            writer.note(&at.id, "job", jobs::CONFIRM.name, &cause, "enqueued");
             // The id is the payment's, so the confirmation is one job however often this arrives.
-            let job = Job::new(
-                format!("{}-confirm", at.id),
-                jobs::CONFIRM,
-                vec![at.id.clone().into()],
-            );
+            let id = format!("{}-confirm", at.id);
+            let job = jobs::CONFIRM.job(id, vec![at.id.clone().into()]);
             writer.batch.enqueue(jobs::QUEUE, job, cause);
         },
     ))

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use innover_kit::{
     Cause, Code, Cx, Db, Failure, Job, Result, call, ids,
-    jobs::{Handled, Running, argument},
+    jobs::{Handled, Running, Task},
     log,
 };
 use serde::Deserialize;
@@ -18,25 +18,26 @@ use crate::{
 /// The queue of this service.
 pub const QUEUE: &str = "payment-tasks";
 /// The confirmation.
-pub const CONFIRM: &str = "payment.confirm";
+pub const CONFIRM: Task = Task::new("payment.confirm", &["payment_id"], confirm).batch(50);
+/// The sweep for payments that are stuck.
+pub const SWEEP: Task = Task::new("payment.sweep", &[], sweep);
 /// A payment that has not moved for this long is looked at: far longer than the few milliseconds a
 /// step takes, and than the backlog a burst can build up.
 const STUCK_AFTER_US: i64 = 120_000_000;
 /// Payments one sweep looks at; the rest is the next sweep's, ten seconds later.
 const SWEEP_MAX: i64 = 50;
 
+#[derive(Deserialize)]
+struct Confirm {
+    payment_id: String,
+}
+
 /// `payment.confirm(payment_id)`: completes a booked payment.
 pub fn confirm<'a>(_cx: &'a Cx, db: &'a Db, jobs: &'a [Job]) -> Running<'a> {
     Box::pin(async move {
         let mut handled = Handled::default();
-        let mut wanted: Vec<(&Job, String)> = Vec::new();
-        for job in jobs {
-            match argument::<String>(job, 0, "payment_id") {
-                Ok(id) => wanted.push((job, id)),
-                Err(failure) => drop(handled.refused.insert(job.id.clone(), failure)),
-            }
-        }
-        let ids = wanted.iter().map(|(_, id)| id.clone());
+        let wanted: Vec<(&Job, Confirm)> = CONFIRM.each(jobs, &mut handled);
+        let ids = wanted.iter().map(|(_, wanted)| wanted.payment_id.clone());
         let payments: HashMap<String, Payment> = store::by_ids(db, ids)
             .await?
             .into_iter()
@@ -44,7 +45,7 @@ pub fn confirm<'a>(_cx: &'a Cx, db: &'a Db, jobs: &'a [Job]) -> Running<'a> {
             .collect();
         let mut writer = Writer::default();
         let mut confirmed = std::collections::HashSet::new();
-        for (job, id) in wanted {
+        for (job, Confirm { payment_id: id }) in wanted {
             match payments.get(&id) {
                 None => {
                     let failure = Failure::new(Code::PaymentNotFound, format!("no payment `{id}`"));
@@ -55,7 +56,7 @@ pub fn confirm<'a>(_cx: &'a Cx, db: &'a Db, jobs: &'a [Job]) -> Running<'a> {
                 Some(p) => match next(p.state, Signal::Confirmed) {
                     Some(to) => {
                         let cause = Cause::from(job);
-                        writer.note(&p.id, "job", CONFIRM, &cause, "done");
+                        writer.note(&p.id, "job", CONFIRM.name, &cause, "done");
                         writer.change(p, to, Change::default(), &cause);
                     }
                     None => {
@@ -116,7 +117,7 @@ pub fn sweep<'a>(cx: &'a Cx, db: &'a Db, jobs: &'a [Job]) -> Running<'a> {
                 }
             };
             swept += 1;
-            writer.note(&payment.id, "job", "payment.sweep", &cause, "");
+            writer.note(&payment.id, "job", SWEEP.name, &cause, "");
             match change {
                 Some(Settlement { entry_id: None }) => {
                     let signal = model::refused(payment.withdrawn_by.is_some(), LEDGER_GAVE_UP);
@@ -148,7 +149,7 @@ pub fn sweep<'a>(cx: &'a Cx, db: &'a Db, jobs: &'a [Job]) -> Running<'a> {
             }
             // One confirmation per payment and minute, however many sweeps see it.
             let id = format!("{}-confirm-{}", payment.id, now / 60_000_000);
-            let job = Job::new(id, CONFIRM, vec![payment.id.clone().into()]);
+            let job = CONFIRM.job(id, vec![payment.id.clone().into()]);
             writer.batch.enqueue(QUEUE, job, cause);
         }
         let results = jobs

@@ -23,10 +23,7 @@ pub static SERVICE: Service = Service {
         ("ledger.rejected", events::rejected),
         ("wallet.updated", events::wallet_updated),
     ],
-    tasks: &[
-        ("payment.confirm", jobs::confirm),
-        ("payment.sweep", jobs::sweep),
-    ],
+    tasks: &[jobs::CONFIRM, jobs::SWEEP],
     migration: Some(Migration(1, "init")),
     ..Service::new("payment", api::routes)
 };

@@ -3,7 +3,7 @@
 
 use http::{Method, Request};
 use innover_kit::{
-    Cause, Cx, Db, Event, Job,
+    Cause, Cx, Db, Event,
     events::{EventHandler, Handled},
 };
 use payment::{
@@ -153,7 +153,7 @@ fn wallet_updated(id: &str) -> Event {
 
 async fn confirm(store: &Store, id: &str) -> Handled {
     let mut db = store.db();
-    let mut job = Job::new(format!("{id}-confirm"), jobs::CONFIRM, vec![id.into()]);
+    let mut job = jobs::CONFIRM.job(format!("{id}-confirm"), vec![id.into()]);
     job.traceparent = Some(TRACE.into());
     let mut handled = jobs::confirm(&cx(), &db, &[job]).await.unwrap();
     std::mem::take(&mut handled.batch)

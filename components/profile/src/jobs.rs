@@ -7,9 +7,10 @@ use innover_kit::{
     Batch, Cause, Code, Cx, Db, Failure, Job, Result, config,
     contract::time::date,
     ids,
-    jobs::{Handled, Running, argument},
+    jobs::{Handled, Running, Task},
     log,
 };
+use serde::Deserialize;
 use serde_json::json;
 
 use crate::{
@@ -19,11 +20,11 @@ use crate::{
 };
 
 /// Checks a document.
-pub const VERIFY: &str = "profile.verify";
+pub const VERIFY_KYC: Task = Task::new("profile.verify_kyc", &["document_id?"], verify_kyc);
 /// Ends documents whose last day is over.
-pub const EXPIRE: &str = "profile.expire";
+pub const EXPIRE: Task = Task::new("profile.expire", &["after?"], expire);
 /// Wraps data keys anew.
-pub const ROTATE: &str = "profile.rotate";
+pub const ROTATE: Task = Task::new("profile.rotate", &["after?"], rotate);
 
 const QUEUE: &str = "profile-tasks";
 /// A document that waits for this long has lost its job: far longer than the milliseconds a check
@@ -38,13 +39,13 @@ const ROTATE_MAX: i64 = 500;
 
 /// The job that checks a document.
 pub fn verification(document_id: &str) -> (&'static str, Job) {
-    let job = Job::new(ids::new_uuid(), VERIFY, vec![document_id.into()]);
+    let job = VERIFY_KYC.job(ids::new_uuid(), vec![document_id.into()]);
     (QUEUE, job)
 }
 
 /// The job that wraps data keys anew.
 pub fn rotation() -> (&'static str, Job) {
-    (QUEUE, Job::new(ids::new_uuid(), ROTATE, Vec::new()))
+    (QUEUE, ROTATE.job(ids::new_uuid(), Vec::new()))
 }
 
 async fn review_all() -> Result<bool> {
@@ -58,20 +59,25 @@ async fn review_all() -> Result<bool> {
     }
 }
 
-/// `profile.verify(document_id)`: checks a document that was submitted; the result is where it
+#[derive(Deserialize)]
+struct Verify {
+    document_id: Option<String>,
+}
+
+/// `profile.verify_kyc(document_id=None)`: checks a document that was submitted; the result is where it
 /// stands. Without an argument it enqueues a check for every document that lost its own.
-pub fn verify<'a>(_cx: &'a Cx, db: &'a Db, jobs: &'a [Job]) -> Running<'a> {
+pub fn verify_kyc<'a>(_cx: &'a Cx, db: &'a Db, jobs: &'a [Job]) -> Running<'a> {
     Box::pin(async move {
         let mut handled = Handled::default();
         let mut writer = Writer::default();
-        for job in jobs {
-            if job.args.is_empty() && job.kwargs.is_empty() {
+        for (job, Verify { document_id }) in VERIFY_KYC.each(jobs, &mut handled) {
+            let Some(id) = document_id else {
                 let enqueued = recover(db, &mut handled.batch).await?;
                 let result = json!({ "enqueued": enqueued });
                 handled.results.insert(job.id.clone(), result);
                 continue;
-            }
-            match verify_one(db, job, &mut writer).await {
+            };
+            match verify_one(db, job, &id, &mut writer).await {
                 Ok(standing) => {
                     let result = json!({ "state": standing });
                     handled.results.insert(job.id.clone(), result);
@@ -97,9 +103,8 @@ async fn recover(db: &Db, batch: &mut Batch) -> Result<usize> {
     Ok(waiting.len())
 }
 
-async fn verify_one(db: &Db, job: &Job, writer: &mut Writer) -> Result<Standing> {
-    let id: String = argument(job, 0, "document_id")?;
-    let stored = store::documents::find(db, &id).await?.ok_or_else(|| {
+async fn verify_one(db: &Db, job: &Job, id: &str, writer: &mut Writer) -> Result<Standing> {
+    let stored = store::documents::find(db, id).await?.ok_or_else(|| {
         Failure::new(
             Code::DocumentNotFound,
             format!("there is no document `{id}`"),
@@ -132,14 +137,14 @@ async fn verify_one(db: &Db, job: &Job, writer: &mut Writer) -> Result<Standing>
     Ok(standing)
 }
 
-/// `profile.expire([after])`: documents whose last day is over do not count any more. A page at a
+/// `profile.expire(after=None)`: documents whose last day is over do not count any more. A page at a
 /// time; each page enqueues the next one in its own commit.
 pub fn expire<'a>(_cx: &'a Cx, db: &'a Db, jobs: &'a [Job]) -> Running<'a> {
     Box::pin(async move {
         let Some((job, others)) = only_the_first(jobs) else {
             return Ok(Handled::default());
         };
-        let after = cursor(job)?;
+        let after = cursor(EXPIRE, job)?;
         let mut writer = Writer::default();
         let today = date(writer.now_us());
         let past = store::documents::past(db, &today, &after, EXPIRE_MAX).await?;
@@ -171,7 +176,7 @@ pub fn expire<'a>(_cx: &'a Cx, db: &'a Db, jobs: &'a [Job]) -> Running<'a> {
     })
 }
 
-/// `profile.rotate([after])`: wraps data keys under the newest key of `profile_keys`. A page at a
+/// `profile.rotate(after=None)`: wraps data keys under the newest key of `profile_keys`. A page at a
 /// time; each page enqueues the next one in its own commit, and what is wrapped already is left
 /// alone, so it may end anywhere and start again. The result says what is left under which key.
 pub fn rotate<'a>(cx: &'a Cx, db: &'a Db, jobs: &'a [Job]) -> Running<'a> {
@@ -179,7 +184,7 @@ pub fn rotate<'a>(cx: &'a Cx, db: &'a Db, jobs: &'a [Job]) -> Running<'a> {
         let Some((job, others)) = only_the_first(jobs) else {
             return Ok(Handled::default());
         };
-        let after = cursor(job)?;
+        let after = cursor(ROTATE, job)?;
         let keks = seal::keks().await?;
         store::keys::prove(db, &keks).await?;
         let outdated = store::keys::outdated(db, keks.newest(), &after, ROTATE_MAX).await?;
@@ -248,17 +253,20 @@ impl Others {
     }
 }
 
-/// Where a page starts: the argument, or the beginning.
-fn cursor(job: &Job) -> Result<String> {
-    match job.args.is_empty() && job.kwargs.is_empty() {
-        true => Ok(String::new()),
-        false => argument(job, 0, "after"),
-    }
+#[derive(Deserialize)]
+struct Page {
+    after: Option<String>,
 }
 
-fn next_page(batch: &mut Batch, task: &'static str, full: bool, last: Option<&str>, job: &Job) {
+/// Where a page starts: the argument, or the beginning.
+fn cursor(task: Task, job: &Job) -> Result<String> {
+    let page: Page = task.arguments(job)?;
+    Ok(page.after.unwrap_or_default())
+}
+
+fn next_page(batch: &mut Batch, task: Task, full: bool, last: Option<&str>, job: &Job) {
     if let Some(last) = last.filter(|_| full) {
-        let next = Job::new(ids::new_uuid(), task, vec![last.into()]);
+        let next = task.job(ids::new_uuid(), vec![last.into()]);
         batch.enqueue(QUEUE, next, job.into());
     }
 }

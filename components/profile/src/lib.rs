@@ -13,11 +13,7 @@ pub mod store;
 /// What the component is made of.
 pub static SERVICE: innover_kit::Service = innover_kit::Service {
     migration: Some(innover_kit::Migration(1, "init")),
-    tasks: &[
-        (jobs::VERIFY, jobs::verify),
-        (jobs::EXPIRE, jobs::expire),
-        (jobs::ROTATE, jobs::rotate),
-    ],
+    tasks: &[jobs::VERIFY_KYC, jobs::EXPIRE, jobs::ROTATE],
     ..innover_kit::Service::new("profile", api::routes)
 };
 

@@ -178,7 +178,7 @@ async fn documents_of_one_person_that_are_decided_at_once_all_count() {
     );
     verify(&who, &bill).await;
     let (checked, decided) = tokio::join!(
-        run("profile.verify", json!([card])),
+        run("profile.verify_kyc", json!([card])),
         decide(&bill, "verified", "d7")
     );
     assert_eq!((&checked["status"], decided.status), (&json!(200), 200));
@@ -190,17 +190,17 @@ async fn a_job_that_comes_twice_checks_once() {
     let who = user("usr_d8");
     put(&who, "Ada").await;
     let id = submit(&who, passport("C01X00T55")).await;
-    let job = json!({"id": "0192f3c2-0000-7000-8000-000000000001", "task": "profile.verify", "args": [id]});
+    let job = json!({"id": "0192f3c2-0000-7000-8000-000000000001", "task": "profile.verify_kyc", "args": [id]});
     let first = deliver(job.clone()).await;
     assert_eq!(first["result"], json!({"state": "verified"}));
     assert_eq!(deliver(job).await["result"], first["result"]);
-    let other = run("profile.verify", json!([id])).await;
+    let other = run("profile.verify_kyc", json!([id])).await;
     assert_eq!(other["result"], first["result"]);
     let events = platform().await.rows(&format!(
         "SELECT type FROM outbox WHERE key = '{id}' ORDER BY key_version"
     ));
     assert_eq!(events, [["document.submitted"], ["document.verified"]]);
-    let none = run("profile.verify", json!(["doc_none"])).await;
+    let none = run("profile.verify_kyc", json!(["doc_none"])).await;
     assert_eq!(none["status"], 404);
 }
 
@@ -213,13 +213,13 @@ async fn a_document_that_lost_its_job_is_found_again() {
     connection
         .execute("UPDATE documents SET updated_at = 0 WHERE id = ?1", [&id])
         .unwrap();
-    let swept = run("profile.verify", json!([])).await;
+    let swept = run("profile.verify_kyc", json!([])).await;
     assert!(
         swept["result"]["enqueued"].as_i64().unwrap() >= 1,
         "{swept}"
     );
     let jobs = platform().await.rows(&format!(
-        "SELECT payload FROM outbox WHERE type = 'task:profile.verify' AND payload LIKE '%{id}%'"
+        "SELECT payload FROM outbox WHERE type = 'task:profile.verify_kyc' AND payload LIKE '%{id}%'"
     ));
     assert_eq!(jobs.len(), 2);
     let job: Value = serde_json::from_str(&jobs[1][0]).unwrap();

@@ -3,7 +3,7 @@
 use http::Method;
 use innover_kit::{
     Cx, Db, Job, Result, call, ids,
-    jobs::{Handled, Running},
+    jobs::{Handled, Running, Task},
     log,
 };
 use serde::Deserialize;
@@ -12,7 +12,7 @@ use serde_json::json;
 use crate::store::{self, End, Refund, Writer};
 
 /// The sweep.
-pub const SWEEP: &str = "refund.sweep";
+pub const SWEEP: Task = Task::new("refund.sweep", &[], sweep);
 /// A refund that is pending for this long is looked at: far longer than the few milliseconds the
 /// ledger takes, and than the backlog a burst can build up.
 const STUCK_AFTER_US: i64 = 120_000_000;

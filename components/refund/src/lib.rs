@@ -18,7 +18,7 @@ pub static SERVICE: Service = Service {
         ("ledger.posted", events::posted),
         ("ledger.rejected", events::rejected),
     ],
-    tasks: &[(jobs::SWEEP, jobs::sweep)],
+    tasks: &[jobs::SWEEP],
     migration: Some(Migration(1, "init")),
     ..Service::new("refund", api::routes)
 };

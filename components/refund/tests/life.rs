@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 
 use innover_kit::{
-    Batch, Cx, Db, Event, Job,
+    Batch, Cx, Db, Event,
     events::{EventHandler, Handled},
 };
 use innover_money::{Currency, Rate};
@@ -316,7 +316,7 @@ async fn the_sweep_decides_nothing_without_the_ledger() {
     let store = Store::new();
     reserve(&store, "pay_1", "ref_1", 1111).await;
     let db = store.db();
-    let job = Job::new("sweep-1".to_owned(), jobs::SWEEP, vec![]);
+    let job = jobs::SWEEP.job("sweep-1", vec![]);
     let handled = jobs::sweep(&Cx::detached("refund"), &db, &[job])
         .await
         .unwrap();

@@ -2,14 +2,14 @@
 
 use innover_kit::{
     Batch, Cx, Db, Job, ids,
-    jobs::{Handled, Running},
+    jobs::{Handled, Running, Task},
 };
 use serde_json::Value;
 
 use crate::{store, velocity::HOUR_US};
 
 /// Forgets old payments and old decisions in shadow; a schedule starts it.
-pub const FORGET: &str = "rules.forget";
+pub const FORGET: Task = Task::new("rules.forget", &[], forget);
 /// Twice the longest window, so that what is delivered late still meets its row.
 const PAYMENTS_KEPT_US: i64 = 48 * HOUR_US;
 /// Long enough to judge a candidate by a month of payments.

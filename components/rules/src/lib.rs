@@ -24,7 +24,7 @@ pub static SERVICE: innover_kit::Service = innover_kit::Service {
         ("payment.failed", events::ended),
         ("payment.cancelled", events::ended),
     ],
-    tasks: &[(jobs::FORGET, jobs::forget)],
+    tasks: &[jobs::FORGET],
     migration: Some(innover_kit::Migration(1, "init")),
     ..innover_kit::Service::new("rules", api::routes)
 };

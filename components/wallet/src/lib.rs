@@ -19,10 +19,7 @@ pub static SERVICE: innover_kit::Service = innover_kit::Service {
         ("ledger.transfers_posted", events::ledger),
         ("profile.updated", events::profile_updated),
     ],
-    tasks: &[
-        (jobs::sweep::TASK, jobs::sweep::run),
-        (jobs::rebuild::TASK, jobs::rebuild::run),
-    ],
+    tasks: &[jobs::sweep::TASK, jobs::rebuild::TASK],
     migration: Some(innover_kit::Migration(1, "init")),
     ..innover_kit::Service::new("wallet", api::routes)
 };

@@ -329,16 +329,15 @@ async fn send(
 pub async fn sleep_ms(ms: u64) {
     #[cfg(target_family = "wasm")]
     send_wrapper::SendWrapper::new(spin_sdk::wasip3::clocks::monotonic_clock::wait_for(
-        ms * 1_000_000,
+        ms.saturating_mul(1_000_000),
     ))
     .await;
     #[cfg(not(target_family = "wasm"))]
-    std::thread::sleep(std::time::Duration::from_millis(ms));
+    crate::testing::sleep(std::time::Duration::from_millis(ms)).await;
 }
 
-/// Runs `work` for at most `ms`; `None` when the time ran out first.
-#[cfg(target_family = "wasm")]
-async fn within<T>(ms: u64, work: impl Future<Output = T>) -> Option<T> {
+/// Runs `work` for at most `ms`; `None` when the time ran out first, and then it is dropped.
+pub(crate) async fn within<T>(ms: u64, work: impl Future<Output = T>) -> Option<T> {
     use std::{future::poll_fn, pin::pin, task::Poll};
     // One thread: what is not Send is never sent anywhere.
     let work = send_wrapper::SendWrapper::new(work);

@@ -28,6 +28,8 @@ pub const EVERY: &str = "*";
 struct Kept(Event);
 
 impl inbox::Item for Kept {
+    const MARKED_ALWAYS: bool = true;
+
     fn id(&self) -> &str {
         &self.0.id
     }
@@ -40,6 +42,8 @@ impl inbox::Item for Kept {
 }
 
 impl inbox::Item for Event {
+    const MARKED_ALWAYS: bool = true;
+
     fn id(&self) -> &str {
         &self.id
     }

@@ -3,6 +3,7 @@
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use innover_contract::TraceParent;
+use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
 /// A new id with a prefix that says what it names, e.g. `pay_0192f3c2…` (UUIDv7 without hyphens:
@@ -14,6 +15,17 @@ pub fn new_id(prefix: &str) -> String {
 /// A new event, request or task id: a UUIDv7.
 pub fn new_uuid() -> String {
     Uuid::now_v7().to_string()
+}
+
+/// The id of what the job `job_id` makes: the same on every try of the job. Its own digits where it
+/// is a UUID, so that what came later sorts later; else digits of its SHA-256.
+pub fn id_of_job(prefix: &str, job_id: &str) -> String {
+    let uuid = Uuid::parse_str(job_id).unwrap_or_else(|_| {
+        let mut bytes = [0; 16];
+        bytes.copy_from_slice(&Sha256::digest(job_id)[..16]);
+        Uuid::from_bytes(bytes)
+    });
+    format!("{prefix}_{}", uuid.simple())
 }
 
 /// Microseconds since the epoch, UTC.

@@ -1,5 +1,6 @@
 //! Delivery at least once, effects exactly once: an event or a job is marked in the batch of its
-//! effect, table `inbox(id, handled_at, result)`, and what is marked is only answered again.
+//! effect, table `inbox(id, handled_at, result)`, and what is marked is only answered again. A job
+//! without an effect leaves no mark.
 //!
 //! Items of one delivery share a commit. When that commit loses a race, each is tried on its own,
 //! so one item in trouble does not hold up the others.
@@ -51,6 +52,9 @@ impl Handled {
 
 /// An item of a delivery.
 pub(crate) trait Item: Clone {
+    /// Whether an item is marked as handled even when handling it changed nothing.
+    const MARKED_ALWAYS: bool;
+
     fn id(&self) -> &str;
     /// Items of one key are handled in order.
     fn key(&self) -> &str;
@@ -68,7 +72,7 @@ pub(crate) struct Outcome {
 }
 
 impl Outcome {
-    fn done(result: Json) -> Outcome {
+    pub(crate) fn done(result: Json) -> Outcome {
         Outcome {
             status: 200,
             result,
@@ -77,7 +81,7 @@ impl Outcome {
         }
     }
 
-    fn failed(failure: &Failure) -> Outcome {
+    pub(crate) fn failed(failure: &Failure) -> Outcome {
         Outcome {
             status: failure.status(),
             result: Json::Null,
@@ -226,13 +230,16 @@ async fn attempt<I: Item>(
         mut results,
     } = handled.map_err(Attempt::Failed)?;
     let mut outcomes = BTreeMap::new();
+    let marked = I::MARKED_ALWAYS || !batch.is_empty();
     for item in group {
         let outcome = match refused.get(item.id()) {
             Some(failure) => Outcome::failed(failure),
             None => {
                 let result = results.remove(item.id()).unwrap_or(Json::Null);
-                let stored = (!result.is_null()).then(|| result.to_string());
-                batch.handled(&format!("{prefix}{}", item.id()), stored);
+                if marked {
+                    let stored = (!result.is_null()).then(|| result.to_string());
+                    batch.handled(&format!("{prefix}{}", item.id()), stored);
+                }
                 Outcome::done(result)
             }
         };

@@ -50,6 +50,8 @@ pub struct Service {
     pub events_locking: Locking,
     /// Its tasks, besides the samples.
     pub tasks: Tasks,
+    /// Whether jobs wait for it, in the queue `<name>-tasks`.
+    pub queue: bool,
     /// The newest migration its code needs; `None` for a service without a database.
     pub migration: Option<Migration>,
     /// The largest body it reads; [`BODY_BYTES_MAX`] unless it takes batches.
@@ -65,6 +67,7 @@ impl Service {
             events: &[],
             events_locking: Locking::AtCommit,
             tasks: &[],
+            queue: true,
             migration: None,
             body_bytes_max: BODY_BYTES_MAX,
         }
@@ -72,7 +75,15 @@ impl Service {
 
     /// Its OpenAPI 3.1 document.
     pub fn openapi(&self) -> OpenApi {
-        (self.api)().split_for_parts().1
+        self.parts().1
+    }
+
+    fn parts(&self) -> (Router, OpenApi) {
+        let (router, mut document) = (self.api)().split_for_parts();
+        if self.queue {
+            document.merge(jobs::document());
+        }
+        (router, document)
     }
 }
 
@@ -86,7 +97,7 @@ static BUILT: OnceLock<Built> = OnceLock::new();
 
 fn built(service: &Service) -> &'static Built {
     BUILT.get_or_init(|| {
-        let (router, openapi) = (service.api)().split_for_parts();
+        let (router, openapi) = service.parts();
         let router = router
             .route_layer(axum::middleware::from_fn(note_route))
             .fallback(async || Failure::new(Code::NotFound, "no such path; see /openapi.json"))

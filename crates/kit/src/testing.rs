@@ -2,7 +2,12 @@
 //! service token.
 #![allow(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 
-use std::{collections::BTreeMap, sync::RwLock};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, PoisonError, RwLock},
+    task::{Poll, Waker},
+    time::Duration,
+};
 
 use bytes::Bytes;
 use http::Method;
@@ -10,7 +15,7 @@ use http_body_util::BodyExt;
 use innover_contract::{Identity, Keyring, service_token};
 use serde_json::Value;
 
-use crate::{Service, config};
+use crate::{Service, config, jobs};
 
 /// One per test process: a component's connections and variables are the process's.
 pub struct Platform {
@@ -229,6 +234,104 @@ pub(crate) fn answer(outgoing: &Outgoing) -> Option<(u16, Bytes)> {
     Some((status, body.to_string().into()))
 }
 
+/// Waits without a runtime: a thread wakes who waits.
+pub(crate) async fn sleep(time: Duration) {
+    let state: Arc<Mutex<(bool, Option<Waker>)>> = Arc::default();
+    let of_thread = Arc::clone(&state);
+    std::thread::spawn(move || {
+        std::thread::sleep(time);
+        let mut state = of_thread.lock().unwrap_or_else(PoisonError::into_inner);
+        state.0 = true;
+        if let Some(waker) = state.1.take() {
+            waker.wake();
+        }
+    });
+    std::future::poll_fn(|poll| {
+        let mut state = state.lock().unwrap_or_else(PoisonError::into_inner);
+        state.1 = Some(poll.waker().clone());
+        match state.0 {
+            true => Poll::Ready(()),
+            false => Poll::Pending,
+        }
+    })
+    .await;
+}
+
+/// Holds the tasks a service declares against its `[component.X.tool.innover.jobs]` in spin.toml,
+/// which the bridge delivers by: the same names, deadlines, attempts and batches, and one queue.
+///
+/// # Panics
+/// With everything that differs.
+pub fn check_tasks(service: &Service) {
+    let file = concat!(env!("CARGO_MANIFEST_DIR"), "/../../spin.toml");
+    let differing = differing_tasks(service, &std::fs::read_to_string(file).unwrap());
+    assert!(
+        differing.is_empty(),
+        "spin.toml and the component `{}` differ:\n{}",
+        service.name,
+        differing.join("\n")
+    );
+}
+
+/// What differs, one sentence each.
+fn differing_tasks(service: &Service, spin_toml: &str) -> Vec<String> {
+    let manifest = innover_manifest::Manifest::parse(spin_toml).unwrap();
+    let component = manifest
+        .components
+        .iter()
+        .find(|(id, component)| component.innover.service_name(id) == service.name);
+    let jobs = match component {
+        Some((_, component)) => component.innover.jobs.as_ref(),
+        None => return vec![format!("there is no component `{}`", service.name)],
+    };
+    let Some(jobs) = jobs.filter(|_| service.queue) else {
+        let agreed = jobs.is_none() && !service.queue && service.tasks.is_empty();
+        return match agreed {
+            true => Vec::new(),
+            false => vec!["only one of them has a queue".into()],
+        };
+    };
+    let mut found = Vec::new();
+    let queue = format!("{}-tasks", service.name);
+    if jobs.queue != queue {
+        found.push(format!("the queue is `{}`, not `{queue}`", jobs.queue));
+    }
+    let samples = jobs::SAMPLES
+        .iter()
+        .map(|task| (format!("{}.{}", service.name, task.name), task));
+    let own = service.tasks.iter().map(|task| (task.name.into(), task));
+    let declared: BTreeMap<String, &jobs::Task> = own.chain(samples).collect();
+    for (name, task) in &declared {
+        let Some(told) = jobs.tasks.get(name) else {
+            found.push(format!("`{name}` is not in spin.toml"));
+            continue;
+        };
+        for (what, declared, told) in [
+            ("deadline_ms", task.deadline_ms, told.deadline_ms),
+            (
+                "max_attempts",
+                task.max_attempts.into(),
+                told.max_attempts.into(),
+            ),
+            ("batch", task.jobs_per_delivery.into(), told.batch.into()),
+        ] {
+            if declared != told {
+                found.push(format!(
+                    "`{what}` of `{name}` is {told} in spin.toml and {declared} in the component"
+                ));
+            }
+        }
+    }
+    for name in jobs
+        .tasks
+        .keys()
+        .filter(|name| !declared.contains_key(*name))
+    {
+        found.push(format!("the component has no task `{name}`"));
+    }
+    found
+}
+
 /// A person with these scopes.
 pub fn person(sub: &str, role: &str, scope: &str) -> Identity {
     Identity {
@@ -238,5 +341,61 @@ pub fn person(sub: &str, role: &str, scope: &str) -> Identity {
         roles: vec![role.into()],
         scope: scope.into(),
         client_id: "innover-cli".into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use utoipa_axum::router::OpenApiRouter;
+
+    use super::*;
+    use crate::{
+        Cx, Db, Job,
+        jobs::{Handled, Running, Task},
+    };
+
+    fn none<'a>(_: &'a Cx, _: &'a Db, _: &'a [Job]) -> Running<'a> {
+        Box::pin(async { Ok(Handled::default()) })
+    }
+
+    static SERVICE: Service = Service {
+        tasks: &[
+            Task::new("x.kept", &[], none).deadline_s(5).attempts(2),
+            Task::new("x.new", &[], none),
+        ],
+        ..Service::new("x", OpenApiRouter::new)
+    };
+
+    #[test]
+    fn every_difference_to_spin_toml_is_named() {
+        let text = r#"
+            spin_manifest_version = 2
+            [application]
+            name = "x"
+            [[trigger.http]]
+            route = "/..."
+            component = "x"
+            [component.x]
+            source = "x.wasm"
+            [component.x.tool.innover.jobs]
+            queue = "x-jobs"
+            [component.x.tool.innover.jobs.tasks]
+            "x.kept" = { deadline_ms = 4000, max_attempts = 3, batch = 2 }
+            "x.gone" = {}
+            "x.add" = { batch = 100 }
+            "x.echo" = { batch = 100 }
+            "x.slow" = {}
+        "#;
+        let differing = differing_tasks(&SERVICE, text);
+        let want = [
+            "the queue is `x-jobs`, not `x-tasks`",
+            "`deadline_ms` of `x.kept` is 4000 in spin.toml and 5000 in the component",
+            "`max_attempts` of `x.kept` is 3 in spin.toml and 2 in the component",
+            "`batch` of `x.kept` is 2 in spin.toml and 1 in the component",
+            "`x.new` is not in spin.toml",
+            "`deadline_ms` of `x.slow` is 60000 in spin.toml and 310000 in the component",
+            "the component has no task `x.gone`",
+        ];
+        assert_eq!(differing, want);
     }
 }

@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 
 use innover_kit::{
-    Answer, Batch, Code, Db, Expect, Failure,
+    Answer, Batch, Cause, Code, Db, Expect, Failure, Job,
     idempotency::{self, IdempotencyKey},
     params,
 };
@@ -247,4 +247,20 @@ fn many_connections_open_a_new_database_at_once() {
             }
         });
     }
+}
+
+#[tokio::test]
+async fn an_enqueued_job_keeps_its_times_and_its_priority() {
+    let store = Store::new();
+    let mut job = Job::new("q1", "greeter.tally", vec![json!(true)]);
+    (job.eta, job.expires, job.priority) = (Some(1), Some(2), 3);
+    job.soft_limit_ms = Some(4);
+    let mut batch = Batch::new();
+    batch.enqueue("greeter-tasks", job.clone(), Cause::default());
+    batch.commit(&mut store.db()).await.unwrap();
+    let sql = "SELECT topic, type, payload FROM outbox";
+    let rows = store.db().query(sql, params![]).await.unwrap();
+    let text = |i| rows[0].text(i).unwrap();
+    assert_eq!((text(0), text(1)), ("greeter-tasks", "task:greeter.tally"));
+    assert_eq!(serde_json::from_str::<Job>(text(2)).unwrap(), job);
 }

@@ -11,7 +11,7 @@ use innover_contract::{Identity, Keyring, service_token};
 use innover_kit::{
     Answer, Batch, Body, Code, Cx, Db, Event, Expect, Failure, Job, Result, Service,
     events::{Handled, Handling},
-    jobs::Running,
+    jobs::{Running, Task},
     params,
 };
 use serde::Deserialize;
@@ -64,6 +64,51 @@ fn counted<'a>(_: &'a Cx, _: &'a Db, events: &'a [Event]) -> Handling<'a> {
     })
 }
 
+const TALLY: Task = Task::new("greeter.tally", &["quietly?"], tally).batch(20);
+const PEEK: Task = Task::new("greeter.peek", &[], peek);
+const LINGER: Task = Task::new("greeter.linger", &["n"], linger)
+    .deadline_s(30)
+    .attempts(3);
+
+/// Reads the tally; nothing changes.
+fn peek<'a>(_: &'a Cx, db: &'a Db, jobs: &'a [Job]) -> Running<'a> {
+    Box::pin(async move {
+        let mut handled = Handled::default();
+        let rows = db
+            .query("SELECT n FROM counter WHERE id = 2", params![])
+            .await?;
+        for job in jobs {
+            handled
+                .results
+                .insert(job.id.clone(), json!(rows[0].int(0)?));
+        }
+        Ok(handled)
+    })
+}
+
+/// Begins a transaction of its own, as a handler that seeds a table does, and does not come back.
+fn linger<'a>(_: &'a Cx, _: &'a Db, jobs: &'a [Job]) -> Running<'a> {
+    #[derive(Deserialize)]
+    struct Linger {
+        n: i64,
+    }
+    Box::pin(async move {
+        let mut handled = Handled::default();
+        let mut own = Db::open().await?;
+        for (_, Linger { n }) in LINGER.each(jobs, &mut handled) {
+            own.lock().await?;
+            innover_kit::call::sleep_ms(5_000).await;
+            handled.batch.step(
+                "counter",
+                "UPDATE counter SET n = n + $1 WHERE id = 2",
+                params![n],
+                Expect::Rows(1),
+            );
+        }
+        Ok(handled)
+    })
+}
+
 fn tally<'a>(_: &'a Cx, _: &'a Db, jobs: &'a [Job]) -> Running<'a> {
     Box::pin(async move {
         let mut batch = Batch::new();
@@ -88,7 +133,7 @@ fn tally<'a>(_: &'a Cx, _: &'a Db, jobs: &'a [Job]) -> Running<'a> {
 
 static SERVICE: Service = Service {
     events: &[("count.up", counted)],
-    tasks: &[("greeter.tally", tally)],
+    tasks: &[TALLY, PEEK, LINGER],
     migration: Some(innover_kit::Migration(2, "later")),
     ..Service::new("greeter", api)
 };
@@ -358,20 +403,29 @@ async fn events_take_effect_once_and_trouble_stays_with_its_own() {
     assert_eq!(deliver(&[unknown]).await, [404]);
 }
 
+/// The answers of a service to a delivery.
+async fn run(jobs: Value) -> Value {
+    let token = token("bridge", "greeter", service_token::SCOPE_DELIVER);
+    let body = json!({ "jobs": jobs }).to_string();
+    let (_, answer, _) = send(Method::POST, "/_tasks", Some(&token), &body).await;
+    answer["results"].clone()
+}
+
+async fn is_marked(id: &str) -> bool {
+    let db = Db::open_file(&world().file).unwrap();
+    let sql = "SELECT id FROM inbox WHERE id = $1";
+    !db.query(sql, params![format!("task:{id}")])
+        .await
+        .unwrap()
+        .is_empty()
+}
+
+/// Tests that look at what others change take turns.
+static TURN: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
+
 #[tokio::test]
 async fn a_job_runs_once_and_returns_its_result_again() {
-    let token = token("bridge", "greeter", service_token::SCOPE_DELIVER);
-    let run = async |jobs: Value| {
-        send(
-            Method::POST,
-            "/_tasks",
-            Some(&token),
-            &json!({ "jobs": jobs }).to_string(),
-        )
-        .await
-        .1["results"]
-            .clone()
-    };
+    let _turn = TURN.lock().await;
     let before = counter(2).await;
     let jobs =
         json!([{"id": "j1", "task": "greeter.tally"}, {"id": "j2", "task": "greeter.tally"}]);
@@ -382,10 +436,77 @@ async fn a_job_runs_once_and_returns_its_result_again() {
     );
     assert_eq!(run(jobs).await, first);
     assert_eq!(counter(2).await - before, 2);
-    let samples = json!([{"id": "j3", "task": "greeter.add", "args": [1, 2]}]);
-    assert_eq!(run(samples).await[0]["result"], 3);
-    let bad = run(json!([{"id": "j4", "task": "greeter.add", "args": [1, "x"]}])).await;
-    assert_eq!(bad[0]["status"], 422);
+    assert!(is_marked("j1").await && is_marked("j2").await);
     let unknown = run(json!([{"id": "j5", "task": "greeter.nothing"}])).await;
-    assert_eq!(unknown[0]["status"], 422);
+    assert_eq!(
+        (&unknown[0]["status"], &unknown[0]["code"]),
+        (&json!(422), &json!("unknown_task"))
+    );
+}
+
+#[tokio::test]
+async fn a_job_that_changed_nothing_leaves_no_mark_and_runs_again() {
+    let _turn = TURN.lock().await;
+    let peek = json!([{"id": "p1", "task": "greeter.peek"}]);
+    let before = run(peek.clone()).await[0]["result"].as_i64().unwrap();
+    assert!(!is_marked("p1").await);
+    run(json!([{"id": "p2", "task": "greeter.tally"}])).await;
+    assert_eq!(run(peek).await[0]["result"], before + 1);
+}
+
+#[tokio::test]
+async fn a_job_whose_arguments_do_not_fit_is_refused_and_the_others_run() {
+    let _turn = TURN.lock().await;
+    let before = counter(2).await;
+    let answers = run(json!([
+        {"id": "a1", "task": "greeter.tally", "args": [true]},
+        {"id": "a2", "task": "greeter.tally", "args": [1, 2]},
+        {"id": "a3", "task": "greeter.tally", "kwargs": {"loudly": 1}},
+    ]))
+    .await;
+    let said: Vec<_> = (0..3)
+        .map(|i| (&answers[i]["status"], &answers[i]["error"]))
+        .collect();
+    let wrong = "invalid_arguments: greeter.tally() ";
+    assert_eq!(
+        said,
+        [
+            (&json!(200), &Value::Null),
+            (
+                &json!(422),
+                &json!(format!(
+                    "{wrong}takes from 0 to 1 positional arguments but 2 were given"
+                ))
+            ),
+            (
+                &json!(422),
+                &json!(format!(
+                    "{wrong}got an unexpected keyword argument 'loudly'"
+                ))
+            ),
+        ]
+    );
+    assert_eq!(counter(2).await - before, 1);
+}
+
+#[tokio::test]
+async fn a_job_is_told_to_stop_and_nothing_of_it_stays() {
+    let _turn = TURN.lock().await;
+    let before = counter(2).await;
+    let started = std::time::Instant::now();
+    let stopped = run(json!([
+        {"id": "l1", "task": "greeter.linger", "args": [1], "soft_limit_ms": 50}
+    ]))
+    .await;
+    assert_eq!(
+        (&stopped[0]["status"], &stopped[0]["code"]),
+        (&json!(504), &json!("soft_time_limit"))
+    );
+    assert!(started.elapsed().as_secs() < 4, "it was not waited for");
+    assert!(!is_marked("l1").await);
+    let slow = run(json!([{"id": "l2", "task": "greeter.slow", "soft_limit_ms": 20}])).await;
+    assert_eq!(slow[0]["code"], "soft_time_limit");
+    // Its transaction is gone: others write at once.
+    run(json!([{"id": "l3", "task": "greeter.tally"}])).await;
+    assert_eq!(counter(2).await - before, 1);
 }

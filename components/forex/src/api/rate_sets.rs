@@ -10,18 +10,17 @@ use axum::{
 use innover_kit::{
     Answer, Batch, Body, Code, Cx, Db, Failure, Result, batch,
     contract::time::rfc3339,
-    idempotency, ids,
+    idempotency,
     page::{Page, PageQuery},
 };
-use innover_money::ecb::{self, DailyRates};
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
 use super::{READ, query};
 use crate::{
-    limits::{FILE_BYTES_MAX, RATE_SETS_MAX, SOURCE_BYTES_MAX},
-    rates,
-    sets::{self, Load, PlanError},
+    limits::FILE_BYTES_MAX,
+    loading, rates,
+    sets::{Load, Plan},
     store::{self, SetRow},
 };
 
@@ -74,13 +73,23 @@ pub(super) struct RateSet {
 
 /// What became of them.
 #[derive(Debug, Serialize, ToSchema)]
-pub(super) struct RateSetsView {
+pub(crate) struct RateSetsView {
     /// Days that were new.
     added: usize,
     /// Days that got another revision.
     replaced: usize,
     /// Days that were there with the same rates.
     unchanged: usize,
+}
+
+impl From<&Plan> for RateSetsView {
+    fn from(plan: &Plan) -> RateSetsView {
+        RateSetsView {
+            added: plan.added,
+            replaced: plan.replaced,
+            unchanged: plan.unchanged,
+        }
+    }
 }
 
 /// Stores daily sets: all of them or none. A day that is there with the same rates is left alone;
@@ -108,7 +117,6 @@ pub(super) async fn load_rate_sets(
     };
     let (load, fields) = read(&query(asked)?, &headers, &bytes)?;
     let key = cx.idempotency(&fields)?;
-    let required = required_currencies().await?;
     batch::with_retries(|| async {
         let mut db = Db::open().await?;
         if let Some(key) = &key
@@ -116,26 +124,11 @@ pub(super) async fn load_rate_sets(
         {
             return Ok(answer);
         }
-        let newest = rates::newest(&db).await?;
-        let stored = store::of_days(&db, load.days.iter().map(|d| d.date.as_str())).await?;
-        let now = ids::now_us();
-        let plan =
-            sets::plan(&load, &stored, Some(&newest.date), &required, now).map_err(refuse_plan)?;
+        let plan = loading::plan(&db, &load).await?;
         let changed = !plan.insert.is_empty();
-        let view = RateSetsView {
-            added: plan.added,
-            replaced: plan.replaced,
-            unchanged: plan.unchanged,
-        };
-        let answer = Answer::json(if changed { 201 } else { 200 }, &view)?;
+        let answer = Answer::json(if changed { 201 } else { 200 }, &RateSetsView::from(&plan))?;
         let mut batch = Batch::new();
-        if changed {
-            let sets = plan
-                .insert
-                .iter()
-                .map(|(set, rates)| (set, rates.as_slice()));
-            store::insert_sets(&mut batch, sets, loaded_by);
-        }
+        loading::write(&mut batch, &plan, loaded_by);
         Ok(idempotency::commit(&mut db, batch, key.as_ref(), answer).await?)
     })
     .await
@@ -164,90 +157,36 @@ fn read(asked: &FileQuery, headers: &HeaderMap, bytes: &Bytes) -> Result<(Load, 
             ),
             _ => e,
         })?;
+    let RateSetsRequest {
+        source,
+        sets,
+        replace,
+        history,
+    } = body.value;
+    let sets = sets.into_iter().map(|set| (set.date, set.rates)).collect();
     let load = Load {
-        days: checked(&body.value)?,
-        source: body.value.source,
-        replace: body.value.replace,
-        history: body.value.history,
+        replace,
+        history,
+        ..loading::sets(source, sets)?
     };
     Ok((load, body.fields))
 }
 
 /// A file of the ECB's.
 fn file(asked: &FileQuery, bytes: &Bytes) -> Result<(Load, Fields)> {
-    let refuse = |why: String| Failure::new(Code::InvalidRequest, why);
-    let text =
-        std::str::from_utf8(bytes).map_err(|e| refuse(format!("the file is not UTF-8: {e}")))?;
-    let days =
-        ecb::parse(text).map_err(|e| refuse(format!("this is no file of the ECB's: {e}")))?;
-    if days.len() > RATE_SETS_MAX {
-        let why = format!(
-            "the file holds {} days, {RATE_SETS_MAX} at once are taken: `innover forex load` sends them in parts",
-            days.len()
-        );
-        return Err(refuse(why));
-    }
+    let text = std::str::from_utf8(bytes)
+        .map_err(|e| Failure::new(Code::InvalidRequest, format!("the file is not UTF-8: {e}")))?;
+    let load = Load {
+        replace: asked.replace,
+        history: asked.history,
+        ..loading::file(text)?
+    };
     let fields = [
         ("file".to_owned(), text.into()),
         ("replace".to_owned(), asked.replace.into()),
         ("history".to_owned(), asked.history.into()),
     ];
-    let load = Load {
-        days,
-        source: sets::ECB.into(),
-        replace: asked.replace,
-        history: asked.history,
-    };
     Ok((load, fields.into_iter().collect()))
-}
-
-fn checked(request: &RateSetsRequest) -> Result<Vec<DailyRates>> {
-    let refuse = |param: String, why: String| Failure::new(Code::InvalidRequest, why).param(param);
-    let printable = request.source.bytes().all(|b| b.is_ascii_graphic());
-    if request.source.is_empty() || request.source.len() > SOURCE_BYTES_MAX || !printable {
-        let why = format!("source is 1 to {SOURCE_BYTES_MAX} printable characters, e.g. ECB");
-        return Err(refuse("/source".into(), why));
-    }
-    if request.sets.is_empty() || request.sets.len() > RATE_SETS_MAX {
-        return Err(refuse(
-            "/sets".into(),
-            format!("send 1 to {RATE_SETS_MAX} daily sets at once"),
-        ));
-    }
-    let mut days: Vec<DailyRates> = Vec::with_capacity(request.sets.len());
-    let mut seen = std::collections::BTreeSet::new();
-    for (at, set) in request.sets.iter().enumerate() {
-        let day = sets::check(at, &set.date, &set.rates)
-            .map_err(|e| refuse(format!("/sets/{}/{}", e.set, e.field), e.fault))?;
-        if !seen.insert(set.date.as_str()) {
-            return Err(refuse(
-                format!("/sets/{at}/date"),
-                format!("{} is listed twice", set.date),
-            ));
-        }
-        days.push(day);
-    }
-    Ok(days)
-}
-
-/// `fx_currencies` where the platform sets it, else what the ECB quotes today.
-async fn required_currencies() -> Result<Vec<innover_money::RateCurrency>> {
-    let configured = innover_kit::config::get("fx_currencies").await.ok();
-    let codes = configured.as_deref().unwrap_or(sets::REQUIRED_DEFAULT);
-    sets::required(codes).map_err(|e| Failure::new(Code::NotReady, format!("`fx_currencies`: {e}")))
-}
-
-fn refuse_plan(error: PlanError) -> Failure {
-    let text = error.to_string();
-    match error {
-        PlanError::Incomplete { set, .. } => {
-            let mut failure =
-                Failure::new(Code::InvalidRequest, text).param(format!("/sets/{set}/rates"));
-            failure.0.status = 422;
-            failure
-        }
-        PlanError::Differs { .. } => Failure::new(Code::AlreadyExists, text),
-    }
 }
 
 /// One stored set.

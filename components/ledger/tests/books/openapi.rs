@@ -13,3 +13,8 @@ fn the_checked_in_openapi_document_is_the_one_that_is_served() {
         "openapi.json is out of date: run with UPDATE_OPENAPI=1"
     );
 }
+
+#[test]
+fn spin_toml_declares_the_same_tasks() {
+    innover_kit::testing::check_tasks(&ledger::SERVICE);
+}

@@ -103,7 +103,7 @@ pub async fn deliver(job: Value) -> Value {
 
 /// The check of a document; returns the document as its owner sees it.
 pub async fn verify(who: &Identity, id: &str) -> Value {
-    let answer = run("profile.verify", json!([id])).await;
+    let answer = run("profile.verify_kyc", json!([id])).await;
     assert_eq!(answer["status"], 200, "{answer}");
     let reply = get(who, &format!("{DOCUMENTS}/{id}")).await;
     assert_eq!(reply.status, 200, "{}", reply.body);

@@ -3,9 +3,10 @@
 
 use innover_kit::{
     Batch, Cause, Code, Cx, Db, Failure, Job, Result, ids,
-    jobs::{Handled, Running, argument},
+    jobs::{Handled, Running, Task},
     log,
 };
+use serde::Deserialize;
 use serde_json::json;
 
 use crate::{
@@ -24,7 +25,7 @@ use crate::{
 };
 
 /// `wallet.rebuild(rebuild_id?)`: without an id, as the schedule runs it, one is begun.
-pub const TASK: &str = "wallet.rebuild";
+pub const TASK: Task = Task::new("wallet.rebuild", &["rebuild_id?"], run);
 /// The queue of this service's jobs.
 pub const QUEUE: &str = "wallet-tasks";
 /// Who asked for a rebuild, and closed a wallet, when nobody did.
@@ -54,7 +55,7 @@ impl Rebuild {
 /// enqueued.
 pub fn job(rebuild: &Rebuild) -> Job {
     let id = format!("{}-{}", rebuild.id, rebuild.version);
-    Job::new(id, TASK, vec![rebuild.id.clone().into()])
+    TASK.job(id, vec![rebuild.id.clone().into()])
 }
 
 /// Compares the next pages of one rebuild.
@@ -86,12 +87,16 @@ pub fn run<'a>(cx: &'a Cx, db: &'a Db, jobs: &'a [Job]) -> Running<'a> {
     })
 }
 
+#[derive(Deserialize)]
+struct Which {
+    rebuild_id: Option<String>,
+}
+
 /// The rebuild a job goes on with, with the version it will have.
 async fn rebuild_of(db: &Db, job: &Job) -> Result<Rebuild> {
-    if job.args.is_empty() && job.kwargs.is_empty() {
+    let Some(id) = TASK.arguments::<Which>(job)?.rebuild_id else {
         return Ok(Rebuild::begun(format!("reb_{}", job.id), ITSELF.into()));
-    }
-    let id: String = argument(job, 0, "rebuild_id")?;
+    };
     let mut rebuild = rebuilds::get(db, &id)
         .await?
         .ok_or_else(|| Failure::new(Code::NotFound, format!("rebuild `{id}` does not exist")))?;

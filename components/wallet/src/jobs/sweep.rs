@@ -6,7 +6,7 @@
 
 use innover_kit::{
     Batch, Cause, Cx, Db, Job, Result, ids,
-    jobs::{Handled, Running},
+    jobs::{Handled, Running, Task},
     log,
 };
 use serde_json::json;
@@ -19,7 +19,7 @@ use crate::{
 };
 
 /// `wallet.sweep()`.
-pub const TASK: &str = "wallet.sweep";
+pub const TASK: Task = Task::new("wallet.sweep", &[], run);
 
 /// Settles up to [`SWEEP_MAX`] movements. What another request settles meanwhile fails the batch,
 /// which is then tried again from the read.
