@@ -24,6 +24,8 @@ use crate::{
 
 /// What these paths begin with.
 pub const JOBS_PATH: &str = "/v1/jobs/";
+/// Tells the caller's request in logs; the gateway looks for it.
+const REQUEST_ID: &str = "x-request-id";
 /// Who may put jobs on queues.
 const WRITE: &str = "jobs:write";
 /// Who may look at them.
@@ -54,7 +56,8 @@ struct JobView {
     id: String,
     task: String,
     queue: String,
-    /// `queued`, `delayed`, `running`, `done`, `failed`, `dead` or `revoked`.
+    /// `queued`, `delayed`, `running`, `done`, `revoked` (it expired), `failed` (refused for good) or
+    /// `dead` (its tries are used up).
     state: String,
     attempts: i64,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -238,7 +241,7 @@ impl Bridge {
         job.eta = time(&new.eta, "/eta")?.or(from_now);
         job.expires = time(&new.expires, "/expires")?;
         job.traceparent = header("traceparent").map(str::to_owned);
-        job.correlationid = header("x-request-id").map(str::to_owned);
+        job.correlationid = header(REQUEST_ID).map(str::to_owned);
         Ok(job)
     }
 

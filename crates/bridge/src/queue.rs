@@ -290,6 +290,10 @@ impl Worker {
                         "a job is done"
                     );
                 }
+                Outcome::Expired => {
+                    let (queue, task) = (&*self.queue.name, &job.task);
+                    tracing::warn!(queue, task, id = job.id, "a job expired before it ran");
+                }
                 Outcome::Returned => {}
             }
         }
@@ -303,6 +307,7 @@ impl Worker {
             Outcome::Retry { .. } => "retried",
             Outcome::GivenUp { dead: true, .. } => "dead",
             Outcome::GivenUp { dead: false, .. } => "failed",
+            Outcome::Expired => "revoked",
             Outcome::Returned => return,
         };
         self.metrics.job(&self.queue.name, name);
@@ -326,6 +331,9 @@ impl Flight {
         let (mut jobs, mut known, mut settled) = (Vec::new(), Vec::new(), Vec::new());
         for job in leased {
             match serde_json::from_str::<Job>(&job.envelope) {
+                Ok(parsed) if parsed.expires.is_some_and(|at| at < self.clock.now()) => {
+                    settled.push((job, Outcome::Expired));
+                }
                 Ok(parsed) => {
                     jobs.push(Job {
                         attempt: job.attempt,

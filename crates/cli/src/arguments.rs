@@ -31,6 +31,8 @@ pub enum Command {
         #[command(flatten)]
         queues: Queues,
         #[command(flatten)]
+        management: Management,
+        #[command(flatten)]
         place: Place,
     },
     /// Bring the services' databases up to date
@@ -47,6 +49,8 @@ pub enum Command {
         /// The address the platform will listen on; the issuer's URL unless --issuer is given
         #[arg(long, default_value = "127.0.0.1:3000", env = "INNOVER_LISTEN")]
         listen: SocketAddr,
+        #[command(flatten)]
+        management: Management,
         /// Add a key that personal data is encrypted under from the next start on (docs/profiles.md)
         #[arg(long)]
         new_profile_key: bool,
@@ -112,15 +116,22 @@ pub enum Command {
         place: Place,
         #[arg(long, default_value = "127.0.0.1:3000", env = "INNOVER_LISTEN")]
         listen: SocketAddr,
-        #[arg(
-            long,
-            default_value = "127.0.0.1:3001",
-            env = "INNOVER_MANAGEMENT_LISTEN"
-        )]
-        management_listen: SocketAddr,
+        #[command(flatten)]
+        management: Management,
         #[command(flatten)]
         queues: Queues,
     },
+}
+
+#[derive(Args)]
+pub struct Management {
+    /// Where /health, /readiness and /metrics are, and jobs for the gateway
+    #[arg(
+        long,
+        default_value = "127.0.0.1:3001",
+        env = "INNOVER_MANAGEMENT_LISTEN"
+    )]
+    pub management_listen: SocketAddr,
 }
 
 /// Redis, which Celery's clients and `PUBLISH` reach the queues through.
@@ -179,13 +190,8 @@ pub struct Up {
     /// Where the gateway listens; port 0 takes a free one
     #[arg(long, default_value = "127.0.0.1:3000", env = "INNOVER_LISTEN")]
     pub listen: SocketAddr,
-    /// Where /health, /readiness and /metrics are
-    #[arg(
-        long,
-        default_value = "127.0.0.1:3001",
-        env = "INNOVER_MANAGEMENT_LISTEN"
-    )]
-    pub management_listen: SocketAddr,
+    #[command(flatten)]
+    pub management: Management,
     /// Where JSON log lines go: stderr, stdout, off, or a file; innover.log in the state folder when absent
     #[arg(long, env = "INNOVER_LOG")]
     pub log: Option<String>,
@@ -369,7 +375,37 @@ pub enum EventsCommand {
 
 #[derive(Subcommand)]
 pub enum JobsCommand {
-    /// The newest jobs
+    /// Put a job on a queue
+    ///
+    /// It is kept in the state folder and runs when the platform does. Results of jobs pushed here
+    /// are shown by `innover jobs show`.
+    Push {
+        /// Its full name, e.g. payment.confirm
+        task: String,
+        /// Positional arguments: JSON, or text as it is
+        args: Vec<String>,
+        /// Named arguments, as a JSON object
+        #[arg(long, default_value = "{}")]
+        kwargs: String,
+        /// One that names the queue when the task's name does not
+        #[arg(long)]
+        queue: Option<String>,
+        /// A job runs once per id; a new one when absent
+        #[arg(long)]
+        id: Option<String>,
+        /// 0 is first, 9 last
+        #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u8).range(0..=9))]
+        priority: u8,
+        /// Seconds until it may run
+        #[arg(long)]
+        countdown: Option<f64>,
+        /// Wait up to so many seconds for its result
+        #[arg(long)]
+        wait: Option<u64>,
+        #[command(flatten)]
+        place: Place,
+    },
+    /// The newest jobs, and those that wait in Redis
     List {
         #[arg(long)]
         queue: Option<String>,
@@ -381,26 +417,71 @@ pub enum JobsCommand {
         #[arg(long, default_value_t = 50)]
         limit: usize,
         #[command(flatten)]
-        state: StateOnly,
+        seen: Seen,
     },
     /// One job with its arguments, result and error
     Show {
         id: String,
         #[command(flatten)]
-        state: StateOnly,
+        seen: Seen,
     },
     /// How many jobs of each queue are in each state
     Queues {
         #[command(flatten)]
-        state: StateOnly,
+        seen: Seen,
+    },
+    /// Queues with their tasks, and the jobs that run now
+    Inspect {
+        #[command(flatten)]
+        seen: Seen,
     },
     /// Jobs that were given up
     DeadLetters {
-        #[arg(long)]
-        queue: Option<String>,
+        #[command(flatten)]
+        which: Which,
         #[arg(long, default_value_t = 50)]
         limit: usize,
         #[command(flatten)]
-        state: StateOnly,
+        seen: Seen,
     },
+    /// Put jobs that were given up back on their queues
+    Retry {
+        #[command(flatten)]
+        which: Which,
+        /// All that match; without it an id is needed
+        #[arg(long)]
+        all: bool,
+        #[command(flatten)]
+        seen: Seen,
+    },
+    /// Delete jobs that were given up
+    Discard {
+        #[command(flatten)]
+        which: Which,
+        /// All that match; without it an id is needed
+        #[arg(long)]
+        all: bool,
+        #[command(flatten)]
+        seen: Seen,
+    },
+}
+
+/// Where jobs are looked for.
+#[derive(Args)]
+pub struct Seen {
+    #[command(flatten)]
+    pub place: Place,
+    #[command(flatten)]
+    pub queues: Queues,
+}
+
+/// Which dead letters.
+#[derive(Args)]
+pub struct Which {
+    /// The job
+    pub id: Option<String>,
+    #[arg(long)]
+    pub queue: Option<String>,
+    #[arg(long)]
+    pub task: Option<String>,
 }

@@ -1,12 +1,17 @@
 //! `innover bridge`: relay, delivery and queue beside stock Spin, over the same state folder.
 
-use std::{sync::Arc, time::Duration};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use anyhow::{Context, Result};
-use innover_bridge::{Bridge, BridgeConfig, Commits, HttpDoor, NoGate, RedisConfig};
+use bytes::Bytes;
+use http::{HeaderValue, Request, Response, StatusCode, header};
+use innover_bridge::{Bridge, BridgeConfig, Commits, HttpDoor, JOBS_PATH, NoGate, RedisConfig};
+use innover_contract::Keyring;
+use innover_host::{Handler, Listener};
+use serde_json::json;
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::{app::App, door, keys, log_file, migrate, print, secrets, state::StateDir};
+use crate::{app::App, door, keys, log_file, migrate, print, secrets, state::StateDir, up};
 
 const GRACE: Duration = Duration::from_secs(20);
 
@@ -17,6 +22,7 @@ pub async fn run(
     gateway: &str,
     log: &str,
     redis: RedisConfig,
+    listen: SocketAddr,
 ) -> Result<()> {
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot watch for SIGINT")?;
     let mut terminate = signal(SignalKind::terminate()).context("cannot watch for SIGTERM")?;
@@ -28,7 +34,7 @@ pub async fn run(
         anyhow::bail!("the databases are not up to date: run `innover migrate` first");
     }
     let keyring = keys::bridge_keyring(&app, &secrets);
-    let door = HttpDoor::new(gateway, keyring).context("cannot set up the HTTP client")?;
+    let door = HttpDoor::new(gateway, keyring.clone()).context("cannot set up the HTTP client")?;
     // Spin's guests cannot tell when they commit: outboxes are polled.
     let mut config = BridgeConfig::new(
         state.bridge(),
@@ -38,6 +44,16 @@ pub async fn run(
     let bridge = Bridge::start(config, Arc::new(door), Arc::new(NoGate), Commits::default())
         .await
         .context("the bridge does not start")?;
+    let bridge = Arc::new(bridge);
+    let listener = Listener::start(listen, management(&bridge, keyring))
+        .await
+        .with_context(|| {
+            format!("cannot listen on {listen}; INNOVER_MANAGEMENT_LISTEN names another address")
+        })?;
+    print::line(format!(
+        "management  {}/health, /readiness, /metrics",
+        up::url(listener.address())
+    ));
     print::line(format!(
         "bridge ready: {} to {gateway}",
         state.root().display()
@@ -46,9 +62,11 @@ pub async fn run(
         _ = interrupt.recv() => {}
         _ = terminate.recv() => {}
     }
-    if tokio::time::timeout(GRACE, bridge.shutdown())
-        .await
-        .is_err()
+    listener.stop(Duration::from_millis(200)).await;
+    if let Some(bridge) = up::finish(bridge, "bridge").await
+        && tokio::time::timeout(GRACE, bridge.shutdown())
+            .await
+            .is_err()
     {
         print::line("deliveries that did not end are delivered again at the next start");
     }
@@ -57,4 +75,54 @@ pub async fn run(
         .await
         .context("the log's thread failed")?;
     Ok(())
+}
+
+/// `/health`, `/readiness`, `/metrics`, and jobs for the gateway.
+fn management(bridge: &Arc<Bridge>, keyring: Keyring) -> Handler {
+    let bridge = Arc::downgrade(bridge);
+    Arc::new(move |request: Request<Bytes>| {
+        let (bridge, keyring) = (bridge.upgrade(), keyring.clone());
+        Box::pin(async move {
+            let Some(bridge) = bridge else {
+                return up::unavailable();
+            };
+            let path = request.uri().path();
+            if path.starts_with(JOBS_PATH) {
+                return bridge.answer(&keyring, request).await;
+            }
+            let (status, kind, body) = match path {
+                "/health" => (
+                    StatusCode::OK,
+                    "application/json",
+                    r#"{"status":"ok"}"#.to_owned(),
+                ),
+                "/readiness" => {
+                    let readiness = bridge.readiness();
+                    let (status, word) = match readiness.ready {
+                        true => (StatusCode::OK, "ready"),
+                        false => (StatusCode::SERVICE_UNAVAILABLE, "not ready"),
+                    };
+                    let missing = readiness.problems.join("; ");
+                    let body = json!({"status": word, "missing": {"bridge": missing}});
+                    (status, "application/json", body.to_string())
+                }
+                "/metrics" => (
+                    StatusCode::OK,
+                    "text/plain; version=0.0.4; charset=utf-8",
+                    bridge.metrics(),
+                ),
+                _ => (
+                    StatusCode::NOT_FOUND,
+                    "application/json",
+                    r#"{"paths":["/health","/readiness","/metrics"]}"#.to_owned(),
+                ),
+            };
+            let mut response = Response::new(Bytes::from(body));
+            *response.status_mut() = status;
+            response
+                .headers_mut()
+                .insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
+            response
+        })
+    })
 }

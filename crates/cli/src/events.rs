@@ -3,7 +3,7 @@
 use std::{path::Path, time::Duration};
 
 use anyhow::{Context, Result};
-use innover_bridge::inspect::{self, EventFilter, EventRow};
+use innover_bridge::inspect::{self, DeadLetterRow, EventFilter, EventRow, LetterFilter};
 use serde_json::Value;
 
 use crate::print::{self, cut, time};
@@ -105,10 +105,21 @@ pub fn list(store: &Path) -> Result<()> {
     Ok(())
 }
 
-/// What could not be delivered; `kind` is `event` or `job`.
-pub fn dead_letters(store: &Path, kind: &str, target: Option<&str>, limit: usize) -> Result<()> {
+/// Events that could not be delivered.
+pub fn dead_letters(store: &Path, subscriber: Option<String>, limit: usize) -> Result<()> {
     exists(store)?;
-    let rows: Vec<_> = inspect::dead_letters(store, Some(kind), target, limit)?
+    let filter = LetterFilter {
+        kind: Some("event"),
+        target: subscriber,
+        ..LetterFilter::default()
+    };
+    print_letters("event", inspect::dead_letters(store, &filter, limit)?);
+    Ok(())
+}
+
+/// Dead letters as a table; `kind` is `event` or `job`.
+pub(crate) fn print_letters(kind: &str, letters: Vec<DeadLetterRow>) {
+    let rows: Vec<_> = letters
         .into_iter()
         .map(|d| {
             [
@@ -123,10 +134,9 @@ pub fn dead_letters(store: &Path, kind: &str, target: Option<&str>, limit: usize
         .collect();
     if rows.is_empty() {
         print::line(format!("no dead {kind}s"));
-        return Ok(());
+        return;
     }
     print::table(["given up", "for", "name", "id", "tries", "error"], &rows);
-    Ok(())
 }
 
 pub(crate) fn exists(store: &Path) -> Result<()> {

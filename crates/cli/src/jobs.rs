@@ -1,19 +1,194 @@
-//! `innover jobs`: the queues, read from the bridge's file, running or not.
+//! `innover jobs`: the queues, in the bridge's file (running or not) and, when it answers, in Redis.
 
-use std::path::Path;
-
-use anyhow::{Context, Result};
-use innover_bridge::inspect::{self, JobFilter};
-use serde_json::{Value, json};
-
-use crate::{
-    events::exists,
-    print::{self, cut, time},
+use std::{
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
 };
 
-pub fn list(store: &Path, filter: &JobFilter, limit: usize) -> Result<()> {
-    exists(store)?;
-    let rows: Vec<_> = inspect::jobs(store, filter, limit)?
+use anyhow::{Context, Result, bail};
+use innover_bridge::{
+    Enqueued, RedisConfig, RedisQueues, ServiceSpec,
+    inspect::{self, JobFilter, LetterFilter, QueueRow},
+};
+use innover_contract::Job;
+use serde_json::{Map, Value, json};
+
+use crate::{
+    app::App,
+    arguments::{JobsCommand, Place, Seen, Which},
+    door,
+    events::{exists, print_letters},
+    print::{self, cut, time},
+    redis_probe,
+    state::StateDir,
+};
+
+/// Between two looks for a result.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
+
+pub async fn run(command: JobsCommand) -> Result<()> {
+    match command {
+        JobsCommand::Push {
+            task,
+            args,
+            kwargs,
+            queue,
+            id,
+            priority,
+            countdown,
+            wait,
+            place,
+        } => {
+            let named: Map<String, Value> =
+                serde_json::from_str(&kwargs).context("--kwargs is a JSON object")?;
+            let id = id.unwrap_or_else(|| format!("job_{}", uuid::Uuid::now_v7().simple()));
+            let mut job = Job::new(id, task, args.into_iter().map(argument).collect());
+            job.kwargs = named;
+            job.priority = priority;
+            job.eta = countdown.map(|seconds| now() + (seconds.clamp(0.0, 1e9) * 1e6) as i64);
+            push(&place, queue.as_deref(), job, wait.map(Duration::from_secs)).await
+        }
+        JobsCommand::List {
+            queue,
+            task,
+            job_state,
+            limit,
+            seen,
+        } => {
+            let filter = JobFilter {
+                queue,
+                task,
+                state: job_state,
+            };
+            list(
+                &Place::store(&seen.place)?,
+                seen.redis().await,
+                &filter,
+                limit,
+            )
+            .await
+        }
+        JobsCommand::Show { id, seen } => {
+            show(&Place::store(&seen.place)?, seen.redis().await, &id).await
+        }
+        JobsCommand::Queues { seen } => {
+            queues(&Place::store(&seen.place)?, seen.redis().await).await
+        }
+        JobsCommand::Inspect { seen } => inspect_queues(seen).await,
+        JobsCommand::DeadLetters { which, limit, seen } => {
+            let filter = which.filter();
+            let mut letters = Vec::new();
+            let store = Place::store(&seen.place)?;
+            letters.extend(inspect::dead_letters(&store, &filter, limit)?);
+            if let Some(redis) = seen.redis().await {
+                letters.extend(redis.dead_letters(&filter, limit).await?);
+            }
+            print_letters("job", letters);
+            Ok(())
+        }
+        JobsCommand::Retry { which, all, seen } => settle(which, all, seen, true).await,
+        JobsCommand::Discard { which, all, seen } => settle(which, all, seen, false).await,
+    }
+}
+
+impl Place {
+    /// The bridge's file.
+    pub fn store(&self) -> Result<PathBuf> {
+        let store = StateDir::open(&self.state_dir)?.bridge();
+        exists(&store)?;
+        Ok(store)
+    }
+}
+
+impl Seen {
+    fn services(&self) -> Result<Vec<ServiceSpec>> {
+        services(&self.place)
+    }
+
+    /// The queues in Redis, when one answers.
+    async fn redis(&self) -> Option<RedisQueues> {
+        redis_probe::ping(&self.queues.redis_url).await.ok()?;
+        let config = RedisConfig {
+            broker: self.queues.redis_url.clone(),
+            backend: self.queues.result_backend.clone(),
+        };
+        let connected = match self.services() {
+            Ok(services) => RedisQueues::connect(&config, &services)
+                .await
+                .map_err(anyhow::Error::from),
+            Err(error) => Err(error),
+        };
+        connected
+            .inspect_err(|error| eprintln!("Redis is left out: {error:#}"))
+            .ok()
+    }
+}
+
+impl Which {
+    fn filter(&self) -> LetterFilter {
+        LetterFilter {
+            kind: Some("job"),
+            target: self.queue.clone(),
+            name: self.task.clone(),
+            id: self.id.clone(),
+        }
+    }
+}
+
+fn services(place: &Place) -> Result<Vec<ServiceSpec>> {
+    let app = App::load(&place.manifest)?;
+    let state = StateDir::open(&place.state_dir)?;
+    Ok(door::services(&app, |label| state.database(label)))
+}
+
+/// JSON, or text as it is typed.
+fn argument(text: String) -> Value {
+    serde_json::from_str(&text).unwrap_or_else(|_| text.into())
+}
+
+fn now() -> i64 {
+    jiff::Timestamp::now().as_microsecond()
+}
+
+async fn push(place: &Place, queue: Option<&str>, job: Job, wait: Option<Duration>) -> Result<()> {
+    let store = place.store()?;
+    let id = job.id.clone();
+    match innover_bridge::enqueue(&store, &services(place)?, queue, job)? {
+        Enqueued::New => print::line(&id),
+        Enqueued::Known => print::line(format!("{id} was there before; nothing changed")),
+    };
+    let Some(wait) = wait else { return Ok(()) };
+    let until = Instant::now() + wait;
+    loop {
+        let job = inspect::job(&store, &id)?.context("the job is gone")?;
+        match job.state.as_str() {
+            "done" => {
+                print::line(job.result.unwrap_or_else(|| "null".into()));
+                return Ok(());
+            }
+            "failed" | "dead" | "revoked" => {
+                bail!("{}: {}", job.state, job.error.unwrap_or_default())
+            }
+            state if Instant::now() >= until => bail!(
+                "still {state} after {} s; `innover jobs show {id}` has it later",
+                wait.as_secs()
+            ),
+            _ => tokio::time::sleep(LOOK_EVERY).await,
+        }
+    }
+}
+
+async fn list(
+    store: &Path,
+    redis: Option<RedisQueues>,
+    filter: &JobFilter,
+    limit: usize,
+) -> Result<()> {
+    let mut jobs = inspect::jobs(store, filter, limit)?;
+    if let Some(redis) = redis {
+        jobs.extend(redis.jobs(filter, limit).await?);
+    }
+    let rows: Vec<_> = jobs
         .into_iter()
         .map(|j| {
             let took = match (j.started_at, j.finished_at) {
@@ -21,8 +196,12 @@ pub fn list(store: &Path, filter: &JobFilter, limit: usize) -> Result<()> {
                 _ => String::new(),
             };
             let last = j.error.or(j.result).unwrap_or_default();
+            let enqueued = match j.enqueued_at {
+                0 => "in Redis".to_owned(),
+                at => time(at),
+            };
             [
-                time(j.enqueued_at),
+                enqueued,
                 j.queue,
                 j.task,
                 j.id,
@@ -53,49 +232,74 @@ pub fn list(store: &Path, filter: &JobFilter, limit: usize) -> Result<()> {
     Ok(())
 }
 
-pub fn show(store: &Path, id: &str) -> Result<()> {
-    exists(store)?;
-    let job = inspect::job(store, id)?
-        .with_context(|| format!("there is no job {id}; `innover jobs list` shows the newest"))?;
-    let parsed = |text: &Option<String>| -> Value {
-        text.as_ref().map_or(Value::Null, |t| {
-            serde_json::from_str(t).unwrap_or_else(|_| t.clone().into())
-        })
+async fn show(store: &Path, redis: Option<RedisQueues>, id: &str) -> Result<()> {
+    let shown = match (inspect::job(store, id)?, redis) {
+        (Some(job), _) => {
+            let parsed = |text: &Option<String>| -> Value {
+                text.as_ref().map_or(Value::Null, |t| {
+                    serde_json::from_str(t).unwrap_or_else(|_| t.clone().into())
+                })
+            };
+            Some(json!({
+                "id": job.id,
+                "queue": job.queue,
+                "task": job.task,
+                "state": job.state,
+                "priority": job.priority,
+                "attempts": job.attempts,
+                "enqueued_at": time(job.enqueued_at),
+                "eta": (job.eta > 0).then(|| time(job.eta)),
+                "started_at": job.started_at.map(time),
+                "finished_at": job.finished_at.map(time),
+                "result": parsed(&job.result),
+                "error": job.error,
+                "envelope": parsed(&Some(job.envelope)),
+            }))
+        }
+        (None, Some(redis)) => redis.result(id).await?.map(|found| {
+            let result = found
+                .result
+                .map(|text| serde_json::from_str(&text).unwrap_or(Value::String(text)));
+            json!({
+                "id": id,
+                "state": found.state,
+                "result": result,
+                "error": found.error,
+            })
+        }),
+        (None, None) => None,
     };
-    let shown = json!({
-        "id": job.id,
-        "queue": job.queue,
-        "task": job.task,
-        "state": job.state,
-        "priority": job.priority,
-        "attempts": job.attempts,
-        "enqueued_at": time(job.enqueued_at),
-        "eta": (job.eta > 0).then(|| time(job.eta)),
-        "started_at": job.started_at.map(time),
-        "finished_at": job.finished_at.map(time),
-        "result": parsed(&job.result),
-        "error": job.error,
-        "envelope": parsed(&Some(job.envelope)),
-    });
+    let shown = shown
+        .with_context(|| format!("there is no job {id}; `innover jobs list` shows the newest"))?;
     print::line(serde_json::to_string_pretty(&shown).context("cannot print the job")?);
     Ok(())
 }
 
-pub fn queues(store: &Path) -> Result<()> {
-    exists(store)?;
-    let rows: Vec<_> = inspect::queues(store)?
+async fn queues(store: &Path, redis: Option<RedisQueues>) -> Result<()> {
+    let row = |place: &str, q: QueueRow| {
+        let counts =
+            [q.queued, q.delayed, q.leased, q.done, q.failed, q.dead].map(|n| n.to_string());
+        let [queued, delayed, leased, done, failed, dead] = counts;
+        let oldest = q.oldest_queued_at.map(time).unwrap_or_default();
+        let place = place.to_owned();
+        [
+            q.queue, place, queued, delayed, leased, done, failed, dead, oldest,
+        ]
+    };
+    let mut rows: Vec<_> = inspect::queues(store)?
         .into_iter()
-        .map(|q| {
-            let counts =
-                [q.queued, q.delayed, q.leased, q.done, q.failed, q.dead].map(|n| n.to_string());
-            let [queued, delayed, leased, done, failed, dead] = counts;
-            let oldest = q.oldest_queued_at.map(time).unwrap_or_default();
-            [q.queue, queued, delayed, leased, done, failed, dead, oldest]
-        })
+        .map(|q| row("here", q))
         .collect();
+    if let Some(redis) = redis {
+        let there = redis.queues().await?.into_iter();
+        let busy = there.filter(|q| q.queued + q.delayed + q.leased + q.dead > 0);
+        rows.extend(busy.map(|q| row("Redis", q)));
+    }
+    rows.sort();
     print::table(
         [
             "queue",
+            "kept",
             "queued",
             "delayed",
             "running",
@@ -107,4 +311,62 @@ pub fn queues(store: &Path) -> Result<()> {
         &rows,
     );
     Ok(())
+}
+
+/// What Celery's `inspect registered` and `active` show, without Redis too.
+async fn inspect_queues(seen: Seen) -> Result<()> {
+    let store = Place::store(&seen.place)?;
+    let rows: Vec<_> = seen
+        .services()?
+        .into_iter()
+        .filter_map(|service| service.queue)
+        .map(|queue| {
+            let tasks: Vec<&str> = queue.tasks.keys().map(String::as_str).collect();
+            let mut names = vec![queue.name.clone()];
+            names.extend(queue.aliases.clone());
+            [
+                names.join(", "),
+                queue.concurrency.to_string(),
+                tasks.join(" "),
+            ]
+        })
+        .collect();
+    print::table(["queue", "at once", "tasks"], &rows);
+    let filter = JobFilter {
+        state: Some("leased".into()),
+        ..JobFilter::default()
+    };
+    print::line("");
+    print::line("running now:");
+    list(&store, seen.redis().await, &filter, 200).await
+}
+
+async fn settle(which: Which, all: bool, seen: Seen, retry: bool) -> Result<()> {
+    if which.id.is_none() && !all {
+        bail!("name the job, or say --all (with --queue or --task for some of them)");
+    }
+    let filter = which.filter();
+    let mut settled = inspect::settle_jobs(&Place::store(&seen.place)?, &filter, retry)?;
+    if let Some(redis) = seen.redis().await {
+        settled += redis.settle(&filter, retry).await?;
+    }
+    let done = if retry { "queued again" } else { "discarded" };
+    if settled == 0 && which.id.is_some() {
+        bail!("no dead letter matches; `innover jobs dead-letters` lists them");
+    }
+    print::line(format!("{settled} {done}"));
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn arguments_are_json_or_the_text_that_was_typed() {
+        assert_eq!(argument("1".into()), json!(1));
+        assert_eq!(argument("[1, 2]".into()), json!([1, 2]));
+        assert_eq!(argument("pay_1".into()), json!("pay_1"));
+        assert_eq!(argument("01".into()), json!("01"));
+    }
 }

@@ -26,6 +26,8 @@ pub struct Settings {
     /// `iss` of access tokens and the base of discovery URLs.
     pub issuer: String,
     pub redis_url: String,
+    /// Where the bridge serves jobs, as the gateway reaches it.
+    pub bridge_url: String,
 }
 
 /// Everything `up` hands to the host and the bridge.
@@ -90,14 +92,19 @@ fn variables(
             // The shipped extract ages; a laptop without newer rates still has to show the main job.
             "rates_max_age_days" if settings.profile == "dev" => RATES_MAX_AGE_DAYS_DEV.to_string(),
             "redis_url" => settings.redis_url.clone(),
+            "bridge_url" => settings.bridge_url.clone(),
             _ => match app.keyring_owner(name) {
                 Some((id, component)) => {
-                    let calls: Vec<_> = component
+                    let mut calls: Vec<_> = component
                         .innover
                         .calls
                         .iter()
                         .map(|c| app.service_name(c).to_owned())
                         .collect();
+                    // The bridge is no component, so spin.toml cannot name it.
+                    if id == GATEWAY {
+                        calls.push(BRIDGE.to_owned());
+                    }
                     let service = component.innover.service_name(id);
                     Keyring::build(service, &calls, &secrets.services).encode()
                 }
@@ -214,6 +221,7 @@ mod tests {
             profile: "dev".into(),
             issuer: "http://127.0.0.1:3000".into(),
             redis_url: "redis://127.0.0.1:6379".into(),
+            bridge_url: "http://127.0.0.1:3001".into(),
         }
     }
 

@@ -37,14 +37,13 @@ use std::{path::PathBuf, process::ExitCode};
 
 use anyhow::{Context, Result};
 use clap::Parser;
-use innover_bridge::inspect::{EventFilter, JobFilter};
+use innover_bridge::inspect::EventFilter;
 use innover_manifest::Manifest;
 
 use crate::{
     app::App,
     arguments::{
-        Cli, Command, EventsCommand, ForexCommand, JobsCommand, LedgerCommand, StateOnly, Storage,
-        Target,
+        Cli, Command, EventsCommand, ForexCommand, LedgerCommand, StateOnly, Storage, Target,
     },
     state::StateDir,
 };
@@ -79,7 +78,7 @@ async fn dispatch(command: Command) -> Result<bool> {
             let state = StateDir::create(&up.place.state_dir)?;
             let options = up::Options {
                 listen: up.listen,
-                management_listen: up.management_listen,
+                management_listen: up.management.management_listen,
                 profile: up.settings.profile.name().to_owned(),
                 issuer: up.settings.issuer,
                 redis: up.settings.queues.into(),
@@ -92,6 +91,7 @@ async fn dispatch(command: Command) -> Result<bool> {
             gateway,
             log,
             queues,
+            management,
             place,
         } => {
             let gateway = Target { url: gateway }.url()?;
@@ -101,6 +101,7 @@ async fn dispatch(command: Command) -> Result<bool> {
                 &gateway,
                 &log,
                 queues.into(),
+                management.management_listen,
             )
             .await?;
         }
@@ -114,12 +115,14 @@ async fn dispatch(command: Command) -> Result<bool> {
             place,
             settings,
             listen,
+            management,
             new_profile_key,
         } => {
             let settings = keys::Settings {
                 profile: settings.profile.name().to_owned(),
                 issuer: settings.issuer.unwrap_or_else(|| up::url(listen)),
                 redis_url: settings.queues.redis_url,
+                bridge_url: up::url(management.management_listen),
             };
             let app = App::load(&place.manifest)?;
             let state = StateDir::create(&place.state_dir)?;
@@ -168,7 +171,7 @@ async fn dispatch(command: Command) -> Result<bool> {
             print::line(text.trim_end());
         }
         Command::Events(command) => events_command(command).await?,
-        Command::Jobs(command) => jobs_command(command)?,
+        Command::Jobs(command) => jobs::run(command).await?,
         Command::Demo { target } => demo::run(&target.url()?).await?,
         Command::Bench {
             manifest,
@@ -178,14 +181,14 @@ async fn dispatch(command: Command) -> Result<bool> {
         Command::Doctor {
             place,
             listen,
-            management_listen,
+            management,
             queues,
         } => {
             let options = doctor::Options {
                 manifest: &place.manifest,
                 state: &place.state_dir,
                 listen,
-                management_listen,
+                management_listen: management.management_listen,
                 redis_url: &queues.redis_url,
             };
             return doctor::run(options).await;
@@ -221,34 +224,7 @@ async fn events_command(command: EventsCommand) -> Result<()> {
             subscriber,
             limit,
             state,
-        } => events::dead_letters(&store(&state)?, "event", subscriber.as_deref(), limit),
-    }
-}
-
-fn jobs_command(command: JobsCommand) -> Result<()> {
-    match command {
-        JobsCommand::List {
-            queue,
-            task,
-            job_state,
-            limit,
-            state,
-        } => jobs::list(
-            &store(&state)?,
-            &JobFilter {
-                queue,
-                task,
-                state: job_state,
-            },
-            limit,
-        ),
-        JobsCommand::Show { id, state } => jobs::show(&store(&state)?, &id),
-        JobsCommand::Queues { state } => jobs::queues(&store(&state)?),
-        JobsCommand::DeadLetters {
-            queue,
-            limit,
-            state,
-        } => events::dead_letters(&store(&state)?, "job", queue.as_deref(), limit),
+        } => events::dead_letters(&store(&state)?, subscriber, limit),
     }
 }
 

@@ -100,7 +100,10 @@ fn step(name: &str, text: impl std::fmt::Display) {
 }
 
 async fn start(app: App, state: &StateDir, options: &Options) -> Result<Running> {
-    let listen = concrete(options.listen)?;
+    let (listen, management_listen) = (
+        concrete(options.listen)?,
+        concrete(options.management_listen)?,
+    );
     for warning in &app.manifest.warnings {
         step("warning", warning);
     }
@@ -113,6 +116,7 @@ async fn start(app: App, state: &StateDir, options: &Options) -> Result<Running>
         profile: options.profile.clone(),
         issuer: options.issuer.clone().unwrap_or_else(|| url(listen)),
         redis_url: options.redis.broker.clone(),
+        bridge_url: url(management_listen),
     };
     // Making an RSA key takes up to seconds; nothing else runs yet.
     let keys = keys::write(&app, state, &settings)?;
@@ -173,7 +177,7 @@ async fn start(app: App, state: &StateDir, options: &Options) -> Result<Running>
     config.key_value = [("default".to_owned(), KeyValueStore::File(state.key_value()))].into();
     config.variables = keys.variables;
     config.listen = listen;
-    config.management_listen = Some(options.management_listen);
+    config.management_listen = Some(management_listen);
     config.redis_url = Some(options.redis.broker.clone());
     config.log = log;
     let host = Arc::new(
@@ -188,7 +192,7 @@ async fn start(app: App, state: &StateDir, options: &Options) -> Result<Running>
     config.redis = Some(options.redis.clone());
     let bridge = Bridge::start(
         config,
-        Arc::new(HostDoor::new(host.caller(), keys.bridge)),
+        Arc::new(HostDoor::new(host.caller(), keys.bridge.clone())),
         Arc::new(HostGate(Arc::downgrade(&host))),
         bells.clone(),
     )
@@ -202,6 +206,19 @@ async fn start(app: App, state: &StateDir, options: &Options) -> Result<Running>
             text.push_str(&bridge.metrics());
         }
     });
+    let jobs = Arc::downgrade(&bridge);
+    host.add_handler(
+        innover_bridge::JOBS_PATH,
+        Arc::new(move |request| {
+            let (jobs, keyring) = (jobs.upgrade(), keys.bridge.clone());
+            Box::pin(async move {
+                match jobs {
+                    Some(bridge) => bridge.answer(&keyring, request).await,
+                    None => unavailable(),
+                }
+            })
+        }),
+    );
     let state_of = Arc::downgrade(&bridge);
     host.add_readiness("bridge", move || {
         let bridge = state_of.upgrade().ok_or("stopping")?;
@@ -231,6 +248,13 @@ async fn start(app: App, state: &StateDir, options: &Options) -> Result<Running>
         watch,
         dev: options.profile == "dev",
     })
+}
+
+/// For a request that comes while the bridge stops.
+pub fn unavailable() -> http::Response<Bytes> {
+    let mut stopping = http::Response::new(Bytes::from_static(b"stopping\n"));
+    *stopping.status_mut() = http::StatusCode::SERVICE_UNAVAILABLE;
+    stopping
 }
 
 /// Says why it takes long when it does: only a changed component is compiled.
@@ -356,7 +380,7 @@ impl Running {
 }
 
 /// Takes the value out of its `Arc`: others hold it only for the moment of a scrape or a lock.
-async fn finish<T>(mut shared: Arc<T>, what: &str) -> Option<T> {
+pub async fn finish<T>(mut shared: Arc<T>, what: &str) -> Option<T> {
     for _ in 0..100 {
         match Arc::try_unwrap(shared) {
             Ok(value) => return Some(value),

@@ -40,4 +40,5 @@ mod triggers;
 
 pub use config::{HostConfig, Instances, KeyValueStore, ReadinessCheck};
 pub use database::{Commits, LockError, WriteGuard};
+pub use management::{Handler, Listener};
 pub use start::{CallError, Caller, Host};

@@ -160,3 +160,8 @@ pub const GUEST_LINE_BYTES_MAX: usize = 64 << 10;
 pub const OUTBOUND_CONNECT: Duration = Duration::from_secs(5);
 /// Time to the first byte, and between two, of an outbound answer when the guest names none.
 pub const OUTBOUND_READ: Duration = Duration::from_secs(30);
+
+/// A body on the management listener: a job has at most a mebibyte.
+pub const MANAGEMENT_BODY_BYTES_MAX: usize = 1 << 20;
+/// A body on the management listener is there within this time.
+pub const BODY_READ: Duration = Duration::from_secs(10);

@@ -23,7 +23,7 @@ use crate::guest::Guest;
 use crate::interfaces::key_value::Stores;
 use crate::interfaces::redis::Servers;
 use crate::load::{self, App};
-use crate::management::Management;
+use crate::management::{self, Management};
 use crate::metrics::Metrics;
 use crate::problem::Problem;
 use crate::route::{Client, Entrance};
@@ -134,7 +134,10 @@ impl Host {
                 let management = Arc::clone(&management);
                 let server = Server::start(address, move |_| {
                     let management = Arc::clone(&management);
-                    move |request| std::future::ready(management.answer(&request))
+                    move |request| {
+                        let management = Arc::clone(&management);
+                        async move { management.answer(request).await }
+                    }
                 })
                 .await
                 .with_context(|| format!("cannot listen on {address}"))?;
@@ -238,6 +241,11 @@ impl Host {
     ) {
         let check: config::ReadinessCheck = Arc::new(check);
         self.management.add_readiness(name.into(), check);
+    }
+
+    /// Serves paths that begin with `prefix` on the management listener.
+    pub fn add_handler(&self, prefix: &'static str, handler: management::Handler) {
+        self.management.add_handler(prefix, handler);
     }
 
     /// Stops accepting, finishes what was accepted (at most `grace`), and closes.

@@ -29,6 +29,8 @@ pub(crate) enum Outcome {
     },
     /// No handler ran: it is as if it had not been fetched.
     Returned,
+    /// Its time was over before it ran.
+    Expired,
     /// Refused for good (`dead` false), or its tries are used up.
     GivenUp { dead: bool, error: String },
 }
@@ -49,8 +51,8 @@ pub(crate) fn enqueue(c: &Connection, queue: &str, job: &Job, now: i64) -> Resul
     let state = if eta > now { "delayed" } else { "queued" };
     let inserted = c
         .prepare_cached(
-            "INSERT INTO jobs (id, queue, task, envelope, priority, state, eta, enqueued_at)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8) ON CONFLICT (id) DO NOTHING",
+            "INSERT INTO jobs (id, queue, task, envelope, priority, state, eta, enqueued_at, alone)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9) ON CONFLICT (id) DO NOTHING",
         )?
         .execute(params![
             job.id,
@@ -60,7 +62,9 @@ pub(crate) fn enqueue(c: &Connection, queue: &str, job: &Job, now: i64) -> Resul
             job.priority,
             state,
             eta,
-            now
+            now,
+            // A limit of its own is no limit for others.
+            i64::from(job.soft_limit_ms.is_some())
         ])?;
     Ok(inserted == 1)
 }
@@ -175,6 +179,13 @@ pub(crate) fn settle(
             )?
             .execute(params![job.id, owner])?;
         }
+        Outcome::Expired => {
+            c.prepare_cached(
+                "UPDATE jobs SET state = 'revoked', finished_at = ?3, error = 'expired', lease_owner = ''
+                 WHERE id = ?1 AND state = 'leased' AND lease_owner = ?2",
+            )?
+            .execute(params![job.id, owner, now])?;
+        }
         Outcome::GivenUp { dead, error } => {
             let state = if *dead { "dead" } else { "failed" };
             let changed = c
@@ -247,7 +258,7 @@ pub(crate) fn retire(c: &Connection, before: i64, keep: i64, limit: usize) -> Re
     let mut deleted = c
         .prepare_cached(
             "DELETE FROM jobs WHERE seq IN (SELECT seq FROM jobs
-                 WHERE state = 'done' AND finished_at < ?1
+                 WHERE state IN ('done', 'revoked') AND finished_at < ?1
                  ORDER BY finished_at LIMIT ?2)",
         )?
         .execute(params![before, limit as i64])?;
@@ -255,7 +266,7 @@ pub(crate) fn retire(c: &Connection, before: i64, keep: i64, limit: usize) -> Re
         deleted += c
             .prepare_cached(
                 "DELETE FROM jobs WHERE seq IN (SELECT seq FROM jobs
-                     WHERE state = 'done'
+                     WHERE state IN ('done', 'revoked')
                      ORDER BY finished_at DESC LIMIT ?1 OFFSET ?2)",
             )?
             .execute(params![(limit - deleted) as i64, keep])?;

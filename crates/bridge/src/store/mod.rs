@@ -33,7 +33,10 @@ use crate::{
 use readers::Readers;
 
 const SCHEMA: &str = include_str!("schema.sql");
-const SCHEMA_VERSION: i64 = 1;
+const SCHEMA_VERSION: i64 = 2;
+/// From version 1: jobs may be revoked.
+const TO_2: &str = "DROP INDEX jobs_finished;
+    CREATE INDEX jobs_finished ON jobs (finished_at) WHERE state IN ('done', 'revoked');";
 
 /// Why a command had no effect. The text is shared by all commands of one commit.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -135,11 +138,15 @@ fn migrate(connection: &Connection) -> Result<(), StoreError> {
     connection.execute_batch("BEGIN IMMEDIATE")?;
     // Read again under the lock: two processes may open a new file at once.
     let found = version(connection)?;
-    let done = match found {
-        0 => connection
-            .execute_batch(SCHEMA)
+    let bring = |script: &str| {
+        connection
+            .execute_batch(script)
             .and_then(|()| connection.pragma_update(None, "user_version", SCHEMA_VERSION))
-            .map_err(StoreError::from),
+            .map_err(StoreError::from)
+    };
+    let done = match found {
+        0 => bring(SCHEMA),
+        1 => bring(TO_2),
         SCHEMA_VERSION => Ok(()),
         found => Err(StoreError::Newer {
             found,

@@ -45,7 +45,8 @@ CREATE TABLE jobs (
     task        TEXT    NOT NULL,
     envelope    TEXT    NOT NULL,
     priority    INTEGER NOT NULL,
-    -- queued | delayed (until eta) | leased | done | failed (refused for good) | dead (tries used up)
+    -- queued | delayed (until eta) | leased | done | revoked (expired) | failed (refused for good)
+    -- | dead (tries used up)
     state       TEXT    NOT NULL,
     alone       INTEGER NOT NULL DEFAULT 0,
     eta         INTEGER NOT NULL,
@@ -61,7 +62,7 @@ CREATE TABLE jobs (
 CREATE INDEX jobs_queued   ON jobs (queue, priority, seq) WHERE state = 'queued';
 CREATE INDEX jobs_delayed  ON jobs (queue, eta)           WHERE state = 'delayed';
 CREATE INDEX jobs_leased   ON jobs (lease_until)          WHERE state = 'leased';
-CREATE INDEX jobs_finished ON jobs (finished_at)          WHERE state = 'done';
+CREATE INDEX jobs_finished ON jobs (finished_at)          WHERE state IN ('done', 'revoked');
 
 CREATE TABLE schedules (
     id        TEXT    PRIMARY KEY,
