@@ -10,7 +10,8 @@ use std::sync::{
 
 use redis::{
     AsyncConnectionConfig, Client, ErrorKind, IntoConnectionInfo, ProtocolVersion, PushInfo,
-    PushKind, RedisError, Value, aio::MultiplexedConnection,
+    PushKind, RedisError, Value,
+    aio::{AsyncPushSender, MultiplexedConnection},
 };
 use tokio::sync::{Notify, mpsc, watch};
 
@@ -86,11 +87,15 @@ impl Scripts {
 pub(crate) enum Said {
     /// A new connection is there: whatever was missed must be looked up.
     Connected,
-    /// These keys have changed; empty when all may have.
-    Changed(Vec<String>),
     /// Remote control.
     Control(Vec<u8>),
+    /// The connection has ended.
+    Ended,
 }
+
+/// Called with the name of a list that has changed, with none when all may have. It must not block:
+/// it runs where answers are read, so that news of a job takes no detour.
+pub(crate) type Ring = Arc<dyn Fn(Option<&str>) + Send + Sync>;
 
 struct Current {
     number: u64,
@@ -205,8 +210,7 @@ impl Redis {
 
     /// Connects for a few commands, without hearing of changes.
     pub(crate) async fn connect_once(&self) -> Result<(), RedisError> {
-        let (pushes, _) = mpsc::unbounded_channel();
-        let connection = self.open(pushes).await?;
+        let connection = self.open(|_| Ok::<(), ()>(())).await?;
         *self.lock() = Some(Current {
             number: 0,
             connection,
@@ -216,7 +220,7 @@ impl Redis {
 
     async fn open(
         &self,
-        pushes: mpsc::UnboundedSender<PushInfo>,
+        pushes: impl AsyncPushSender,
     ) -> Result<MultiplexedConnection, RedisError> {
         let config = AsyncConnectionConfig::new()
             .set_push_sender(pushes)
@@ -239,6 +243,7 @@ impl Redis {
     pub(crate) async fn run(
         self: Arc<Redis>,
         prefixes: Vec<String>,
+        ring: Ring,
         said: mpsc::UnboundedSender<Said>,
         metrics: Arc<Metrics>,
         mut shutdown: watch::Receiver<bool>,
@@ -247,7 +252,7 @@ impl Redis {
         while !*shutdown.borrow() {
             let (pushes, mut inbox) = mpsc::unbounded_channel();
             let connected = tokio::select! {
-                connected = self.connect(&prefixes, pushes) => connected,
+                connected = self.connect(&prefixes, ring.clone(), pushes) => connected,
                 _ = shutdown.changed() => return,
             };
             match connected {
@@ -259,15 +264,14 @@ impl Redis {
                     tracing::info!(address = self.address, "connected to Redis");
                     let _ = said.send(Said::Connected);
                     loop {
-                        let push = tokio::select! {
-                            push = inbox.recv() => push,
+                        let news = tokio::select! {
+                            news = inbox.recv() => news,
                             () = self.broken.notified() => None,
                             _ = shutdown.changed() => return,
                         };
-                        match push.and_then(read) {
-                            Some(Ok(news)) => drop(said.send(news)),
-                            Some(Err(Ignored)) => {}
-                            None => break,
+                        match news {
+                            Some(Said::Ended) | None => break,
+                            Some(news) => drop(said.send(news)),
                         }
                     }
                     *self.lock() = None;
@@ -302,9 +306,15 @@ impl Redis {
     async fn connect(
         &self,
         prefixes: &[String],
-        pushes: mpsc::UnboundedSender<PushInfo>,
+        ring: Ring,
+        said: mpsc::UnboundedSender<Said>,
     ) -> Result<MultiplexedConnection, RedisError> {
-        let mut connection = self.open(pushes).await?;
+        let mut connection = self
+            .open(move |push| {
+                hear(push, &ring, &said);
+                Ok::<(), ()>(())
+            })
+            .await?;
         let mut setup = redis::pipe();
         // Fanout is Pub/Sub under a name that carries the database (kombu/transport/redis.py).
         let control = format!("/{}.celery.pidbox", self.broker);
@@ -321,35 +331,35 @@ impl Redis {
     }
 }
 
-/// A push that says nothing to us: an answer to SUBSCRIBE.
-struct Ignored;
-
-/// `None` when the connection has ended.
-fn read(push: PushInfo) -> Option<Result<Said, Ignored>> {
+fn hear(push: PushInfo, ring: &Ring, said: &mpsc::UnboundedSender<Said>) {
     let bytes = |value: Value| match value {
         Value::BulkString(bytes) => Some(bytes),
         Value::SimpleString(text) => Some(text.into_bytes()),
         _ => None,
     };
-    let said = match push.kind {
-        PushKind::Disconnection => return None,
+    let news = match push.kind {
+        PushKind::Disconnection => Some(Said::Ended),
         PushKind::Invalidate => {
-            let keys = match push.data.into_iter().next() {
-                Some(Value::Array(keys)) => keys
-                    .into_iter()
-                    .filter_map(bytes)
-                    .map(|key| String::from_utf8_lossy(&key).into_owned())
-                    .collect(),
+            match push.data.into_iter().next() {
+                Some(Value::Array(keys)) => keys.into_iter().filter_map(bytes).for_each(|key| {
+                    ring(Some(&String::from_utf8_lossy(&key)));
+                }),
                 // The whole database was flushed.
-                _ => Vec::new(),
-            };
-            Said::Changed(keys)
+                _ => ring(None),
+            }
+            None
         }
-        PushKind::Message => match push.data.into_iter().nth(1).and_then(bytes) {
-            Some(payload) => Said::Control(payload),
-            None => return Some(Err(Ignored)),
-        },
-        _ => return Some(Err(Ignored)),
+        PushKind::Message => push
+            .data
+            .into_iter()
+            .nth(1)
+            .and_then(bytes)
+            .map(Said::Control),
+        // Answers to SUBSCRIBE.
+        _ => None,
     };
-    Some(Ok(said))
+    if let Some(news) = news {
+        // Nobody listens any more at shutdown.
+        let _ = said.send(news);
+    }
 }

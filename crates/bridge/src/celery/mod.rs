@@ -44,7 +44,7 @@ use crate::{
     metrics::Metrics,
 };
 use canvas::Sender;
-use connection::{Redis, Said};
+use connection::{Redis, Ring, Said};
 use control::Command;
 use message::Message;
 use worker::{Keys, REVOKED, REVOKED_VERSION, Worker};
@@ -132,7 +132,9 @@ pub(crate) fn start(setup: Setup, tasks: &mut JoinSet<()>) -> Result<Arc<Shared>
         })
         .map(|name| (*name).clone())
         .collect();
-    tasks.spawn(redis.run(prefixes, said, metrics, shutdown.clone()));
+    let ringing = shared.clone();
+    let ring: Ring = Arc::new(move |key| ringing.ring(key));
+    tasks.spawn(redis.run(prefixes, ring, said, metrics, shutdown.clone()));
     tasks.spawn(
         shared
             .clone()
@@ -182,17 +184,15 @@ impl Shared {
         up.then(|| inspect::RedisQueues::of(self.redis.clone(), self.routes.queues()))
     }
 
-    fn ring<'a>(&self, keys: impl Iterator<Item = &'a str>) {
-        for key in keys {
-            let queue = key.split('\u{6}').next().unwrap_or(key);
-            if let Some(bell) = self.bells.get(queue) {
-                bell.notify_one();
-            }
+    /// A list has changed; all may have when it is not named.
+    fn ring(&self, key: Option<&str>) {
+        let Some(key) = key else {
+            return self.bells.values().for_each(|bell| bell.notify_one());
+        };
+        let queue = key.split('\u{6}').next().unwrap_or(key);
+        if let Some(bell) = self.bells.get(queue) {
+            bell.notify_one();
         }
-    }
-
-    fn ring_all(&self) {
-        self.bells.values().for_each(|bell| bell.notify_one());
     }
 
     /// How tasks are sent that follow from `message`, which came by `queue`.
@@ -246,10 +246,9 @@ impl Shared {
                     }
                     self.load_revoked().await;
                     self.announce("worker-online", &queues).await;
-                    self.ring_all();
+                    self.ring(None);
                 }
-                Some(Said::Changed(keys)) if keys.is_empty() => self.ring_all(),
-                Some(Said::Changed(keys)) => self.ring(keys.iter().map(String::as_str)),
+                Some(Said::Ended) => {}
                 Some(Said::Control(payload)) => match Command::parse(&payload) {
                     Ok(command) => self.obey(&command, &queues).await,
                     Err(error) => {

@@ -172,7 +172,8 @@ impl Worker {
                         failures = 0;
                         settled.clear();
                         if let Some(turn) = turn {
-                            maybe_more = !turn.leased.is_empty();
+                            // What comes after the last one rings.
+                            maybe_more = turn.unfilled == 0;
                             next_due = turn.next_due;
                             if turn.revoked_version != self.shared.revoked.version() {
                                 self.shared.load_revoked().await;
@@ -229,7 +230,6 @@ impl Worker {
                 _ = self.shutdown.changed(), if !closing => None,
             };
             while let Some(landed) = next {
-                maybe_more = true;
                 match &landed.unavailable {
                     None => unavailable = 0,
                     Some(problem) => {
@@ -302,11 +302,12 @@ impl Worker {
             }
         }
         // What was sent to our own lists makes no noise on this connection.
-        let sent: HashSet<String> = settled
+        let sent: HashSet<&str> = settled
             .iter()
-            .flat_map(|s| s.effects.messages.iter().map(|m| m.queue.clone()))
+            .flat_map(|s| s.effects.messages.iter().map(|m| m.queue.as_str()))
             .collect();
-        self.shared.ring(sent.iter().map(String::as_str));
+        sent.into_iter()
+            .for_each(|queue| self.shared.ring(Some(queue)));
         let Some(fetched) = fetched else {
             return Ok(None);
         };
@@ -576,6 +577,8 @@ pub(crate) fn when(text: &str) -> Option<i64> {
 struct Turn {
     next_due: Option<i64>,
     revoked_version: String,
+    /// Deliveries that were wanted and not there.
+    unfilled: usize,
     leased: Vec<Leased>,
 }
 
@@ -585,6 +588,7 @@ impl Turn {
         let mut next = || items.next().unwrap_or(Value::Nil);
         let due = f64::from_redis_value(next())?;
         let revoked_version = String::from_redis_value(next())?;
+        let unfilled = usize::from_redis_value(next())?;
         let mut leased = Vec::new();
         while let Some(lease) = items.next() {
             let mut next = || items.next().unwrap_or(Value::Nil);
@@ -597,6 +601,7 @@ impl Turn {
         Ok(Turn {
             next_due: (due >= 0.0).then_some((due * 1e3) as i64),
             revoked_version,
+            unfilled,
             leased,
         })
     }

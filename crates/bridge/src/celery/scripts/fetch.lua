@@ -3,8 +3,8 @@
 -- KEYS: leased (lease -> when it ends), delayed (lease -> when it is due), messages (lease ->
 --       message), tries (lease -> deliveries, when more than one), revoked, then the lists.
 -- ARGV: lease in ms, deliveries wanted, prefix of new lease ids, first number, then task, batch …
--- Returns when the next delayed one is due (-1: none), the version of the revoked ids, then lease,
--- delivery number and message of each.
+-- Returns when the next delayed one is due (-1: none), the version of the revoked ids, how many more
+-- deliveries were wanted than there were, then lease, delivery number and message of each.
 local leased, delayed, messages, tries, revoked = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
@@ -15,7 +15,7 @@ local batches = {}
 for i = 5, #ARGV, 2 do
     batches[ARGV[i]] = tonumber(ARGV[i + 1])
 end
-local out = {-1, redis.call('GET', revoked) or '0'}
+local out = {-1, redis.call('GET', revoked) or '0', 0}
 
 local function hold(message, delivery)
     local lease = ARGV[3] .. string.format('%.0f', number)
@@ -77,4 +77,5 @@ local first = redis.call('ZRANGE', delayed, 0, 0, 'WITHSCORES')
 if first[2] then
     out[1] = first[2]
 end
+out[3] = room
 return out
