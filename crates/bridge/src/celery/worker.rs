@@ -41,6 +41,9 @@ pub(crate) struct Keys {
     pub(crate) lists: Vec<String>,
 }
 
+/// An echo comes within the moment it takes Redis to answer; a short job is done by then.
+const ECHO: Duration = Duration::from_millis(1);
+
 /// Bumped when an id is revoked.
 pub(crate) const REVOKED_VERSION: &str = "innover:revoked:version";
 /// Revoked id → when it is forgotten, in ms.
@@ -149,12 +152,18 @@ impl Worker {
         let mut number = 0_u64;
         let mut maybe_more = true;
         let mut next_due: Option<i64> = None;
+        // What a fetch takes rings the bell too: Redis does not see that it was us. News within this
+        // time waits for the delivery to land, whose turn fetches anyway.
+        let mut echo_until = tokio::time::Instant::now();
         loop {
             let closing = *self.shutdown.borrow();
             let now = self.shared.clock.now();
+            let echo = settled.is_empty()
+                && !flights.is_empty()
+                && tokio::time::Instant::now() < echo_until;
             let held = now < held_until;
             let due = next_due.is_some_and(|at| at <= now);
-            let wanted = match closing || held || !(maybe_more || due) {
+            let wanted = match closing || held || echo || !(maybe_more || due) {
                 true => 0,
                 // One delivery finds out whether the service is back.
                 false if unavailable > 0 => usize::from(flights.is_empty()),
@@ -174,6 +183,9 @@ impl Worker {
                         if let Some(turn) = turn {
                             // What comes after the last one rings.
                             maybe_more = turn.unfilled == 0;
+                            if !maybe_more && !turn.leased.is_empty() {
+                                echo_until = tokio::time::Instant::now() + ECHO;
+                            }
                             next_due = turn.next_due;
                             if turn.revoked_version != self.shared.revoked.version() {
                                 self.shared.load_revoked().await;
@@ -227,6 +239,7 @@ impl Worker {
                     maybe_more = true;
                     None
                 }
+                () = tokio::time::sleep_until(echo_until), if echo && maybe_more => None,
                 _ = self.shutdown.changed(), if !closing => None,
             };
             while let Some(landed) = next {
