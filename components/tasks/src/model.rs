@@ -69,6 +69,8 @@ pub fn parse(message: &[u8]) -> Result<Pushed> {
         message.args,
     );
     job.kwargs = message.kwargs;
+    // Whoever pushed it reads its result with `AsyncResult`.
+    job.result_backend = true;
     Ok(Pushed {
         job,
         queue: format!("{service}-tasks"),

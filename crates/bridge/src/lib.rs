@@ -283,6 +283,7 @@ impl Bridge {
         for queue in routes.queues() {
             let worker = queue::Worker {
                 slots: slots[&queue.name].clone(),
+                celery: celery.clone(),
                 bell: queues.get(&queue.name).cloned().unwrap_or_default(),
                 relay: relay_bells.get(&*queue.service).cloned(),
                 queue,

@@ -13,6 +13,7 @@ use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, watch};
 
 use crate::{
     backoff::{backoff, random},
+    celery,
     clock::{Clock, micros},
     config::{Queue, TaskSpec},
     door::{Door, DoorError},
@@ -33,6 +34,8 @@ pub(crate) struct Worker {
     pub(crate) queue: Arc<Queue>,
     /// One per delivery at once, shared with the queue's lists in Redis.
     pub(crate) slots: Arc<Semaphore>,
+    /// Where results of jobs that were pushed through Redis are looked for.
+    pub(crate) celery: Option<Arc<celery::Shared>>,
     pub(crate) store: Store,
     pub(crate) door: Arc<dyn Door>,
     /// `<instance>/<life>`: whose leases these are.
@@ -193,7 +196,17 @@ impl Worker {
             };
             bytes += job.envelope.len() + 32;
             match verdict {
-                Some(error) => back.push((job, Outcome::GivenUp { dead: true, error })),
+                Some(error) => {
+                    let code = String::new();
+                    back.push((
+                        job,
+                        Outcome::GivenUp {
+                            dead: true,
+                            error,
+                            code,
+                        },
+                    ));
+                }
                 None if bytes > DELIVERY_BYTES_MAX && !batch.is_empty() => {
                     back.push((job, Outcome::Returned))
                 }
@@ -220,6 +233,7 @@ impl Worker {
             .unwrap_or_default();
         let flight = Flight {
             queue: self.queue.clone(),
+            celery: self.celery.clone(),
             store: self.store.clone(),
             door: self.door.clone(),
             owner: self.owner.clone(),
@@ -317,6 +331,7 @@ impl Worker {
 /// One delivery of jobs.
 struct Flight {
     queue: Arc<Queue>,
+    celery: Option<Arc<celery::Shared>>,
     store: Store,
     door: Arc<dyn Door>,
     owner: String,
@@ -343,7 +358,15 @@ impl Flight {
                 }
                 Err(error) => {
                     let error = format!("the envelope cannot be read: {error}");
-                    settled.push((job, Outcome::GivenUp { dead: false, error }));
+                    let code = String::new();
+                    settled.push((
+                        job,
+                        Outcome::GivenUp {
+                            dead: false,
+                            error,
+                            code,
+                        },
+                    ));
                 }
             }
         }
@@ -360,6 +383,11 @@ impl Flight {
             _ => None,
         };
         settled.extend(self.outcomes(known, handed));
+        if let Some(celery) = &self.celery {
+            let wanted = |id: &str| jobs.iter().any(|j| j.result_backend && j.id == id);
+            let results = settled.iter().filter(|(job, _)| wanted(&job.id));
+            celery.store_results(&self.queue, results).await;
+        }
         Landed {
             settled,
             unavailable,
@@ -415,7 +443,9 @@ impl Flight {
                     result: result.get().to_owned(),
                 },
                 Verdict::Returned => Outcome::Returned,
-                Verdict::GivenUp { dead, error, .. } => Outcome::GivenUp { dead, error },
+                Verdict::GivenUp {
+                    dead, error, code, ..
+                } => Outcome::GivenUp { dead, error, code },
                 Verdict::Again {
                     wait, alone, error, ..
                 } => {

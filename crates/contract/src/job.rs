@@ -40,6 +40,9 @@ pub struct Job {
     /// (Celery's `soft_time_limit`).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub soft_limit_ms: Option<u64>,
+    /// Its sender looks for the result where Celery clients do, in Redis.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub result_backend: bool,
     /// W3C trace context of what enqueued it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub traceparent: Option<String>,
@@ -65,6 +68,7 @@ impl Job {
             eta: None,
             expires: None,
             soft_limit_ms: None,
+            result_backend: false,
             traceparent: None,
             correlationid: None,
         }

@@ -42,11 +42,13 @@ use crate::{
     door::Door,
     limits::{HEARTBEAT_EVERY, REPLY_EXPIRES, REVOKED_KEEP, SAMPLE_EVERY, TASK_EVENTS_EVERY},
     metrics::Metrics,
+    store::jobs::{Leased, Outcome},
 };
 use canvas::Sender;
 use connection::{Redis, Ring, Said};
 use control::Command;
 use message::Message;
+use outcome::{Exception, State, Stored};
 use worker::{Keys, REVOKED, REVOKED_VERSION, Worker};
 
 /// What every part of it needs.
@@ -182,6 +184,48 @@ impl Shared {
     pub(crate) fn queues(&self) -> Option<inspect::RedisQueues> {
         let up = self.redis.is_up();
         up.then(|| inspect::RedisQueues::of(self.redis.clone(), self.routes.queues()))
+    }
+
+    /// Stores results of jobs that were pushed through Redis and kept in the bridge's own queue. The
+    /// result is in the bridge's file too, so one that Redis does not take is only noted.
+    pub(crate) async fn store_results<'a>(
+        &self,
+        queue: &Queue,
+        jobs: impl Iterator<Item = &'a (Leased, Outcome)>,
+    ) {
+        let failed = |job: &Leased, state, exception: Exception| {
+            let traceback =
+                (state == State::Failure).then(|| exception.traceback(&job.task, &job.id));
+            Stored {
+                traceback,
+                ..Stored::new(&job.id, state, exception.raw())
+            }
+        };
+        let results: Vec<Stored> = jobs
+            .filter_map(|(job, outcome)| match outcome {
+                Outcome::Done { result } => Some(Stored::new(
+                    &job.id,
+                    State::Success,
+                    signature::raw(result.clone()),
+                )),
+                Outcome::Expired => {
+                    Some(failed(job, State::Revoked, Exception::revoked("expired")))
+                }
+                Outcome::GivenUp { error, code, .. } => Some(failed(
+                    job,
+                    State::Failure,
+                    Exception::of_problem(code, error),
+                )),
+                Outcome::Retry { .. } | Outcome::Returned => None,
+            })
+            .collect();
+        if results.is_empty() {
+            return;
+        }
+        let commands = worker::store(&self.redis, queue, results, self.clock.now());
+        if let Err(error) = self.redis.query::<Reply>(&commands).await {
+            tracing::warn!(queue = &*queue.name, %error, "results were not stored in Redis; `innover jobs show` has them");
+        }
     }
 
     /// A list has changed; all may have when it is not named.

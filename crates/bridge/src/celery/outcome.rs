@@ -45,6 +45,19 @@ pub(crate) struct Stored {
 }
 
 impl Stored {
+    /// Of a task that stands alone.
+    pub(crate) fn new(id: &str, state: State, result: Raw) -> Stored {
+        Stored {
+            id: id.to_owned(),
+            state,
+            result,
+            traceback: None,
+            children: Vec::new(),
+            group: None,
+            parent: None,
+        }
+    }
+
     /// The entry's text. `status` comes first: the completion script looks for it there.
     pub(crate) fn json(&self, now: i64) -> String {
         let text = |value: &Value| value.to_string();

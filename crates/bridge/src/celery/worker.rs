@@ -16,6 +16,7 @@ use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, watch};
 use super::{
     Shared,
     canvas::{self, Effects, Join, Parts, Sender},
+    connection::Redis,
     message::{Message, STEPS, Unreadable, list_key},
     outcome::{Exception, State, Stored},
     registry::Running,
@@ -107,6 +108,8 @@ struct Settlement {
 }
 
 enum Action {
+    /// There is no lease: only the results are stored.
+    Store,
     Done,
     /// Due at a time in microseconds, after so many deliveries.
     Wait {
@@ -279,18 +282,10 @@ impl Worker {
         number: &mut u64,
     ) -> Result<Option<Turn>, RedisError> {
         let redis = &self.shared.redis;
-        let mut commands = redis::pipe();
-        if !settled.is_empty() {
-            redis.scripts.settle.call(&mut commands, &keys.own);
-            commands
-                .arg(redis.broker)
-                .arg(redis.backend)
-                .arg(REDIS_DEAD_MAX);
-            let now = self.shared.clock.now();
-            for settlement in settled {
-                settlement.write(&mut commands, now);
-            }
-        }
+        let mut commands = match settled {
+            [] => redis::pipe(),
+            settled => settle(redis, keys, settled, self.shared.clock.now()),
+        };
         if room > 0 {
             redis.scripts.fetch.call(&mut commands, &keys.fetch());
             commands
@@ -961,6 +956,38 @@ fn json_jobs<'a>(jobs: &'a [Outward<'a>]) -> impl Serialize + 'a {
     Batch { jobs }
 }
 
+/// The commands that store results without a lease.
+pub(crate) fn store(redis: &Redis, queue: &Queue, results: Vec<Stored>, now: i64) -> Pipeline {
+    let settlement = Settlement {
+        lease: String::new(),
+        action: Action::Store,
+        effects: Effects {
+            results,
+            ..Effects::default()
+        },
+        finished: Vec::new(),
+    };
+    settle(
+        redis,
+        &Keys::new(queue),
+        std::slice::from_ref(&settlement),
+        now,
+    )
+}
+
+fn settle(redis: &Redis, keys: &Keys, settled: &[Settlement], now: i64) -> Pipeline {
+    let mut commands = redis::pipe();
+    redis.scripts.settle.call(&mut commands, &keys.own);
+    commands
+        .arg(redis.broker)
+        .arg(redis.backend)
+        .arg(REDIS_DEAD_MAX);
+    for settlement in settled {
+        settlement.write(&mut commands, now);
+    }
+    commands
+}
+
 fn group_key(group: &str) -> String {
     format!("celery-taskset-meta-{group}")
 }
@@ -975,6 +1002,7 @@ impl Settlement {
     fn write(&self, commands: &mut Pipeline, now: i64) {
         commands.arg(&self.lease);
         match &self.action {
+            Action::Store => commands.arg(&["store", "", ""]),
             Action::Done => commands.arg(&["done", "", ""]),
             Action::Wait { at, deliveries } => {
                 commands.arg("wait").arg(at / 1_000).arg(*deliveries)

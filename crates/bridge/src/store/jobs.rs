@@ -32,7 +32,12 @@ pub(crate) enum Outcome {
     /// Its time was over before it ran.
     Expired,
     /// Refused for good (`dead` false), or its tries are used up.
-    GivenUp { dead: bool, error: String },
+    GivenUp {
+        dead: bool,
+        error: String,
+        /// The problem's code, when a service said so.
+        code: String,
+    },
 }
 
 /// A lease's terms.
@@ -186,7 +191,7 @@ pub(crate) fn settle(
             )?
             .execute(params![job.id, owner, now])?;
         }
-        Outcome::GivenUp { dead, error } => {
+        Outcome::GivenUp { dead, error, .. } => {
             let state = if *dead { "dead" } else { "failed" };
             let changed = c
                 .prepare_cached(

@@ -3,8 +3,8 @@
 -- somebody else is theirs, and nothing of it is written here.
 -- KEYS: leased, delayed, messages, tries, dead (lease -> letter), deaths (lease -> when).
 -- ARGV: the broker's database, the results' database, dead letters kept, then for each message:
---   lease, action (done | wait | dead), a, b,
---     wait: a = when it is due in ms, b = deliveries so far; dead: a = the letter, b = its time in ms
+--   lease, action (done | wait | dead | store), a, b,
+--     store: there is no lease, only results; wait: a = when it is due in ms, b = deliveries so far; dead: a = the letter, b = its time in ms
 --   number of messages, then list and message of each,
 --   number of chords begun, then group and size of each,
 --   number of results, then key, text and seconds of each,
@@ -22,8 +22,8 @@ local settled = 0
 
 while position < #ARGV do
     local lease, action, a, b = take(), take(), take(), take()
-    local held = redis.call('ZREM', leased, lease) == 1
-    if held then
+    local held = action == 'store' or redis.call('ZREM', leased, lease) == 1
+    if held and action ~= 'store' then
         settled = settled + 1
         if action == 'wait' then
             redis.call('ZADD', delayed, a, lease)
