@@ -38,6 +38,10 @@ workers: ## job queues of the running platform
 	@$(build_first)
 	@$(innover) jobs queues
 
+test-worker-%: ## fire a job on a service's queue (test-worker-profile) and wait for its result
+	@$(build_first)
+	@$(innover) jobs push $*.add 1 2 --wait 10
+
 logs: ## follow the log of a running `make up`
 	@tools/platform logs
 
