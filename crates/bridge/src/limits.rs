@@ -139,3 +139,5 @@ pub const HEARTBEAT_EVERY: Duration = Duration::from_secs(2);
 pub const TASK_EVENTS_EVERY: Duration = Duration::from_millis(200);
 /// A reply to remote control that nobody fetched is deleted after this time.
 pub const REPLY_EXPIRES: Duration = Duration::from_secs(30);
+/// A client's `time_limit` beyond this is cut to it.
+pub const TIME_LIMIT_MAX: Duration = Duration::from_secs(60 * 60);

@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::settlement::Origin;
+
 /// A dead letter. The message is kept as it was, so that it can be queued again.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Letter {
@@ -17,6 +19,17 @@ pub(crate) struct Letter {
 }
 
 impl Letter {
+    pub(crate) fn new(origin: &Origin, error: &str, dead_at: i64) -> Letter {
+        Letter {
+            id: origin.id.clone(),
+            task: origin.task.clone(),
+            error: error.to_owned(),
+            attempts: origin.attempt,
+            dead_at,
+            message: String::from_utf8_lossy(&origin.bytes).into_owned(),
+        }
+    }
+
     pub(crate) fn json(&self) -> String {
         serde_json::to_string(self).unwrap_or_default()
     }

@@ -10,8 +10,9 @@ use serde_json::{Value, value::RawValue};
 use super::{
     connection::Redis,
     dead::Letter,
+    keys::{Keys, result_key},
     message::Message,
-    worker::{Keys, when},
+    worker::when,
 };
 use crate::{
     config::{Queue, RedisConfig, Routes, ServiceSpec, StartError},
@@ -265,7 +266,7 @@ impl RedisQueues {
         if self.redis.backend != self.redis.broker {
             commands.cmd("SELECT").arg(self.redis.backend).ignore();
         }
-        commands.cmd("GET").arg(format!("celery-task-meta-{id}"));
+        commands.cmd("GET").arg(result_key(id));
         if self.redis.backend != self.redis.broker {
             commands.cmd("SELECT").arg(self.redis.broker).ignore();
         }

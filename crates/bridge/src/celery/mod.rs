@@ -3,7 +3,8 @@
 //!
 //! Code map: `connection` is the one connection; `message` and `signature` read what clients send,
 //! `canvas` says what follows from a task's end (both pure), `outcome` what its client reads;
-//! `worker` moves jobs, one per queue, by the scripts beside it; `control` and `events` are what
+//! `worker` moves jobs, one per queue, by the scripts beside it, `flight` is one delivery and
+//! `settlement` what is written of it; `control` and `events` are what
 //! `inspect` and Flower see; `dead` is what is kept of messages nobody will try again.
 //!
 //! Architecture invariant: a message is in exactly one place (a list, a lease, the delayed ones, the
@@ -14,11 +15,14 @@ mod connection;
 mod control;
 mod dead;
 mod events;
+mod flight;
 pub(crate) mod inspect;
+mod keys;
 mod message;
 mod outcome;
 mod registry;
 mod revoked;
+mod settlement;
 mod signature;
 mod worker;
 
@@ -47,9 +51,10 @@ use crate::{
 use canvas::Sender;
 use connection::{Redis, Ring, Said};
 use control::Command;
+use keys::{Keys, REVOKED, REVOKED_VERSION};
 use message::Message;
 use outcome::{Exception, State, Stored};
-use worker::{Keys, REVOKED, REVOKED_VERSION, Worker};
+use worker::Worker;
 
 /// What every part of it needs.
 pub(crate) struct Shared {
@@ -222,7 +227,7 @@ impl Shared {
         if results.is_empty() {
             return;
         }
-        let commands = worker::store(&self.redis, queue, results, self.clock.now());
+        let commands = settlement::store(&self.redis, queue, results, self.clock.now());
         if let Err(error) = self.redis.query::<Reply>(&commands).await {
             tracing::warn!(queue = &*queue.name, %error, "results were not stored in Redis; `innover jobs show` has them");
         }

@@ -17,14 +17,16 @@ for i = 5, #ARGV, 2 do
 end
 local out = {-1, redis.call('GET', revoked) or '0', 0}
 
+-- What adds comes before what removes: when Redis is out of memory it refuses the former in the
+-- middle of a script, and a message may be in two places then, but never in none.
 local function hold(message, delivery)
     local lease = ARGV[3] .. string.format('%.0f', number)
     number = number + 1
-    redis.call('ZADD', leased, ends, lease)
     redis.call('HSET', messages, lease, message)
     if delivery > 1 then
         redis.call('HSET', tries, lease, delivery)
     end
+    redis.call('ZADD', leased, ends, lease)
     out[#out + 1] = lease
     out[#out + 1] = delivery
     out[#out + 1] = message
@@ -35,14 +37,13 @@ for _, place in ipairs({leased, delayed}) do
     local uncounted = place == leased and 1 or 0
     for _, lease in ipairs(redis.call('ZRANGEBYSCORE', place, '-inf', now, 'LIMIT', 0, room)) do
         local message = redis.call('HGET', messages, lease)
-        local before = tonumber(redis.call('HGET', tries, lease) or uncounted)
+        if message then
+            hold(message, tonumber(redis.call('HGET', tries, lease) or uncounted) + 1)
+            room = room - 1
+        end
         redis.call('ZREM', place, lease)
         redis.call('HDEL', messages, lease)
         redis.call('HDEL', tries, lease)
-        if message then
-            hold(message, before + 1)
-            room = room - 1
-        end
     end
 end
 
@@ -53,23 +54,23 @@ end
 
 for i = 6, #KEYS do
     while room > 0 do
-        local message = redis.call('RPOP', KEYS[i])
-        if not message then
+        local next = redis.call('LRANGE', KEYS[i], -1, -1)
+        if #next == 0 then
             break
         end
-        hold(message, 1)
-        room = room - 1
-        local task = task_of(message)
+        local task = task_of(next[1])
         local batch = batches[task] or 1
-        local more = batch > 1 and redis.call('RPOP', KEYS[i], batch - 1) or {}
+        if batch > 1 then
+            next = redis.call('LRANGE', KEYS[i], -batch, -1)
+        end
+        -- The oldest is the last one.
         local taken = 0
-        while taken < #more and task_of(more[taken + 1]) == task do
+        while taken < #next and task_of(next[#next - taken]) == task do
+            hold(next[#next - taken], 1)
             taken = taken + 1
-            hold(more[taken], 1)
         end
-        for j = #more, taken + 1, -1 do
-            redis.call('RPUSH', KEYS[i], more[j])
-        end
+        redis.call('RPOP', KEYS[i], taken)
+        room = room - 1
     end
 end
 

@@ -9,7 +9,8 @@
 --   number of chords begun, then group and size of each,
 --   number of results, then key, text and seconds of each,
 --   number of chords finished, then group key and claim of each.
--- Returns how many were still held.
+-- Returns how many were still held, how many dead letters were deleted since there are too many, and
+-- the lists nothing could be put on.
 local leased, delayed, messages, tries, dead, deaths = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
 local position = 3
 local function take()
@@ -17,29 +18,15 @@ local function take()
     return ARGV[position]
 end
 local broker, backend, keep = ARGV[1], ARGV[2], tonumber(ARGV[3])
-local sizes, results, finished, pushes = {}, {}, {}, {}
+local sizes, results, finished, pushes, jobs = {}, {}, {}, {}, {}
 local settled = 0
 
 while position < #ARGV do
-    local lease, action, a, b = take(), take(), take(), take()
-    local held = action == 'store' or redis.call('ZREM', leased, lease) == 1
-    if held and action ~= 'store' then
+    local job = {lease = take(), action = take(), a = take(), b = take()}
+    local held = job.action == 'store' or redis.call('ZSCORE', leased, job.lease)
+    if held and job.action ~= 'store' then
+        jobs[#jobs + 1] = job
         settled = settled + 1
-        if action == 'wait' then
-            redis.call('ZADD', delayed, a, lease)
-            if tonumber(b) > 0 then
-                redis.call('HSET', tries, lease, b)
-            else
-                redis.call('HDEL', tries, lease)
-            end
-        else
-            redis.call('HDEL', messages, lease)
-            redis.call('HDEL', tries, lease)
-        end
-        if action == 'dead' then
-            redis.call('HSET', dead, lease, a)
-            redis.call('ZADD', deaths, b, lease)
-        end
     end
     for _, list in ipairs({pushes, sizes, results, finished}) do
         local width = list == results and 3 or 2
@@ -55,12 +42,18 @@ while position < #ARGV do
     end
 end
 
-local many = redis.call('ZCARD', deaths) - keep
-if many > 0 then
-    local oldest = redis.call('ZPOPMIN', deaths, many)
-    for i = 1, #oldest, 2 do
-        redis.call('HDEL', dead, oldest[i])
+-- What adds comes before what removes: when Redis refuses in the middle (it is out of memory), the
+-- leases are still there and all of this is done again. A key that its client made something else
+-- must not stop the others.
+local function unless_another_type(...)
+    local answer = redis.pcall(...)
+    if type(answer) == 'table' and answer.err then
+        if string.sub(answer.err, 1, 9) ~= 'WRONGTYPE' then
+            error(answer.err)
+        end
+        return false
     end
+    return answer
 end
 
 if #sizes + #results + #finished > 0 then
@@ -73,7 +66,7 @@ if #sizes + #results + #finished > 0 then
         redis.call('SET', entry[1] .. '.s', entry[2], 'EX', 86400)
     end
     for _, entry in ipairs(results) do
-        local there = redis.call('GET', entry[1])
+        local there = unless_another_type('GET', entry[1])
         if not (there and string.find(there, '^{"status": ?"SUCCESS"')) then
             redis.call('SETEX', entry[1], entry[3], entry[2])
             redis.call('PUBLISH', entry[1], entry[2])
@@ -82,15 +75,44 @@ if #sizes + #results + #finished > 0 then
     for _, entry in ipairs(finished) do
         local group = entry[1]
         if redis.call('GET', group .. '.c') == entry[2] then
-            redis.call('DEL', group .. '.j', group .. '.t', group .. '.s', group .. '.d')
             redis.call('SET', group .. '.c', 'done', 'EX', 300)
+            redis.call('DEL', group .. '.j', group .. '.t', group .. '.s', group .. '.d')
         end
     end
     if backend ~= broker then
         redis.call('SELECT', broker)
     end
 end
+local lost = {}
 for _, entry in ipairs(pushes) do
-    redis.call('LPUSH', entry[1], entry[2])
+    if not unless_another_type('LPUSH', entry[1], entry[2]) then
+        lost[#lost + 1] = entry[1]
+    end
 end
-return settled
+for _, job in ipairs(jobs) do
+    local lease = job.lease
+    if job.action == 'wait' then
+        if tonumber(job.b) > 0 then
+            redis.call('HSET', tries, lease, job.b)
+        else
+            redis.call('HDEL', tries, lease)
+        end
+        redis.call('ZADD', delayed, job.a, lease)
+    else
+        if job.action == 'dead' then
+            redis.call('HSET', dead, lease, job.a)
+            redis.call('ZADD', deaths, job.b, lease)
+        end
+        redis.call('HDEL', messages, lease)
+        redis.call('HDEL', tries, lease)
+    end
+    redis.call('ZREM', leased, lease)
+end
+local many = redis.call('ZCARD', deaths) - keep
+if many > 0 then
+    local oldest = redis.call('ZPOPMIN', deaths, many)
+    for i = 1, #oldest, 2 do
+        redis.call('HDEL', dead, oldest[i])
+    end
+end
+return {settled, many, unpack(lost)}
