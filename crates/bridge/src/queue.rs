@@ -90,6 +90,7 @@ impl Worker {
                         }
                         for batch in leased {
                             let (batch, back) = self.admit(batch);
+                            self.tell(&back).await;
                             settled.extend(back);
                             if !batch.is_empty() {
                                 flights.push(self.fly(batch, slots.pop()));
@@ -214,6 +215,16 @@ impl Worker {
             }
         }
         (batch, back)
+    }
+
+    /// Whoever pushed a job through Redis learns there that it was given up before its delivery.
+    async fn tell(&self, given_up: &[(Leased, Outcome)]) {
+        let Some(celery) = &self.celery else { return };
+        let pushed = |job: &Leased| {
+            serde_json::from_str::<Job>(&job.envelope).is_ok_and(|job| job.result_backend)
+        };
+        let results = given_up.iter().filter(|(job, _)| pushed(job));
+        celery.store_results(&self.queue, results).await;
     }
 
     fn slots(&self, room: usize) -> Vec<OwnedSemaphorePermit> {

@@ -165,3 +165,5 @@ pub const OUTBOUND_READ: Duration = Duration::from_secs(30);
 pub const MANAGEMENT_BODY_BYTES_MAX: usize = 1 << 20;
 /// A body on the management listener is there within this time.
 pub const BODY_READ: Duration = Duration::from_secs(10);
+/// No call may take longer, whatever its caller says: a clock cannot count further than some centuries.
+pub const DEADLINE_MAX: Duration = Duration::from_secs(24 * 60 * 60);

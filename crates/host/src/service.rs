@@ -214,7 +214,7 @@ impl Service {
         let handling = async {
             let (_counted, start) = room.enter().await;
             let ends = Ends {
-                at: started + deadline,
+                at: started + deadline.min(limits::DEADLINE_MAX),
                 seen: Arc::clone(&seen),
                 start,
             };
@@ -222,7 +222,7 @@ impl Service {
         };
         // The instance's own timer ends the request; this one is for the case that the instance
         // does not get to it.
-        let patience = deadline + limits::RUNAWAY_GRACE;
+        let patience = deadline.min(limits::DEADLINE_MAX) + limits::RUNAWAY_GRACE;
         match timeout(patience, handling).await {
             Ok(Ok(response)) => Ok(self.when_on_disk(response, &seen).await),
             Err(_) => Err(Problem::Deadline),

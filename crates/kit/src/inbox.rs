@@ -263,7 +263,8 @@ async fn handled_before<I: Item>(
     .await?;
     rows.iter()
         .map(|row| {
-            let id = row.text(0)?.trim_start_matches(prefix).to_owned();
+            let marked = row.text(0)?;
+            let id = marked.strip_prefix(prefix).unwrap_or(marked).to_owned();
             let result = row
                 .opt_text(1)?
                 .and_then(|text| serde_json::from_str(text).ok());

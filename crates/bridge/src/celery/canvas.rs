@@ -20,10 +20,20 @@ use super::{
 #[derive(Debug, Default)]
 pub(crate) struct Effects {
     pub(crate) messages: Vec<Outgoing>,
-    /// How many parts a chord has, by its group's id; known before its tasks are sent.
-    pub(crate) sizes: Vec<(String, usize)>,
+    /// Chords whose tasks are among the messages; known before those are sent.
+    pub(crate) chords: Vec<Begun>,
     pub(crate) results: Vec<Stored>,
     pub(crate) joins: Vec<Join>,
+}
+
+/// A chord that is begun.
+#[derive(Debug, PartialEq)]
+pub(crate) struct Begun {
+    pub(crate) group: String,
+    /// How many parts it has.
+    pub(crate) size: usize,
+    /// The shape of its results, when groups are among them, as Celery saves it.
+    pub(crate) structure: Option<String>,
 }
 
 /// A part of a chord that is done.
@@ -118,19 +128,28 @@ pub(crate) fn failed(
 
 /// All parts of a chord are there.
 pub(crate) fn joined(join: &Join, parts: &Parts, sender: &Sender<'_>) -> Effects {
-    let mut effects = Effects::default();
     match results_of(parts) {
         Ok(list) => {
+            let mut effects = Effects::default();
             effects.send(join.body.clone(), &[list], Vec::new(), sender);
+            effects
         }
-        Err(exception) => {
-            let result = exception.raw();
-            effects.fail(&join.body, State::Failure, &result);
-            let id = join.body.id().unwrap_or_default();
-            for errback in join.body.listed("link_error") {
-                effects.send(errback, &[to_raw(&id)], Vec::new(), sender);
-            }
-        }
+        Err(exception) => failed_body(join, &exception, sender),
+    }
+}
+
+/// A chord whose parts cannot be kept: its body fails.
+pub(crate) fn broken(join: &Join, why: &str, sender: &Sender<'_>) -> Effects {
+    let raised = json!({"exc_type": "RedisError", "exc_message": [why]});
+    failed_body(join, &Exception::chord(&join.task_id, &raised), sender)
+}
+
+fn failed_body(join: &Join, exception: &Exception, sender: &Sender<'_>) -> Effects {
+    let mut effects = Effects::default();
+    effects.fail(&join.body, State::Failure, &exception.raw());
+    let id = join.body.id().unwrap_or_default();
+    for errback in join.body.listed("link_error") {
+        effects.send(errback, &[to_raw(&id)], Vec::new(), sender);
     }
     effects
 }
@@ -182,7 +201,7 @@ fn nested(tuple: &Value, results: &[(String, Raw)]) -> Option<Raw> {
 impl Effects {
     pub(crate) fn extend(&mut self, more: Effects) {
         self.messages.extend(more.messages);
-        self.sizes.extend(more.sizes);
+        self.chords.extend(more.chords);
         self.results.extend(more.results);
         self.joins.extend(more.joins);
     }
@@ -306,10 +325,15 @@ impl Effects {
                 let group = signature.ensure_id();
                 let chord: Option<Signature> = signature.option("chord");
                 let outer: Option<String> = signature.option("group_id");
+                // Parts of one chord are numbered through.
+                let first: usize = match &chord {
+                    Some(_) => signature.option("group_index").unwrap_or(0),
+                    None => 0,
+                };
                 let mut tuples = Vec::new();
                 for (index, mut task) in flat(signature.members("tasks")).into_iter().enumerate() {
                     let of = outer.as_ref().filter(|_| chord.is_some()).unwrap_or(&group);
-                    assign(&mut task, of, index, chord.as_ref());
+                    assign(&mut task, of, first + index, chord.as_ref());
                     tuples.push(self.send(task, &args, Vec::new(), sender));
                 }
                 json!([[group, null], tuples])
@@ -348,10 +372,19 @@ impl Effects {
         if header.is_empty() {
             return self.send(body, &[raw("[]".into())], Vec::new(), sender);
         }
-        let size = header.iter().map(|task| parts(task)).sum();
-        self.sizes.push((group.clone(), size));
-        for (index, mut task) in header.into_iter().enumerate() {
+        let mut header = header;
+        let shapes: Vec<Value> = header.iter_mut().map(freeze).collect();
+        let grouped = shapes.iter().any(|shape| shape[1].is_array());
+        self.chords.push(Begun {
+            group: group.clone(),
+            size: header.iter().map(parts).sum(),
+            structure: grouped.then(|| json!({"result": [[group, null], shapes]}).to_string()),
+        });
+        let mut index = 0;
+        for mut task in header {
+            let many = parts(&task);
             assign(&mut task, &group, index, Some(&body));
+            index += many;
             self.send(task, args, Vec::new(), sender);
         }
         json!([[body_id, null], null])
@@ -427,6 +460,44 @@ fn flat(tasks: Vec<Signature>) -> Vec<Signature> {
     all
 }
 
+/// Gives ids to what a header's task ends with, and returns the shape of its result: `[[id, null],
+/// null]` for a task, `[[id, null], [shapes…]]` for a group (celery/result.py, `as_tuple`).
+fn freeze(task: &mut Signature) -> Value {
+    match task.kind() {
+        Kind::Task => json!([[task.ensure_id(), null], null]),
+        Kind::Group => {
+            let id = task.ensure_id();
+            let mut members = flat(task.members("tasks"));
+            let shapes: Vec<Value> = members.iter_mut().map(freeze).collect();
+            task.kwargs.insert("tasks".into(), to_raw(&members));
+            json!([[id, null], shapes])
+        }
+        Kind::Chain => {
+            let mut members = task.members("tasks");
+            let Some(last) = members.last_mut() else {
+                return json!([[task.ensure_id(), null], null]);
+            };
+            if let (Some(id), None) = (task.id(), last.id()) {
+                last.set("task_id", &id);
+            }
+            let shape = freeze(last);
+            task.kwargs.insert("tasks".into(), to_raw(&members));
+            shape
+        }
+        Kind::Chord => {
+            let Some(mut body) = task.member("body") else {
+                return json!([[task.ensure_id(), null], null]);
+            };
+            if let (Some(id), None) = (task.id(), body.id()) {
+                body.set("task_id", &id);
+            }
+            let shape = freeze(&mut body);
+            task.kwargs.insert("body".into(), to_raw(&body));
+            shape
+        }
+    }
+}
+
 /// How many parts a header's task hands in (celery/canvas.py, `_descend`).
 fn parts(task: &Signature) -> usize {
     match task.kind() {
@@ -473,7 +544,9 @@ fn outgoing(
         .or(signature.option("routing_key"));
     let seconds = |name: &str, from: i64| -> Option<String> {
         let seconds: f64 = signature.option(name)?;
-        let at = from.saturating_add((seconds * 1e6) as i64);
+        let at = from
+            .saturating_add((seconds * 1e6) as i64)
+            .min(super::message::TIME_MAX);
         Some(innover_contract::time::rfc3339(at).replace('Z', "+00:00"))
     };
     let now = crate::clock::Clock::System.now();
@@ -612,7 +685,12 @@ mod tests {
             &raw("7".into()),
             &sender(),
         );
-        assert_eq!(effects.sizes, [("G".to_owned(), 2)]);
+        let begun = Begun {
+            group: "G".into(),
+            size: 2,
+            structure: None,
+        };
+        assert_eq!(effects.chords, [begun]);
         assert_eq!(effects.messages.len(), 2);
         let body = effects.messages[0].embed.chord.as_ref().expect("a body");
         assert_eq!(body.id().as_deref(), Some("body"));
@@ -643,6 +721,47 @@ mod tests {
         );
         let rest = first.embed.chain.as_ref().expect("a rest");
         assert_eq!(rest[0].id().as_deref(), Some("last"));
+    }
+
+    #[test]
+    fn a_group_at_the_end_of_a_part_keeps_its_shape_and_its_places() {
+        let group = |ids: [&str; 2]| json!({"task": "celery.group", "kwargs": {"tasks": ids.map(task)}, "subtask_type": "group"});
+        let chain = json!({"task": "celery.chain", "kwargs": {"tasks": [task("first"), group(["a", "b"])]}, "subtask_type": "chain"});
+        let header = json!({"task": "celery.group", "kwargs": {"tasks": [chain, task("c")]}, "options": {"task_id": "G"}, "subtask_type": "group"});
+        let chord = json!({"task": "celery.chord", "kwargs": {"header": header, "body": task("body")}, "options": {}, "subtask_type": "chord"});
+        let effects = succeeded(
+            &message(json!({"chain": [chord]})),
+            &raw("7".into()),
+            &sender(),
+        );
+        let [begun] = &effects.chords[..] else {
+            panic!("{effects:?}")
+        };
+        assert_eq!(begun.size, 3);
+        let [first, c] = &effects.messages[..] else {
+            panic!("{effects:?}")
+        };
+        assert_eq!((c.id.as_str(), c.group_index), ("c", Some(2)));
+        // The first step ends: the group's tasks are the chord's parts 0 and 1.
+        let rest = first.embed.clone();
+        let first = message(serde_json::to_value(rest).expect("JSON"));
+        let effects = succeeded(&first, &raw("8".into()), &sender());
+        let places: Vec<_> = effects
+            .messages
+            .iter()
+            .map(|m| (m.id.as_str(), m.group.as_deref(), m.group_index))
+            .collect();
+        assert_eq!(
+            places,
+            [("a", Some("G"), Some(0)), ("b", Some("G"), Some(1))]
+        );
+        let members = ["a", "b", "c"].map(|id| format!(r#"[1,"{id}","SUCCESS","{id}"]"#));
+        let parts = Parts {
+            members: members.into(),
+            structure: begun.structure.clone(),
+        };
+        let results = results_of(&parts).expect("results");
+        assert_eq!(results.get(), r#"[["a", "b"], "c"]"#);
     }
 
     #[test]

@@ -196,16 +196,27 @@ impl Redis {
         };
         let answer = commands.query_async(&mut connection).await;
         if let Err(error) = &answer
-            // A server that was told to forget its scripts is told them again.
-            && (error.is_unrecoverable_error() || error.is_timeout() || error.code() == Some("NOSCRIPT"))
+            && (error.is_unrecoverable_error() || error.is_timeout())
         {
-            let mut current = self.lock();
-            if current.as_ref().is_some_and(|c| c.number == number) {
-                *current = None;
-                self.broken.notify_one();
-            }
+            self.give_up(number);
         }
         answer
+    }
+
+    /// A server that was told to forget its scripts is told them again, with a new connection.
+    pub(crate) fn note(&self, error: &RedisError) {
+        if code(error).as_deref() == Some("NOSCRIPT") {
+            let number = self.lock().as_ref().map_or(0, |current| current.number);
+            self.give_up(number);
+        }
+    }
+
+    fn give_up(&self, number: u64) {
+        let mut current = self.lock();
+        if current.as_ref().is_some_and(|c| c.number == number) {
+            *current = None;
+            self.broken.notify_one();
+        }
     }
 
     /// Connects for a few commands, without hearing of changes.
@@ -329,6 +340,28 @@ impl Redis {
         setup.exec_async(&mut connection).await?;
         Ok(connection)
     }
+}
+
+/// Redis' word for what it refuses, e.g. `WRONGTYPE`; `None` when it said nothing at all.
+fn code(error: &RedisError) -> Option<String> {
+    let errors = error.clone().into_server_errors()?;
+    errors.first().map(|(_, error)| error.code().to_owned())
+}
+
+/// Errors that pass: Redis starts, is out of memory, forgot its scripts, follows another server.
+const PASSING: [&str; 6] = [
+    "LOADING",
+    "OOM",
+    "NOSCRIPT",
+    "BUSY",
+    "READONLY",
+    "MASTERDOWN",
+];
+
+/// Whether an error is none of the commands' own, but of the connection or the server's state: the
+/// same may be tried again.
+pub(crate) fn passes(error: &RedisError) -> bool {
+    code(error).is_none_or(|code| PASSING.contains(&code.as_str()))
 }
 
 fn hear(push: PushInfo, ring: &Ring, said: &mpsc::UnboundedSender<Said>) {

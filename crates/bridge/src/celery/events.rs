@@ -10,6 +10,7 @@ use std::{
 };
 
 use base64::{Engine, engine::general_purpose::STANDARD};
+use innover_contract::time::rfc3339;
 use serde_json::{Value, json, value::RawValue};
 
 use super::{
@@ -93,8 +94,8 @@ impl Events {
                 "root_id": message.root(),
                 "parent_id": headers.parent_id,
                 "retries": headers.retries,
-                "eta": headers.eta,
-                "expires": headers.expires,
+                "eta": headers.eta.map(rfc3339),
+                "expires": headers.expires.map(rfc3339),
             })
         });
     }

@@ -15,6 +15,7 @@ use tokio::sync::Notify;
 use super::{
     Shared,
     canvas::{self, Effects, Join, Parts, Sender},
+    connection::passes,
     keys::{Keys, group_key},
     message::Message,
     outcome::{Exception, State, Stored},
@@ -132,7 +133,7 @@ impl Flight {
                 true => None,
                 false => Some(verdict(&mut handed, job.id(), job.origin.attempt, tries)),
             };
-            settled.push(self.settle(job, verdict, took).await);
+            settled.extend(self.settle(job, verdict, took).await);
         }
         if unavailable.is_none() {
             self.shared.metrics.job_took(&self.task, took);
@@ -193,8 +194,14 @@ impl Flight {
         hand_over(door, queue, &ids, body.into(), traceparent, deadline, renew).await
     }
 
-    /// `None` is a job that was terminated.
-    async fn settle(&self, job: Delivered, verdict: Option<Verdict>, took: Duration) -> Settlement {
+    /// `None` as a verdict is a job that was terminated; `None` as an answer one whose end cannot be
+    /// written: it comes back when its lease ends.
+    async fn settle(
+        &self,
+        job: Delivered,
+        verdict: Option<Verdict>,
+        took: Duration,
+    ) -> Option<Settlement> {
         let (shared, message) = (&self.shared, &job.message);
         let now = shared.clock.now();
         let (queue, id) = (&*self.queue.name, job.id());
@@ -288,18 +295,19 @@ impl Flight {
                 settlement.action = Action::Dead { error, at: now };
             }
         }
-        join(shared, &self.queue, &mut settlement, &sender).await;
-        settlement
+        let joined = join(shared, &self.queue, &mut settlement, &sender).await;
+        joined.then_some(settlement)
     }
 }
 
-/// Hands in parts of chords; bodies that are due then are among the effects.
+/// Hands in parts of chords; bodies that are due then are among the effects. `false` when Redis does
+/// not take them now: the settlement is not to be written then.
 pub(crate) async fn join(
     shared: &Shared,
     queue: &Queue,
     settlement: &mut Settlement,
     sender: &Sender<'_>,
-) {
+) -> bool {
     while let Some(join) = settlement.effects.joins.pop() {
         let mut failures = 0;
         let parts = loop {
@@ -307,17 +315,22 @@ pub(crate) async fn join(
                 Ok(parts) => break parts,
                 Err(error) => error,
             };
+            shared.redis.note(&error);
+            let queue = &*queue.name;
             // What Redis refuses it will refuse again: a client has put something else there.
-            if error.code().is_some_and(|code| !PASSING.contains(&code)) {
-                tracing::error!(queue = &*queue.name, group = join.group, %error, "a chord's part cannot be handed in; the chord will not end");
+            if !passes(&error) {
+                tracing::error!(queue, group = join.group, %error, "a chord's part cannot be handed in; its body fails");
+                let broken = canvas::broken(&join, &error.to_string(), sender);
+                settlement.effects.extend(broken);
                 break None;
             }
-            // The lease runs out should this last, and the job is delivered again.
             failures += 1;
-            tracing::warn!(queue = &*queue.name, group = join.group, %error, "a chord's part was not handed in; trying again");
+            if failures > JOIN_TRIES {
+                tracing::warn!(queue, group = join.group, %error, "a chord's part was not handed in; its job comes back when its lease ends");
+                return false;
+            }
             let (min, max) = (REDIS_BACKOFF_MIN, REDIS_BACKOFF_MAX);
-            let wait = backoff(failures, min, max, JOB_JITTER, random());
-            tokio::time::sleep(wait).await;
+            tokio::time::sleep(backoff(failures, min, max, JOB_JITTER, random())).await;
         };
         if let Some(parts) = parts {
             settlement
@@ -328,17 +341,11 @@ pub(crate) async fn join(
                 .push((group_key(&join.group), claim(&join)));
         }
     }
+    true
 }
 
-/// Errors of Redis that pass: it starts, it is out of memory, it forgot its scripts.
-pub(crate) const PASSING: [&str; 6] = [
-    "LOADING",
-    "OOM",
-    "NOSCRIPT",
-    "BUSY",
-    "READONLY",
-    "MASTERDOWN",
-];
+/// Tries to hand in a part: some five seconds, well within a lease.
+const JOIN_TRIES: u32 = 8;
 
 /// The chord's parts when this was the last one.
 async fn hand_in(shared: &Shared, join: &Join) -> Result<Option<Parts>, RedisError> {
@@ -358,8 +365,9 @@ async fn hand_in(shared: &Shared, join: &Join) -> Result<Option<Parts>, RedisErr
         .arg(&score)
         .arg(claim(join))
         .arg(CHORD_CLAIM.as_secs());
-    let (answer,): (Vec<String>,) = redis.query(&commands).await?;
-    let mut answer = answer.into_iter();
+    let (answer,): (Vec<Vec<u8>>,) = redis.query(&commands).await?;
+    let text = |part: Vec<u8>| String::from_utf8_lossy(&part).into_owned();
+    let mut answer = answer.into_iter().map(text);
     if answer.next().as_deref() != Some("ready") {
         return Ok(None);
     }

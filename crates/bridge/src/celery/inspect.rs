@@ -12,7 +12,6 @@ use super::{
     dead::Letter,
     keys::{Keys, result_key},
     message::Message,
-    worker::when,
 };
 use crate::{
     config::{Queue, RedisConfig, Routes, ServiceSpec, StartError},
@@ -315,7 +314,7 @@ fn row(queue: &Queue, state: &str, bytes: &[u8], eta: i64) -> JobRow {
         state: state.into(),
         priority: message.as_ref().map_or(0, |m| m.priority.into()),
         attempts: headers.map_or(0, |h| h.retries.into()),
-        eta: headers.and_then(|h| when(h.eta.as_deref()?)).unwrap_or(eta),
+        eta: headers.and_then(|h| h.eta).unwrap_or(eta),
         enqueued_at: 0,
         started_at: None,
         finished_at: None,

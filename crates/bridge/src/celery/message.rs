@@ -4,7 +4,7 @@
 use std::io::Read;
 
 use base64::{Engine, engine::general_purpose::STANDARD};
-use innover_contract::{job::ID_BYTES_MAX, limits::BODY_BYTES_MAX};
+use innover_contract::{job::ID_BYTES_MAX, limits::BODY_BYTES_MAX, time::parse_rfc3339};
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Value, json, value::RawValue};
 
@@ -26,15 +26,22 @@ pub(crate) struct Message {
     pub(crate) embed: Embed,
 }
 
-/// The task's own headers.
+/// What every task has: whatever else is wrong, its client can be told.
+#[derive(Deserialize)]
+struct Identity {
+    task: String,
+    id: String,
+}
+
+/// The task's own headers; times in microseconds.
 #[derive(Clone, Debug, Default, Deserialize)]
 pub(crate) struct Headers {
     pub(crate) task: String,
     pub(crate) id: String,
-    #[serde(default)]
-    pub(crate) eta: Option<String>,
-    #[serde(default)]
-    pub(crate) expires: Option<String>,
+    #[serde(default, deserialize_with = "time")]
+    pub(crate) eta: Option<i64>,
+    #[serde(default, deserialize_with = "time")]
+    pub(crate) expires: Option<i64>,
     #[serde(default)]
     pub(crate) group: Option<String>,
     #[serde(default)]
@@ -42,7 +49,7 @@ pub(crate) struct Headers {
     #[serde(default, deserialize_with = "lenient")]
     pub(crate) retries: u32,
     /// Seconds, hard and soft.
-    #[serde(default, deserialize_with = "lenient")]
+    #[serde(default, deserialize_with = "limits")]
     pub(crate) timelimit: (Option<f64>, Option<f64>),
     #[serde(default)]
     pub(crate) root_id: Option<String>,
@@ -120,6 +127,38 @@ struct DeliveryInfo {
     redelivered: Option<bool>,
 }
 
+/// As in Celery, 0 is no limit.
+fn limits<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<(Option<f64>, Option<f64>), D::Error> {
+    let (hard, soft): (Option<f64>, Option<f64>) = lenient(deserializer)?;
+    let some = |seconds: &f64| *seconds > 0.0;
+    Ok((hard.filter(some), soft.filter(some)))
+}
+
+/// The last moment a time can name.
+pub(crate) const TIME_MAX: i64 = 253_402_207_200_000_000;
+
+/// A time as Celery writes it: ISO 8601, without an offset UTC; or as kombu tags one. A job must not
+/// run early because its time cannot be read.
+fn time<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<i64>, D::Error> {
+    let text = match Value::deserialize(deserializer)? {
+        Value::Null => return Ok(None),
+        Value::String(text) => text,
+        tagged => match tagged.get("__value__") {
+            Some(Value::String(text)) => text.clone(),
+            _ => return Err(serde::de::Error::custom("a time is text as in ISO 8601")),
+        },
+    };
+    let unreadable = |e| serde::de::Error::custom(format!("`{text}` is no time: {e}"));
+    let whole = match text.get(10..) {
+        None | Some("") => format!("{text}T00:00:00Z"),
+        Some(rest) if rest.ends_with('Z') || rest.contains(['+', '-']) => text.clone(),
+        Some(_) => format!("{text}Z"),
+    };
+    parse_rfc3339(&whole).map(Some).map_err(unreadable)
+}
+
 /// A field that does not decide what is done must not stop it: `null` or another type is the default.
 fn lenient<'de, D: Deserializer<'de>, T: for<'a> Deserialize<'a> + Default>(
     deserializer: D,
@@ -141,7 +180,7 @@ impl Message {
         };
         let envelope: Envelope = serde_json::from_slice(bytes)
             .map_err(|e| lost(format!("not an envelope of kombu: {e}")))?;
-        let headers: Headers = serde_json::from_str(envelope.headers.get()).map_err(|e| {
+        let headers: Identity = serde_json::from_str(envelope.headers.get()).map_err(|e| {
             lost(format!(
                 "not a task of protocol 2, whose headers name `task` and `id`: {e}"
             ))
@@ -154,6 +193,8 @@ impl Message {
         if headers.id.is_empty() || headers.id.len() > ID_BYTES_MAX {
             return Err(lost(format!("a task's id has 1 to {ID_BYTES_MAX} bytes")));
         }
+        let headers: Headers = serde_json::from_str(envelope.headers.get())
+            .map_err(|e| unreadable("DecodeError", format!("its headers: {e}")))?;
         let kind = envelope
             .content_type
             .as_deref()
@@ -441,6 +482,35 @@ mod tests {
         }
         // A retries header of another type decides nothing.
         assert!(with("\"retries\": 0", "\"retries\": \"many\"").is_ok());
+    }
+
+    #[test]
+    fn times_are_read_or_the_client_is_told() {
+        let with = |eta: &str| {
+            Message::parse(
+                SAMPLE
+                    .replace("\"eta\": null", &format!("\"eta\": {eta}"))
+                    .as_bytes(),
+            )
+        };
+        let noon = Some(1_793_361_600_000_000);
+        for (eta, expected) in [
+            ("null", None),
+            (r#""2026-10-30T12:00:00+00:00""#, noon),
+            (r#""2026-10-30T14:00:00+02:00""#, noon),
+            (r#""2026-10-30T12:00:00""#, noon),
+            (
+                r#"{"__type__": "datetime", "__value__": "2026-10-30T12:00:00Z"}"#,
+                noon,
+            ),
+            (r#""2026-10-30""#, Some(1_793_318_400_000_000)),
+        ] {
+            assert_eq!(with(eta).expect(eta).headers.eta, expected, "{eta}");
+        }
+        for eta in [r#""soon""#, "1.5", r#""20000-01-01T00:00:00Z""#] {
+            let error = with(eta).expect_err(eta);
+            assert!(error.known.is_some(), "{error:?}");
+        }
     }
 
     #[test]

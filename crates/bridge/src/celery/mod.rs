@@ -49,7 +49,7 @@ use crate::{
     store::jobs::{Leased, Outcome},
 };
 use canvas::Sender;
-use connection::{Redis, Ring, Said};
+use connection::{Redis, Ring, Said, passes};
 use control::Command;
 use keys::{Keys, REVOKED, REVOKED_VERSION};
 use message::Message;
@@ -63,7 +63,7 @@ pub(crate) struct Shared {
     door: Arc<dyn Door>,
     clock: Clock,
     metrics: Arc<Metrics>,
-    /// `<instance>/<life>/`, then the queue adds its own number.
+    /// `<instance>/<life>-<random>/`, then the queue adds its own number.
     lease_prefix: String,
     events: events::Events,
     registry: registry::Registry,
@@ -121,7 +121,11 @@ pub(crate) fn start(setup: Setup, tasks: &mut JoinSet<()>) -> Result<Arc<Shared>
         clock,
         metrics: metrics.clone(),
         events: events::Events::new(host(&owner)),
-        lease_prefix: format!("{owner}/"),
+        // A life's number comes again when the bridge's file is restored from a copy.
+        lease_prefix: format!(
+            "{owner}-{:x}/",
+            uuid::Uuid::now_v7().as_u128() & 0xffff_ffff
+        ),
         registry: registry::Registry::default(),
         revoked: revoked::Revoked::new(),
         bells,
@@ -255,8 +259,8 @@ impl Shared {
         }
     }
 
-    /// Reads the revoked ids again.
-    async fn load_revoked(&self) {
+    /// Reads the revoked ids again; `false` when they cannot be read.
+    async fn load_revoked(&self) -> bool {
         let mut commands = redis::pipe();
         commands.cmd("GET").arg(REVOKED_VERSION);
         commands.cmd("ZRANGE").arg(REVOKED).arg(0).arg(-1);
@@ -265,11 +269,14 @@ impl Shared {
             .query::<(Option<String>, HashSet<String>)>(&commands)
             .await
         {
-            Ok((version, ids)) => self
-                .revoked
-                .replace(version.unwrap_or_else(|| "0".into()), ids),
+            Ok((version, ids)) => {
+                self.revoked
+                    .replace(version.unwrap_or_else(|| "0".into()), ids);
+                true
+            }
             Err(error) => {
-                tracing::warn!(%error, "the revoked ids cannot be read; the next fetch tries again")
+                tracing::warn!(%error, "the revoked ids cannot be read; what was fetched waits");
+                false
             }
         }
     }
@@ -317,7 +324,7 @@ impl Shared {
             .collect();
         let mut commands = redis::pipe();
         self.redis.scripts.take_back.call(&mut commands, &keys);
-        commands.arg(format!("{instance}/"));
+        commands.arg(format!("{instance}/")).arg(&self.lease_prefix);
         match self.redis.query::<(u64,)>(&commands).await {
             Ok((0,)) => {}
             Ok((n,)) => {
@@ -389,25 +396,26 @@ impl Shared {
     }
 
     async fn sample(&self, queues: &[Arc<Queue>]) {
-        let mut commands = redis::pipe();
         for queue in queues {
             let keys = Keys::new(queue);
+            let mut commands = redis::pipe();
+            commands.cmd("ZCARD").arg(keys.delayed());
+            commands.cmd("ZCARD").arg(keys.leased());
             for list in &keys.lists {
                 commands.cmd("LLEN").arg(list);
             }
-            commands.cmd("ZCARD").arg(keys.delayed());
-            commands.cmd("ZCARD").arg(keys.leased());
-        }
-        let Ok(counts) = self.redis.query::<Vec<i64>>(&commands).await else {
-            return;
-        };
-        let mut counts = counts.into_iter();
-        for queue in queues {
-            let lists = Keys::new(queue).lists.len();
-            let queued: i64 = counts.by_ref().take(lists).sum();
-            let (delayed, leased) = (counts.next().unwrap_or(0), counts.next().unwrap_or(0));
-            self.metrics
-                .redis_depths(&queue.name, queued, delayed, leased);
+            match self.redis.query::<Vec<i64>>(&commands).await.as_deref() {
+                Ok([delayed, leased, lists @ ..]) => {
+                    let queued = lists.iter().sum();
+                    self.metrics
+                        .redis_depths(&queue.name, queued, *delayed, *leased);
+                }
+                Ok(_) => {}
+                Err(error) if passes(error) => return,
+                Err(error) => {
+                    tracing::warn!(queue = &*queue.name, %error, "a key of the queue is not what it should be; nothing comes from there");
+                }
+            }
         }
     }
 

@@ -77,7 +77,7 @@ impl Settlement {
         };
         let Effects {
             messages,
-            sizes,
+            chords,
             results,
             ..
         } = &self.effects;
@@ -85,9 +85,13 @@ impl Settlement {
         for message in messages {
             commands.arg(message.key()).arg(message.encode());
         }
-        commands.arg(sizes.len());
-        for (group, size) in sizes {
-            commands.arg(group_key(group)).arg(*size);
+        commands.arg(chords.len());
+        for chord in chords {
+            let structure = chord.structure.as_deref().unwrap_or_default();
+            commands
+                .arg(group_key(&chord.group))
+                .arg(chord.size)
+                .arg(structure);
         }
         commands.arg(results.len());
         for stored in results {

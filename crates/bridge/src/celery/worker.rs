@@ -1,16 +1,17 @@
 //! A queue's lists in Redis → its service. A turn settles what came back and fetches what comes next
 //! in one round trip; each is one script, so neither a message nor its outcome is ever half done.
 
-use std::{collections::HashSet, sync::Arc, time::Duration};
+use std::{collections::HashSet, panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
 use futures::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnordered};
-use redis::{FromRedisValue, RedisError, Value};
+use redis::{ErrorKind, FromRedisValue, RedisError, Value};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, watch};
 
 use super::{
     Shared,
     canvas::{self, Effects},
-    flight::{self, Delivered, Flight, Group, Landed, PASSING},
+    connection::passes,
+    flight::{self, Delivered, Flight, Group, Landed},
     keys::Keys,
     message::{Message, Unreadable},
     outcome::{Exception, State, Stored},
@@ -38,6 +39,8 @@ type Flights = FuturesUnordered<BoxFuture<'static, Landed>>;
 
 /// An echo comes within the moment it takes Redis to answer; a short job is done by then.
 const ECHO: Duration = Duration::from_millis(1);
+/// Messages that cannot be judged now are fetched again after this time.
+const LATER: Duration = Duration::from_secs(1);
 
 /// One queue's worker.
 pub(crate) struct Worker {
@@ -66,6 +69,8 @@ impl Worker {
         // What a fetch takes rings the bell too: Redis does not see that it was us. News within this
         // time waits for the delivery to land, whose turn fetches anyway.
         let mut echo_until = tokio::time::Instant::now();
+        // No turn before this time: Redis refused the last one.
+        let (mut refused_until, mut refusing) = (echo_until, false);
         loop {
             let closing = *self.shutdown.borrow();
             let now = self.shared.clock.now();
@@ -85,23 +90,35 @@ impl Worker {
                     .take(wanted)
                     .collect();
             let starved = wanted > 0 && slots.is_empty();
-            let up = self.shared.redis.is_up();
+            let refused = refused_until > tokio::time::Instant::now();
+            let up = self.shared.redis.is_up() && !refused;
             if up && (!settled.is_empty() || !slots.is_empty()) {
-                match self.turn(&keys, &settled, slots.len(), &mut number).await {
-                    Ok(turn) => {
-                        failures = 0;
-                        settled.clear();
-                        if let Some(turn) = turn {
-                            // What comes after the last one rings.
-                            maybe_more = turn.unfilled == 0;
-                            if !maybe_more && !turn.leased.is_empty() {
-                                echo_until = tokio::time::Instant::now() + ECHO;
-                            }
-                            next_due = turn.next_due;
-                            if turn.revoked_version != self.shared.revoked.version() {
-                                self.shared.load_revoked().await;
-                            }
-                            let (groups, back) = self.admit(turn.leased);
+                let Turn { settling, fetching } =
+                    self.turn(&keys, &settled, slots.len(), &mut number).await;
+                let mut refusal = None;
+                match settling {
+                    Ok(()) => settled.clear(),
+                    Err(error) => {
+                        if !passes(&error) {
+                            self.settle_alone(&keys, &mut settled).await;
+                        }
+                        refusal = Some(error);
+                    }
+                }
+                match fetching {
+                    None => {}
+                    Some(Err(error)) => refusal = Some(error),
+                    Some(Ok(fetched)) => {
+                        // What comes after the last one rings.
+                        maybe_more = fetched.unfilled == 0;
+                        if !maybe_more && !fetched.leased.is_empty() {
+                            echo_until = tokio::time::Instant::now() + ECHO;
+                        }
+                        next_due = fetched.next_due;
+                        let known = fetched.revoked_version == self.shared.revoked.version()
+                            || self.shared.load_revoked().await;
+                        if known {
+                            let (groups, back) = self.admit(fetched.leased);
                             for refused in back {
                                 match refused.settlement.effects.joins.is_empty() {
                                     true => settled.push(refused.settlement),
@@ -109,38 +126,54 @@ impl Worker {
                                 }
                             }
                             for group in groups {
-                                flights.push(self.fly(group, slots.pop()));
+                                match slots.pop() {
+                                    Some(slot) => flights.push(self.fly(group, slot)),
+                                    // It did not fit into the delivery its lease was for.
+                                    None => settled.extend(self.put_back(group)),
+                                }
                             }
-                            if !settled.is_empty() {
-                                continue;
-                            }
+                        } else {
+                            let later = |leased: Leased| {
+                                let deliveries = leased.delivery - 1;
+                                let at = self.shared.clock.now() + micros(LATER);
+                                let origin = Origin {
+                                    lease: leased.lease,
+                                    ..Origin::default()
+                                };
+                                let action = Action::Wait { at, deliveries };
+                                Settlement::new(origin, action, Effects::default())
+                            };
+                            settled.extend(fetched.leased.into_iter().map(later));
                         }
                     }
-                    Err(error) => {
+                }
+                match refusal {
+                    None => failures = 0,
+                    Some(error) => {
                         failures += 1;
                         tracing::warn!(queue = &*self.queue.name, %error, "Redis refuses; what is done is written when it answers");
-                        if !passes(&error) {
-                            self.settle_alone(&keys, &mut settled).await;
-                        }
-                        let wait = backoff(
-                            failures,
-                            REDIS_BACKOFF_MIN,
-                            REDIS_BACKOFF_MAX,
-                            JOB_JITTER,
-                            random(),
-                        );
-                        tokio::time::sleep(wait).await;
+                        self.shared
+                            .metrics
+                            .reachable("Redis", Some(&error.to_string()));
+                        let (min, max) = (REDIS_BACKOFF_MIN, REDIS_BACKOFF_MAX);
+                        let wait = backoff(failures, min, max, JOB_JITTER, random());
+                        refused_until = tokio::time::Instant::now() + wait;
+                        refusing = true;
                         maybe_more = true;
-                        if closing && failures > 3 {
-                            return;
-                        }
+                    }
+                }
+                if failures == 0 {
+                    if std::mem::take(&mut refusing) {
+                        self.shared.metrics.reachable("Redis", None);
+                    }
+                    if !settled.is_empty() {
                         continue;
                     }
                 }
             }
             drop(slots);
             // Without Redis nothing can be written any more; the leases end by themselves.
-            if closing && flights.is_empty() && (settled.is_empty() || !up) {
+            if closing && flights.is_empty() && (settled.is_empty() || !up || failures > 3) {
                 return;
             }
             let full = flights.len() >= self.queue.spec.concurrency;
@@ -159,6 +192,7 @@ impl Worker {
                     None
                 }
                 () = tokio::time::sleep_until(echo_until), if echo && maybe_more => None,
+                () = tokio::time::sleep_until(refused_until), if refused_until > tokio::time::Instant::now() => None,
                 _ = self.shutdown.changed(), if !closing => None,
             };
             while let Some(landed) = next {
@@ -189,14 +223,14 @@ impl Worker {
         }
     }
 
-    /// Settles and fetches in one round trip; `None` when nothing was to be fetched.
+    /// Settles and fetches in one round trip; what is not asked for is fine, or `None`.
     async fn turn(
         &self,
         keys: &Keys,
         settled: &[Settlement],
         room: usize,
         number: &mut u64,
-    ) -> Result<Option<Turn>, RedisError> {
+    ) -> Turn {
         let redis = &self.shared.redis;
         let mut commands = match settled {
             [] => redis::pipe(),
@@ -209,15 +243,36 @@ impl Worker {
                 .arg(room)
                 .arg(&self.shared.lease_prefix)
                 .arg(*number);
+            // Used up before it is asked: an answer that is lost must not give its ids to others.
+            let batch = self.queue.spec.tasks.values().map(|task| task.batch).max();
+            *number += (room * batch.unwrap_or(1).max(1)) as u64;
             for (name, batch) in self.batches() {
                 commands.arg(name).arg(batch);
             }
         }
-        let mut answers: Vec<Value> = redis.query(&commands).await?;
-        let fetched = if room > 0 { answers.pop() } else { None };
-        for answer in answers {
-            self.report(answer, settled.len())?;
-        }
+        // One may be refused and the other not.
+        commands.ignore_errors();
+        let answers = redis
+            .query::<Vec<Result<Value, RedisError>>>(&commands)
+            .await;
+        let mut answers = match answers {
+            Ok(answers) => answers.into_iter(),
+            Err(error) => {
+                let fetching = (room > 0).then(|| Err(error.clone()));
+                return Turn {
+                    settling: Err(error),
+                    fetching,
+                };
+            }
+        };
+        let missing = || Err(RedisError::from((ErrorKind::Parse, "an answer is missing")));
+        let settling = match settled {
+            [] => Ok(()),
+            _ => answers
+                .next()
+                .unwrap_or_else(missing)
+                .and_then(|answer| self.report(answer, settled.len())),
+        };
         // What was sent to our own lists makes no noise on this connection.
         let sent: HashSet<&str> = settled
             .iter()
@@ -225,12 +280,20 @@ impl Worker {
             .collect();
         sent.into_iter()
             .for_each(|queue| self.shared.ring(Some(queue)));
-        let Some(fetched) = fetched else {
-            return Ok(None);
-        };
-        let turn = Turn::read(fetched)?;
-        *number += turn.leased.len() as u64;
-        Ok(Some(turn))
+        let fetching = (room > 0).then(|| {
+            answers
+                .next()
+                .unwrap_or_else(missing)
+                .and_then(Fetched::read)
+        });
+        let refused = fetching.as_ref().and_then(|fetched| fetched.as_ref().err());
+        settling
+            .as_ref()
+            .err()
+            .into_iter()
+            .chain(refused)
+            .for_each(|error| redis.note(error));
+        Turn { settling, fetching }
     }
 
     /// Says what the settling of so many jobs met.
@@ -346,8 +409,7 @@ impl Worker {
         let refused = |origin: Origin, message: Message, refusal: Refusal| {
             Err(Box::new(self.refused(origin, message, refusal, now)))
         };
-        let time = |text: &Option<String>| -> Option<i64> { text.as_deref().and_then(when) };
-        if time(&headers.expires).is_some_and(|at| at < now) {
+        if headers.expires.is_some_and(|at| at < now) {
             return refused(origin, message, Refusal::Revoked("expired"));
         }
         if shared.revoked.contains(&headers.id) {
@@ -360,7 +422,7 @@ impl Worker {
                 return refused(origin, message, Refusal::Failed(exception, error));
             }
         };
-        if let Some(at) = time(&headers.eta).filter(|at| *at > now) {
+        if let Some(at) = headers.eta.filter(|at| *at > now) {
             let action = Action::Wait {
                 at,
                 deliveries: delivery - 1,
@@ -470,12 +532,15 @@ impl Worker {
     fn join(&self, mut refused: Refused) -> BoxFuture<'static, Landed> {
         let (shared, queue) = (self.shared.clone(), self.queue.clone());
         async move {
-            if let Some(message) = &refused.message {
-                let sender = shared.sender(&queue, message);
-                flight::join(&shared, &queue, &mut refused.settlement, &sender).await;
-            }
+            let joined = match &refused.message {
+                Some(message) => {
+                    let sender = shared.sender(&queue, message);
+                    flight::join(&shared, &queue, &mut refused.settlement, &sender).await
+                }
+                None => true,
+            };
             Landed {
-                settled: vec![refused.settlement],
+                settled: joined.then_some(refused.settlement).into_iter().collect(),
                 unavailable: None,
             }
         }
@@ -515,17 +580,43 @@ impl Worker {
         }
     }
 
-    fn fly(&self, group: Group, slot: Option<OwnedSemaphorePermit>) -> BoxFuture<'static, Landed> {
+    /// As if it had not been fetched.
+    fn put_back(&self, group: Group) -> impl Iterator<Item = Settlement> {
+        let at = self.shared.clock.now();
+        group.jobs.into_iter().map(move |job| {
+            let deliveries = job.delivery - 1;
+            Settlement::new(
+                job.origin,
+                Action::Wait { at, deliveries },
+                Effects::default(),
+            )
+        })
+    }
+
+    fn fly(&self, group: Group, slot: OwnedSemaphorePermit) -> BoxFuture<'static, Landed> {
         let flight = Flight {
             shared: self.shared.clone(),
             queue: self.queue.clone(),
             task: group.task,
             spec: group.spec,
         };
+        let task = flight.task.clone();
         async move {
-            let landed = flight.run(group.jobs).await;
+            // One delivery must not end the queue's worker. Its leases run out, and the tries count.
+            let landed = AssertUnwindSafe(flight.run(group.jobs))
+                .catch_unwind()
+                .await;
             drop(slot);
-            landed
+            landed.unwrap_or_else(|_| {
+                tracing::error!(
+                    task,
+                    "a delivery panicked; its jobs come back when their leases end"
+                );
+                Landed {
+                    settled: Vec::new(),
+                    unavailable: None,
+                }
+            })
         }
         .boxed()
     }
@@ -546,22 +637,14 @@ enum Refusal {
     Failed(Exception, String),
 }
 
-/// Whether an error is none of the commands' own: the connection, or a state of the server.
-fn passes(error: &RedisError) -> bool {
-    error.code().is_none_or(|code| PASSING.contains(&code))
-}
-
-/// A time as Celery writes it: ISO 8601; without an offset it is UTC.
-pub(crate) fn when(text: &str) -> Option<i64> {
-    let with_offset = match text.ends_with('Z') || text.get(10..)?.contains(['+', '-']) {
-        true => text.to_owned(),
-        false => format!("{text}Z"),
-    };
-    innover_contract::time::parse_rfc3339(&with_offset).ok()
+/// What came of a turn.
+struct Turn {
+    settling: Result<(), RedisError>,
+    fetching: Option<Result<Fetched, RedisError>>,
 }
 
 /// The answer to a fetch.
-struct Turn {
+struct Fetched {
     next_due: Option<i64>,
     revoked_version: String,
     /// Deliveries that were wanted and not there.
@@ -569,8 +652,8 @@ struct Turn {
     leased: Vec<Leased>,
 }
 
-impl Turn {
-    fn read(value: Value) -> Result<Turn, RedisError> {
+impl Fetched {
+    fn read(value: Value) -> Result<Fetched, RedisError> {
         let mut items = Vec::<Value>::from_redis_value(value)?.into_iter();
         let mut next = || items.next().unwrap_or(Value::Nil);
         let due = f64::from_redis_value(next())?;
@@ -585,7 +668,7 @@ impl Turn {
                 bytes: Vec::<u8>::from_redis_value(next())?,
             });
         }
-        Ok(Turn {
+        Ok(Fetched {
             next_due: (due >= 0.0).then_some((due * 1e3) as i64),
             revoked_version,
             unfilled,

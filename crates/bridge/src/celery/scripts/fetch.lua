@@ -20,9 +20,12 @@ local out = {-1, redis.call('GET', revoked) or '0', 0}
 -- What adds comes before what removes: when Redis is out of memory it refuses the former in the
 -- middle of a script, and a message may be in two places then, but never in none.
 local function hold(message, delivery)
-    local lease = ARGV[3] .. string.format('%.0f', number)
-    number = number + 1
-    redis.call('HSET', messages, lease, message)
+    local lease
+    -- A lease's id is nobody else's, whatever the worker believes to have used up.
+    repeat
+        lease = ARGV[3] .. string.format('%.0f', number)
+        number = number + 1
+    until redis.call('HSETNX', messages, lease, message) == 1
     if delivery > 1 then
         redis.call('HSET', tries, lease, delivery)
     end
@@ -47,15 +50,20 @@ for _, place in ipairs({leased, delayed}) do
     end
 end
 
--- Only a hint for how many to take at once: the worker reads the message itself.
+-- Only a hint for how many to take at once: the worker reads the message itself. A job with limits
+-- of its own travels alone.
 local function task_of(message)
+    if not string.find(message, '"timelimit": ?%[null, ?null%]') then
+        return ''
+    end
     return string.match(message, '"task": ?"([^"]*)"') or ''
 end
 
 for i = 6, #KEYS do
     while room > 0 do
-        local next = redis.call('LRANGE', KEYS[i], -1, -1)
-        if #next == 0 then
+        local next = redis.pcall('LRANGE', KEYS[i], -1, -1)
+        -- A key that is no list is nobody's queue.
+        if next.err or #next == 0 then
             break
         end
         local task = task_of(next[1])
@@ -65,10 +73,10 @@ for i = 6, #KEYS do
         end
         -- The oldest is the last one.
         local taken = 0
-        while taken < #next and task_of(next[#next - taken]) == task do
+        repeat
             hold(next[#next - taken], 1)
             taken = taken + 1
-        end
+        until taken == #next or task_of(next[#next - taken]) ~= task
         redis.call('RPOP', KEYS[i], taken)
         room = room - 1
     end

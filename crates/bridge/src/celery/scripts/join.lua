@@ -10,14 +10,22 @@ local parts, total, size, marks, claim = group .. '.j', group .. '.t', group .. 
 if redis.call('GET', claim) == 'done' then
     return {'done'}
 end
-if redis.call('SADD', marks, ARGV[2]) == 1 then
-    redis.call('ZADD', parts, ARGV[4], ARGV[3])
+-- Python workers with `result_chord_ordered=False` keep a list.
+local listed = redis.call('TYPE', parts).ok == 'list'
+if redis.call('SISMEMBER', marks, ARGV[2]) == 0 then
+    if listed then
+        redis.call('RPUSH', parts, ARGV[3])
+    else
+        redis.call('ZADD', parts, ARGV[4], ARGV[3])
+    end
+    redis.call('SADD', marks, ARGV[2])
 end
+local there = redis.call(listed and 'LLEN' or 'ZCARD', parts)
 for _, key in ipairs({parts, total, size, marks}) do
     redis.call('EXPIRE', key, 86400)
 end
 local wanted = tonumber(redis.call('GET', size) or -1)
-if wanted < 0 or redis.call('ZCARD', parts) < wanted + tonumber(redis.call('GET', total) or 0) then
+if wanted < 0 or there < wanted + tonumber(redis.call('GET', total) or 0) then
     return {'wait'}
 end
 local owner = redis.call('GET', claim)
@@ -26,7 +34,7 @@ if owner and owner ~= ARGV[5] then
 end
 redis.call('SET', claim, ARGV[5], 'EX', ARGV[6])
 local out = {'ready', redis.call('GET', group) or ''}
-for _, part in ipairs(redis.call('ZRANGE', parts, 0, -1)) do
+for _, part in ipairs(redis.call(listed and 'LRANGE' or 'ZRANGE', parts, 0, -1)) do
     out[#out + 1] = part
 end
 return out

@@ -6,7 +6,7 @@
 --   lease, action (done | wait | dead | store), a, b,
 --     store: there is no lease, only results; wait: a = when it is due in ms, b = deliveries so far; dead: a = the letter, b = its time in ms
 --   number of messages, then list and message of each,
---   number of chords begun, then group and size of each,
+--   number of chords begun, then group, size and saved structure ('' when it has none) of each,
 --   number of results, then key, text and seconds of each,
 --   number of chords finished, then group key and claim of each.
 -- Returns how many were still held, how many dead letters were deleted since there are too many, and
@@ -29,7 +29,7 @@ while position < #ARGV do
         settled = settled + 1
     end
     for _, list in ipairs({pushes, sizes, results, finished}) do
-        local width = list == results and 3 or 2
+        local width = (list == results or list == sizes) and 3 or 2
         for _ = 1, tonumber(take()) do
             local entry = {}
             for i = 1, width do
@@ -49,7 +49,8 @@ local function unless_another_type(...)
     local answer = redis.pcall(...)
     if type(answer) == 'table' and answer.err then
         if string.sub(answer.err, 1, 9) ~= 'WRONGTYPE' then
-            error(answer.err)
+            -- Fails again, and ends the script with Redis' own error.
+            return redis.call(...)
         end
         return false
     end
@@ -64,6 +65,9 @@ if #sizes + #results + #finished > 0 then
     for _, entry in ipairs(sizes) do
         redis.call('DEL', entry[1] .. '.c')
         redis.call('SET', entry[1] .. '.s', entry[2], 'EX', 86400)
+        if entry[3] ~= '' then
+            redis.call('SET', entry[1], entry[3], 'EX', 86400)
+        end
     end
     for _, entry in ipairs(results) do
         local there = unless_another_type('GET', entry[1])
