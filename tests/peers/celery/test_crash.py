@@ -48,7 +48,7 @@ class Sender(threading.Thread):
                 time.sleep(max(0, started + n / SENT_PER_SECOND - time.monotonic()))
                 name, task_id = f"{self.run_name}-{n}", str(uuid4())
                 insist(lambda: self.stage.app.send_task(
-                    "items.create", args=[name], queue="items-tasks", task_id=task_id,
+                    "items.create", args=[name, "crash-test"], queue="items-tasks", task_id=task_id,
                     retry=False, ignore_result=False))
                 self.names[task_id] = name
         except Exception as error:
