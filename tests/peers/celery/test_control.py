@@ -65,7 +65,7 @@ def test_registered(inspect):
 def test_active(stage, inspect):
     result = stage.slow.delay(3)
     [job] = eventually(inspect.active, lambda jobs: any(j["id"] == result.id for j in jobs), "it is active")
-    assert job["name"] == "profile.slow" and job["args"] == [2] and job["kwargs"] == {}
+    assert job["name"] == "profile.slow" and job["args"] == [3] and job["kwargs"] == {}
     assert job["hostname"].startswith("profile@") and job["time_start"] > 0
     assert job["delivery_info"]["routing_key"] == "profile-tasks"
     result.get(timeout=SOON)
@@ -275,7 +275,7 @@ def test_flower_sees_the_workers(flower):
         return {node: info for node, info in seen.items() if node.startswith("profile@")}
     [(node, info)] = wait_until(workers, SOON, "Flower lists the worker").items()
     assert "profile.add" in info["registered"] and "profile-tasks" in [q["name"] for q in info["active_queues"]]
-    assert json.loads(flower("/api/workers?status=true")[1])[node] is True
+    wait_until(lambda: json.loads(flower("/api/workers?status=true")[1]).get(node), SOON, "it is online")
     for page in ("/", "/workers", f"/worker/{node}", "/broker"):
         status, text = flower(page)
         assert status == 200, (page, text[-2000:])

@@ -28,6 +28,17 @@ def raised_by(result):
     return caught.value
 
 
+def stored(stage, result):
+    """What is stored for a job, read without its client's help.
+
+    A second result object of one id may wait for ever where the first one has taken the news (5.3.6).
+    """
+    def meta():
+        meta = stage.app.backend.get_task_meta(result.id, cache=False)
+        return meta if meta["status"] in ("SUCCESS", "FAILURE", "REVOKED") else None
+    return wait_until(meta, SOON, f"{result.id} is done")
+
+
 def running(stage, result):
     """Waits until a worker says it runs the job."""
     def seen():
@@ -62,7 +73,6 @@ def test_keyword_arguments(stage):
 def test_text_of_any_script_comes_back(stage):
     text = {"schlüssel": "Grüße", "emoji": "😀 \U0001f1e9\U0001f1ea", "cjk": "支払い", "rtl": "תשלום", "quotes": "\"'\\\n\t"}
     assert get(stage.echo.delay(text)) == text
-    assert get(stage.echo.delay(value="é")) == "é"
 
 
 @pytest.mark.parametrize("value", [
@@ -239,7 +249,7 @@ def test_links(stage):
     links = [stage.add.s(10), stage.add.si(5, 5), stage.add.s(20) | stage.add.s(30)]
     results = [link.freeze() for link in links]
     get(stage.add.apply_async((1, 2), link=links))
-    assert [get(result) for result in results] == [13, 10, 53]
+    assert [stored(stage, result)["result"] for result in results] == [13, 10, 53]
 
 
 def test_link_error(stage):
@@ -342,9 +352,9 @@ def test_chord_with_a_failed_part(stage):
     result = chord([stage.add.s(1, 1), stage.add.s("x", 1), stage.add.s(2, 2)])(body)
     # The result knows its parts, and raises what they raised. Without them there is the stored error.
     assert isinstance(raised_by(result), TypeError)
-    failure = raised_by(stage.result(result.id))
-    assert isinstance(failure, ChordError) and "raised" in str(failure)
-    assert result.state == "FAILURE"
+    body = stored(stage, result)
+    assert body["status"] == "FAILURE"
+    assert isinstance(body["result"], ChordError) and "raised" in str(body["result"])
     assert get(link_result) == result.id
 
 
