@@ -118,6 +118,17 @@ def stage(tmp_path_factory):
     close(stage)
 
 
+@pytest.fixture(autouse=True)
+def still_running(request):
+    """Says which test ended a server that the next ones need too."""
+    yield
+    if "stage" in request.fixturenames:
+        stage = request.getfixturevalue("stage")
+        for server in (stage.redis, stage.platform):
+            ended = server.child.poll()
+            assert ended is None, f"{server.name} ended with {ended}:\n{server.said()[-4000:]}"
+
+
 @pytest.fixture
 def own_stage(tmp_path):
     """Starts servers for one test: `own_stage(backend=1)`."""
