@@ -38,13 +38,16 @@ def free_port():
 
 
 def wait_until(true, seconds, what):
-    """Asks `true` until it says so, and returns what it said; fails after `seconds`."""
+    """Asks `true` until it says so, and returns what it said.
+
+    Fails after `seconds` with `what`: a text, or a function that makes one then.
+    """
     deadline = time.monotonic() + seconds
     while True:
         value = true()
         if value:
             return value
-        assert time.monotonic() < deadline, f"not within {seconds} s: {what}"
+        assert time.monotonic() < deadline, f"not within {seconds} s: {what() if callable(what) else what}"
         time.sleep(0.05)
 
 

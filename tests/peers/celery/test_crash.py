@@ -96,7 +96,7 @@ def test_kill_9_every_second(own_stage):
 
     wait_until(
         lambda: states(stage, sender.names).get("SUCCESS", 0) == JOBS, SETTLED_SECONDS_MAX,
-        f"every job is a SUCCESS, but: {states(stage, sender.names)}")
+        lambda: f"every job is a SUCCESS, but: {states(stage, sender.names)}")
     made = stage.platform.rows("items", f"SELECT name, COUNT(*) FROM items WHERE name LIKE '{run}-%' GROUP BY name")
     assert len(made) == JOBS, "effects are missing"
     assert [name for name, count in made if count != 1] == [], "effects are doubled"
@@ -159,7 +159,8 @@ def test_redis_is_restarted_while_jobs_run(own_stage):
     stage.redis.start()
     after = [insist(lambda: stage.add.delay(n, n)) for n in range(100)]
     ids = [result.id for result in before + after]
-    wait_until(lambda: states(stage, ids).get("SUCCESS") == 200, 40, "all 200 are done")
+    wait_until(lambda: states(stage, ids).get("SUCCESS") == 200, 40,
+               lambda: f"all 200 are done, but: {states(stage, ids)}")
     assert stage.works()
 
 
