@@ -1,5 +1,4 @@
 """Servers a test starts for itself, on free ports, in a temporary folder, and stops at its end."""
-import json
 import os
 import shutil
 import signal
@@ -9,8 +8,6 @@ import subprocess
 import sys
 import tempfile
 import time
-import urllib.parse
-import urllib.request
 from pathlib import Path
 
 import redis
@@ -186,14 +183,6 @@ class Platform(Process):
         """Rows of a service's database."""
         with sqlite3.connect(f"file:{self.state}/db/{database}.db?mode=ro", uri=True) as connection:
             return connection.execute(sql).fetchall()
-
-    def token(self, user):
-        """An access token of a dev user, whose password is its name."""
-        form = {"grant_type": "password", "client_id": "innover-cli", "username": user, "password": user}
-        request = urllib.request.Request(
-            f"{self.url}/oauth2/token", data=urllib.parse.urlencode(form).encode())
-        with urllib.request.urlopen(request, timeout=10) as answer:
-            return json.load(answer)["access_token"]
 
 
 class Workers(Process):

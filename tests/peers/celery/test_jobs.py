@@ -1,4 +1,5 @@
 """What an unmodified Celery client may ask of a worker, one test per promise."""
+import subprocess
 import time
 from datetime import date, datetime, timedelta, timezone
 from decimal import Decimal
@@ -491,7 +492,6 @@ def test_other_databases_and_passwords(own_stage, servers):
 @pytest.mark.ours_alone
 def test_a_message_published_by_hand_is_a_job(stage):
     """redis-cli PUBLISH profile-tasks '{"task": "profile.add", …}'"""
-    import subprocess
     task_id = f"x-{uuid4().hex[:8]}"
     subprocess.run(
         ["redis-cli", "-p", str(stage.redis.port), "PUBLISH", "profile-tasks",
