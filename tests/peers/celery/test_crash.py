@@ -149,8 +149,12 @@ def test_a_revoked_job_stays_revoked_after_a_kill(own_stage):
     wait_until(lambda: states(stage, [result.id]).get("REVOKED"), 30, "it is revoked")
 
 
+@pytest.mark.ours_alone
 def test_redis_is_restarted_while_jobs_run(own_stage):
-    """Jobs from before and after; the client and the worker find it again by themselves."""
+    """Jobs from before and after; the client and the worker find it again by themselves.
+
+    Celery's own worker now and then stores FAILURE for a job it ran at that moment.
+    """
     stage = own_stage()
     before = [stage.add.delay(n, n) for n in range(100)]
     assert before[0].get(timeout=20) == 0
