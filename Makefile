@@ -21,7 +21,8 @@ environment = $(foreach name,$(settings),$(if $($(name)),$(name)='$($(name))'))
 dry_run = $(findstring n,$(firstword -$(MAKEFLAGS)))
 in_place_of_make = $(if $(dry_run),,$(become $(environment) exec $(1)))
 
-.PHONY: up down health workers logs demo smoke-test test-auth test-flow bench test lint format audit \
+.PHONY: up down health workers logs demo smoke-test test-auth test-flow bench test test-peers test-peers-full bench-celery \
+    lint format audit \
     train-scorer rebuild spin-up help
 
 up: ## build what is missing, then run the platform in the foreground
@@ -71,6 +72,19 @@ test: ## unit, property, component and black-box tests on embedded storage
 	@$(build_first)
 	@cargo test --release --workspace
 
+test-peers: ## real Celery clients, workers and Flower against the platform, per version
+	@$(build_first)
+	@tests/peers/run
+
+test-peers-full: ## the same with 20,000 jobs under kill -9
+	@$(build_first)
+	@tests/peers/run --full
+
+bench-celery: ## Celery's workers and ours on the same jobs, as a table
+	@$(build_first)
+	@tests/peers/run --install 5.7.0
+	@target/peers/celery-5.7.0/bin/python tests/peers/celery/bench.py
+
 lint: ## clippy over the whole workspace, warnings are errors
 	@cargo clippy --release --workspace --all-targets -- --deny warnings
 
@@ -91,4 +105,4 @@ spin-up: ## the same app under stock Spin
 	@exec tools/spin-up
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-11s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-15s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
