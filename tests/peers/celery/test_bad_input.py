@@ -148,3 +148,78 @@ def test_the_same_message_twice(stage):
     assert stage.result(task_id).get(timeout=SOON) == 3
     assert stage.works()
     assert state(stage, task_id) == "SUCCESS"
+
+
+# What a client can make of keys it should leave alone. None of it may cost another client its job.
+
+def test_a_result_under_a_key_of_another_type(stage):
+    task_id = str(uuid4())
+    stage.backend.rpush(f"celery-task-meta-{task_id}", "mine")
+    push(stage, envelope(task_id))
+    assert stage.works()
+    wait_until(lambda: stage.backend.type(f"celery-task-meta-{task_id}") == b"string", SOON,
+               "the result replaces it")
+    assert state(stage, task_id) == "SUCCESS"
+
+
+def test_a_link_to_a_queue_that_is_no_list(stage):
+    stage.broker.set("no-list-tasks", "mine")
+    link = {"task": "profile.add", "args": [1], "kwargs": {}, "options": {"queue": "no-list-tasks"}, "immutable": False}
+    embed = {"callbacks": [link], "errbacks": None, "chain": None, "chord": None}
+    chains = [str(uuid4()) for _ in range(20)]
+    for n, last in enumerate(chains):
+        step = {"task": "profile.add", "args": [1], "kwargs": {}, "options": {"task_id": last}, "immutable": False}
+        chained = {"callbacks": None, "errbacks": None, "chain": [step], "chord": None}
+        push(stage, envelope(str(uuid4()), body=encoded([[n, 2], {}, chained])))
+        push(stage, envelope(str(uuid4()), body=encoded([[n, 2], {}, embed])))
+    assert [stage.result(last).get(timeout=SOON) for last in chains] == [n + 3 for n in range(20)]
+    stage.broker.delete("no-list-tasks")
+
+
+def test_a_priority_that_is_no_list(stage):
+    stage.broker.set("profile-tasks\x06\x163", "mine")
+    try:
+        assert stage.works()
+        task_id = str(uuid4())
+        push(stage, envelope(task_id))
+        assert stage.result(task_id).get(timeout=SOON) == 3
+    finally:
+        stage.broker.delete("profile-tasks\x06\x163")
+    assert stage.works()
+
+
+@pytest.mark.parametrize("limit", [0, -1, 1e19, 1e300, "long"])
+def test_a_time_limit_that_is_none(stage, limit):
+    task_id = str(uuid4())
+    push(stage, envelope(task_id, headers={"timelimit": [limit, None]}))
+    assert stage.result(task_id).get(timeout=SOON) == 3
+    assert stage.works()
+
+
+def test_chords_whose_keys_are_of_another_type(stage):
+    """More of them than deliveries run at once: none may keep its place."""
+    bodies = []
+    for _ in range(3):
+        group, body = str(uuid4()), str(uuid4())
+        bodies.append(body)
+        stage.backend.rpush(f"celery-taskset-meta-{group}.c", "mine")
+        chord = {"task": "profile.echo", "args": [], "kwargs": {}, "options": {"task_id": body}, "immutable": False}
+        embed = {"callbacks": None, "errbacks": None, "chain": None, "chord": chord}
+        push(stage, envelope(str(uuid4()), body=encoded([[1, 2], {}, embed]), headers={"group": group, "group_index": 0}))
+    assert stage.works()
+    for body in bodies:
+        wait_until(lambda: state(stage, body) == "FAILURE", SOON, "the body of a chord that cannot end fails")
+
+
+@pytest.mark.parametrize("refused", ["expired", "unknown"])
+def test_a_chord_with_a_part_that_never_runs(stage, refused):
+    """Its body fails; Celery's own does so for the first and waits for ever for the second."""
+    group, body = str(uuid4()), str(uuid4())
+    chord = {"task": "profile.echo", "args": [], "kwargs": {}, "options": {"task_id": body}, "immutable": False}
+    embed = {"callbacks": None, "errbacks": None, "chain": None, "chord": chord}
+    stage.backend.set(f"celery-taskset-meta-{group}.s", 2)
+    parts = [{}, {"expires": "2020-01-01T00:00:00+00:00"} if refused == "expired" else {"task": "profile.nothing"}]
+    for index, part in enumerate(parts):
+        headers = {"group": group, "group_index": index, **part}
+        push(stage, envelope(str(uuid4()), body=encoded([[1, 2], {}, embed]), headers=headers))
+    wait_until(lambda: state(stage, body) == "FAILURE", SOON, "the chord's body fails")
