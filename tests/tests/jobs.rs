@@ -56,6 +56,7 @@ async fn a_job_over_http_runs_and_shows_its_result() {
     let made = post(&p, PROFILE, json!({"task": "add", "args": [20, 22]})).await;
     assert_eq!(made.status, 202, "{}", made.text);
     assert_eq!(made.json["task"], "profile.add");
+    assert_eq!(made.headers["location"].to_str().unwrap(), at(&made));
     let done = reach(&p, &at(&made), &["done"]).await;
     assert_eq!(
         (&done["result"], &done["attempts"]),
@@ -81,6 +82,8 @@ async fn only_operators_may_and_what_is_no_job_is_told_so() {
     let add = json!({"task": "add", "args": [1, 2]});
     let user = p.post("user", PROFILE, add.clone()).await;
     assert_eq!((user.status, user.code()), (403, "insufficient_scope"));
+    let nobody = reqwest::Client::new().post(format!("{}{PROFILE}", p.url));
+    assert_eq!(nobody.json(&add).send().await.unwrap().status(), 401);
     let made = post(&p, PROFILE, add).await;
     let auditor = p.get("auditor", &at(&made)).await;
     assert_eq!(auditor.status, 200, "{}", auditor.text);

@@ -26,6 +26,8 @@ use crate::{
 pub const JOBS_PATH: &str = "/v1/jobs/";
 /// Tells the caller's request in logs; the gateway looks for it.
 const REQUEST_ID: &str = "x-request-id";
+/// Seconds of a year.
+const COUNTDOWN_MAX: f64 = 31_536_000.0;
 /// Who may put jobs on queues.
 const WRITE: &str = "jobs:write";
 /// Who may look at them.
@@ -145,6 +147,10 @@ impl Bridge {
     }
 
     async fn put(&self, who: &ServiceClaims, queue: &str, request: &Request<Bytes>) -> Answer {
+        // A list would be taken for the fields in their order.
+        if request.body().trim_ascii_start().first() == Some(&b'[') {
+            return Err(problem(Code::InvalidRequest, "a job is an object"));
+        }
         let new: NewJob = serde_json::from_slice(request.body()).map_err(|e| {
             let what = format!("not {{\"task\": …, \"args\": [], \"kwargs\": {{}}}}: {e}");
             problem(
@@ -176,13 +182,11 @@ impl Bridge {
             .map_err(|what| problem(Code::UnknownTask, what))?;
         let row = self.row(&job.id).await?;
         if let (Enqueued::Known, Some(row)) = (enqueued, &row) {
-            differs(
-                &Job {
-                    task: job.task,
-                    ..wanted
-                },
-                row,
-            )?;
+            let wanted = Job {
+                task: job.task,
+                ..wanted
+            };
+            differs(&wanted, row, new.eta.is_some())?;
         }
         let Some(row) = row else {
             return Err(problem(
@@ -190,7 +194,7 @@ impl Bridge {
                 "the job was enqueued and cannot be found",
             ));
         };
-        let location = format!("{}/{}", request.uri().path(), row.id);
+        let location = format!("{}/{}", public(request.uri().path()), row.id);
         let body = serde_json::to_vec(&JobView::from(row)).unwrap_or_default();
         Ok(respond(202, "application/json", body, Some(location)))
     }
@@ -215,8 +219,10 @@ impl Bridge {
             return Err(problem(Code::InvalidIdempotencyKey, what));
         }
         let id = match (&new.id, key) {
-            (Some(id), _) if id.is_empty() || id.len() > ID_BYTES_MAX => {
-                return Err(bad(&format!("1 to {ID_BYTES_MAX} bytes"), "/id"));
+            // It is part of a path.
+            (Some(id), _) if !is_id(id) => {
+                let what = format!("1 to {ID_BYTES_MAX} letters, digits, `.`, `_`, `-` or `:`");
+                return Err(bad(&what, "/id"));
             }
             (Some(id), _) => id.clone(),
             // The key is the caller's, and so is the job it names.
@@ -230,11 +236,11 @@ impl Bridge {
         if new.priority > 9 {
             return Err(bad("0 is first, 9 is last", "/priority"));
         }
-        let countdown = new.countdown.map(|s| s.clamp(0.0, 1e9));
-        if new.countdown.is_some_and(|s| !s.is_finite() || s < 0.0) {
-            return Err(bad("seconds from now", "/countdown"));
+        let within = |seconds: f64| (0.0..=COUNTDOWN_MAX).contains(&seconds);
+        if new.countdown.is_some_and(|seconds| !within(seconds)) {
+            return Err(bad("seconds from now, a year's at most", "/countdown"));
         }
-        let from_now = countdown.map(|s| self.clock.now() + (s * 1e6) as i64);
+        let from_now = new.countdown.map(|s| self.clock.now() + (s * 1e6) as i64);
         let mut job = Job::new(id, new.task.clone(), new.args.clone());
         job.kwargs = new.kwargs.clone();
         job.priority = new.priority;
@@ -308,6 +314,20 @@ impl Bridge {
     }
 }
 
+fn is_id(id: &str) -> bool {
+    let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-' | b':');
+    (1..=ID_BYTES_MAX).contains(&id.len()) && id.bytes().all(plain)
+}
+
+/// The path as the gateway's callers know it: `/v1/jobs/profile/…` is `/api/profile/v1/jobs/…`.
+fn public(path: &str) -> String {
+    let rest = path.strip_prefix(JOBS_PATH).unwrap_or_default();
+    match rest.split_once('/') {
+        Some((service, id)) => format!("/api/{service}/v1/jobs/{id}"),
+        None => format!("/api/{rest}/v1/jobs"),
+    }
+}
+
 fn caller(keyring: &Keyring, request: &Request<Bytes>) -> Result<ServiceClaims, Box<Problem>> {
     let token = request
         .headers()
@@ -336,7 +356,7 @@ fn require(who: &ServiceClaims, scope: &str) -> Result<(), Box<Problem>> {
 }
 
 /// A key or id that names another job already.
-fn differs(wanted: &Job, row: &JobRow) -> Result<(), Box<Problem>> {
+fn differs(wanted: &Job, row: &JobRow, absolute: bool) -> Result<(), Box<Problem>> {
     let there: Job = match serde_json::from_str(&row.envelope) {
         Ok(there) => there,
         Err(_) => return Ok(()),
@@ -346,6 +366,9 @@ fn differs(wanted: &Job, row: &JobRow) -> Result<(), Box<Problem>> {
         ("/args", wanted.args != there.args),
         ("/kwargs", wanted.kwargs != there.kwargs),
         ("/priority", wanted.priority != there.priority),
+        // A countdown is another time each time it is sent.
+        ("/eta", absolute && wanted.eta != there.eta),
+        ("/expires", wanted.expires != there.expires),
     ];
     let differing: Vec<String> = fields
         .into_iter()

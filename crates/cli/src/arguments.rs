@@ -411,7 +411,7 @@ pub enum JobsCommand {
         queue: Option<String>,
         #[arg(long)]
         task: Option<String>,
-        /// queued, delayed, leased, done, failed or dead
+        /// queued, delayed, running, done, revoked, failed or dead
         #[arg(long = "state")]
         job_state: Option<String>,
         #[arg(long, default_value_t = 50)]

@@ -58,7 +58,8 @@ pub async fn run(command: JobsCommand) -> Result<()> {
             let filter = JobFilter {
                 queue,
                 task,
-                state: job_state,
+                // As everything else calls it.
+                state: job_state.map(|s| if s == "running" { "leased".into() } else { s }),
             };
             list(
                 &Place::store(&seen.place)?,
