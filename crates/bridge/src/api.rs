@@ -268,7 +268,7 @@ impl Bridge {
         let view = match self.row(id).await? {
             Some(row) if row.queue == queue => Some(JobView::from(row)),
             Some(_) => None,
-            None => self.from_redis(queue, id).await?,
+            None => self.in_redis(queue, id).await?,
         };
         let view = view.ok_or_else(|| {
             problem(
@@ -285,7 +285,7 @@ impl Bridge {
     }
 
     /// A job of a Celery client: Redis keeps results without their queue.
-    async fn from_redis(&self, queue: &str, id: &str) -> Result<Option<JobView>, Box<Problem>> {
+    async fn in_redis(&self, queue: &str, id: &str) -> Result<Option<JobView>, Box<Problem>> {
         let Some(queues) = self.celery.as_ref().and_then(|celery| celery.queues()) else {
             return Ok(None);
         };

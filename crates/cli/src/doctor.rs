@@ -338,6 +338,7 @@ mod tests {
             profile: "dev".into(),
             issuer: "http://x".into(),
             redis_url: "redis://x".into(),
+            bridge_url: "http://x".into(),
         };
         keys::write(&app, &state, &settings).unwrap();
         assert_eq!(words(&in_state(&app, &path))[1], ("secrets", "ok"));

@@ -502,10 +502,10 @@ fn freeze(task: &mut Signature) -> Value {
 fn parts(task: &Signature) -> usize {
     match task.kind() {
         Kind::Task => 1,
-        Kind::Group => task.members("tasks").iter().map(|t| parts(t)).sum(),
+        Kind::Group => task.members("tasks").iter().map(parts).sum(),
         Kind::Chain => {
             let members = task.members("tasks");
-            let counts = members.iter().rev().map(|t| parts(t));
+            let counts = members.iter().rev().map(parts);
             counts.into_iter().find(|n| *n > 0).unwrap_or(0)
         }
         Kind::Chord => task.member("body").map_or(0, |body| parts(&body)),
