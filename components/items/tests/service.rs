@@ -184,3 +184,17 @@ async fn jobs_make_items_once_however_often_they_are_delivered() {
     let told = format!("SELECT topic FROM outbox WHERE key = '{id}'");
     assert_eq!(platform().await.rows(&told), [["item.created"]]);
 }
+
+#[tokio::test]
+async fn an_id_that_begins_like_a_mark_of_the_inbox_is_only_itself() {
+    let create =
+        |id: &str, name: &str| json!({"id": id, "task": "items.create", "args": [name, "usr_9"]});
+    let first = deliver(json!([create("task:x", "first")])).await;
+    let both = deliver(json!([create("x", "second"), create("task:x", "first")])).await;
+    assert_eq!(both[1]["result"], first[0]["result"]);
+    assert_eq!(both[0]["status"], 200);
+    assert_ne!(
+        both[0]["result"], first[0]["result"],
+        "the other job's answer"
+    );
+}
