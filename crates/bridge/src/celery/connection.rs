@@ -242,6 +242,10 @@ impl Redis {
             .get_multiplexed_async_connection_with_config(&config)
             .await?;
         let mut setup = redis::pipe();
+        // A database that is not there is found out now, not when a job's end is written.
+        for database in [self.backend, self.broker] {
+            setup.cmd("SELECT").arg(database).ignore();
+        }
         for script in self.scripts.all() {
             setup.cmd("SCRIPT").arg("LOAD").arg(script.code).ignore();
         }
