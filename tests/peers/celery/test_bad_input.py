@@ -5,6 +5,7 @@ Not for Celery's own worker: it drops most of them without a word, and ends at a
 """
 import base64
 import json
+import time
 from uuid import uuid4
 
 import pytest
@@ -223,3 +224,15 @@ def test_a_chord_with_a_part_that_never_runs(stage, refused):
         headers = {"group": group, "group_index": index, **part}
         push(stage, envelope(str(uuid4()), body=encoded([[1, 2], {}, embed]), headers=headers))
     wait_until(lambda: state(stage, body) == "FAILURE", SOON, "the chord's body fails")
+
+
+def test_a_delayed_message_that_comes_too_early_still_runs_on_time(stage):
+    # As after a look with another clock: the delayed ones name a time before the message's own eta.
+    # Whoever puts it back must remember when to look again.
+    eta = time.time() + 7
+    result = stage.add.apply_async((1, 2), countdown=7)
+    delayed = "innover:profile-tasks:delayed"
+    [lease] = wait_until(lambda: stage.broker.zrange(delayed, 0, -1), SOON, "the job is delayed")
+    stage.broker.zadd(delayed, {lease: 0})
+    assert result.get(timeout=SOON) == 3
+    assert 0 <= time.time() - eta < 2.5

@@ -51,6 +51,16 @@ pub(crate) enum Action {
     },
 }
 
+impl Action {
+    /// When what waits is due.
+    pub(crate) fn due(&self) -> Option<i64> {
+        match self {
+            Action::Wait { at, .. } => Some(*at),
+            _ => None,
+        }
+    }
+}
+
 impl Settlement {
     pub(crate) fn new(origin: Origin, action: Action, effects: Effects) -> Settlement {
         Settlement {
@@ -67,9 +77,11 @@ impl Settlement {
         match &self.action {
             Action::Store => commands.arg(&["store", "", ""]),
             Action::Done => commands.arg(&["done", "", ""]),
-            Action::Wait { at, deliveries } => {
-                commands.arg("wait").arg(at / 1_000).arg(*deliveries)
-            }
+            // Not a moment before its time: what is fetched too early is put back.
+            Action::Wait { at, deliveries } => commands
+                .arg("wait")
+                .arg(at.saturating_add(999) / 1_000)
+                .arg(*deliveries),
             Action::Dead { error, at } => {
                 let letter = Letter::new(&self.origin, error, *at).json();
                 commands.arg("dead").arg(letter).arg(at / 1_000)

@@ -97,7 +97,11 @@ impl Worker {
                     self.turn(&keys, &settled, slots.len(), &mut number).await;
                 let mut refusal = None;
                 match settling {
-                    Ok(()) => settled.clear(),
+                    Ok(()) => {
+                        // Nobody rings for what was put off.
+                        let put_off = settled.drain(..).filter_map(|s| s.action.due());
+                        next_due = put_off.chain(next_due).min();
+                    }
                     Err(error) => {
                         if !passes(&error) {
                             self.settle_alone(&keys, &mut settled).await;
@@ -242,7 +246,8 @@ impl Worker {
                 .arg(LEASE.as_millis() as u64)
                 .arg(room)
                 .arg(&self.shared.lease_prefix)
-                .arg(*number);
+                .arg(*number)
+                .arg(self.shared.clock.now() / 1_000);
             // Used up before it is asked: an answer that is lost must not give its ids to others.
             let batch = self.queue.spec.tasks.values().map(|task| task.batch).max();
             *number += (room * batch.unwrap_or(1).max(1)) as u64;

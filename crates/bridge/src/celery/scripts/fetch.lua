@@ -2,7 +2,10 @@
 -- hands. First what a dead worker left and what was delayed until now, then the lists by priority.
 -- KEYS: leased (lease -> when it ends), delayed (lease -> when it is due), messages (lease ->
 --       message), tries (lease -> deliveries, when more than one), revoked, then the lists.
--- ARGV: lease in ms, deliveries wanted, prefix of new lease ids, first number, then task, batch …
+-- ARGV: lease in ms, deliveries wanted, prefix of new lease ids, first number, the worker's time in
+--       ms, then task, batch …
+-- Leases end by Redis' clock, which all workers share; what is due is so by the clock of the worker,
+-- who judges a message's eta by it too.
 -- Returns when the next delayed one is due (-1: none), the version of the revoked ids, how many more
 -- deliveries were wanted than there were, then lease, delivery number and message of each.
 local leased, delayed, messages, tries, revoked = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
@@ -11,8 +14,9 @@ local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local ends = now + ARGV[1]
 local room = tonumber(ARGV[2])
 local number = tonumber(ARGV[4])
+local due = tonumber(ARGV[5])
 local batches = {}
-for i = 5, #ARGV, 2 do
+for i = 6, #ARGV, 2 do
     batches[ARGV[i]] = tonumber(ARGV[i + 1])
 end
 local out = {-1, redis.call('GET', revoked) or '0', 0}
@@ -35,10 +39,11 @@ local function hold(message, delivery)
     out[#out + 1] = message
 end
 
-for _, place in ipairs({leased, delayed}) do
+for _, ripe in ipairs({{leased, now}, {delayed, due}}) do
+    local place, time = ripe[1], ripe[2]
     -- A first delivery leaves no count.
     local uncounted = place == leased and 1 or 0
-    for _, lease in ipairs(redis.call('ZRANGEBYSCORE', place, '-inf', now, 'LIMIT', 0, room)) do
+    for _, lease in ipairs(redis.call('ZRANGEBYSCORE', place, '-inf', time, 'LIMIT', 0, room)) do
         local message = redis.call('HGET', messages, lease)
         if message then
             hold(message, tonumber(redis.call('HGET', tries, lease) or uncounted) + 1)
