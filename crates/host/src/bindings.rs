@@ -12,6 +12,8 @@ pub(crate) mod imports {
             "spin:sqlite/sqlite.connection": crate::interfaces::sqlite::Connection,
             "spin:key-value/key-value.store": crate::interfaces::key_value::Store,
             "spin:redis/redis.connection": crate::interfaces::redis::Connection,
+            "spin:postgres/postgres.connection": crate::interfaces::postgres::Connection,
+            "spin:postgres/postgres.connection-builder": crate::interfaces::postgres::ConnectionBuilder,
         },
     });
 }

@@ -48,6 +48,8 @@ pub struct HostConfig {
     /// Values of the application's variables. An environment variable `SPIN_VARIABLE_<NAME>` wins
     /// over them, and they win over the manifest's defaults.
     pub variables: BTreeMap<String, String>,
+    /// Connections to PostgreSQL, over all components.
+    pub postgres_connections: usize,
     /// Where HTTP is served; port 0 takes a free one.
     pub listen: SocketAddr,
     /// Where `/health`, `/readiness` and `/metrics` are served.
@@ -75,6 +77,7 @@ impl HostConfig {
             sqlite: BTreeMap::new(),
             key_value: BTreeMap::new(),
             variables: BTreeMap::new(),
+            postgres_connections: limits::POSTGRES_CONNECTIONS,
             listen: SocketAddr::from(([127, 0, 0, 1], 0)),
             management_listen: None,
             redis_url: None,

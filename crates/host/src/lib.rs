@@ -30,6 +30,7 @@ mod load;
 pub mod log;
 mod management;
 mod metrics;
+mod postgres;
 mod problem;
 mod route;
 mod serve;

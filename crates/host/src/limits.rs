@@ -138,6 +138,22 @@ pub const REDIS_COMMAND: Duration = Duration::from_secs(10);
 /// Redis addresses the host keeps a connection to.
 pub const REDIS_ADDRESSES_MAX: usize = 64;
 
+/// Connections to PostgreSQL when nothing is said: a server takes 100 unless told otherwise, and the
+/// bridge's own and an operator's have to fit in.
+pub const POSTGRES_CONNECTIONS: usize = 64;
+/// How long a statement waits for one of them.
+pub const POSTGRES_WAIT: Duration = Duration::from_secs(5);
+/// Connect to a server of PostgreSQL; logging in may take as long again.
+pub const POSTGRES_CONNECT: Duration = Duration::from_secs(3);
+/// A connection whose other end says nothing for this long is asked whether it is there.
+pub const POSTGRES_SILENCE: Duration = Duration::from_secs(15);
+/// Longest statement, of the client and of the server: above every request's deadline.
+pub const POSTGRES_STATEMENT: Duration = Duration::from_secs(30);
+/// A session nobody has used for this long is closed.
+pub const POSTGRES_IDLE: Duration = Duration::from_secs(300);
+/// Addresses of PostgreSQL the host remembers.
+pub const POSTGRES_ADDRESSES_MAX: usize = 256;
+
 /// Messages a Redis trigger works on at once per address.
 pub const REDIS_MESSAGES_MAX: usize = 64;
 /// Pauses of a Redis trigger between two attempts to connect: first and longest.

@@ -32,6 +32,8 @@ pub(crate) struct App {
     pub(crate) variables: BTreeMap<String, String>,
     pub(crate) environment: Vec<(String, String)>,
     pub(crate) databases: Vec<String>,
+    /// The label its commits are announced under.
+    pub(crate) database: Option<Arc<str>>,
     pub(crate) stores: Vec<String>,
     pub(crate) hosts: AllowedHosts,
     /// Components it may call in process.
@@ -83,6 +85,7 @@ pub(crate) fn app(config: &HostConfig, id: &str, definition: &Definition) -> any
             .collect::<anyhow::Result<_>>()?,
         environment: definition.environment.clone().into_iter().collect(),
         databases: definition.sqlite_databases.clone(),
+        database: tool.database.as_deref().map(Arc::from),
         stores: definition.key_value_stores.clone(),
         chain_targets: hosts.chaining_targets(&served).into_iter().collect(),
         hosts,

@@ -10,6 +10,7 @@ use crate::interfaces::key_value::Stores;
 use crate::interfaces::redis::Servers;
 use crate::log::Log;
 use crate::metrics::Metrics;
+use crate::postgres;
 use crate::service::Service;
 
 /// The host behind the interfaces.
@@ -17,6 +18,7 @@ pub(crate) struct Shared {
     pub(crate) databases: Databases,
     pub(crate) stores: Stores,
     pub(crate) redis: Servers,
+    pub(crate) postgres: postgres::Servers,
     pub(crate) log: Log,
     pub(crate) metrics: Arc<Metrics>,
     /// Components by id. Set once when all are loaded: services refer to `Shared` and it to them.
@@ -29,6 +31,7 @@ impl Shared {
         databases: Databases,
         stores: Stores,
         redis: Servers,
+        postgres: postgres::Servers,
         log: Log,
         metrics: Arc<Metrics>,
     ) -> Self {
@@ -36,6 +39,7 @@ impl Shared {
             databases,
             stores,
             redis,
+            postgres,
             log,
             metrics,
             services: OnceLock::new(),

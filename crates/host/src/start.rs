@@ -31,7 +31,7 @@ use crate::serve::Server;
 use crate::service::{Exports, Service, Via};
 use crate::shared::Shared;
 use crate::triggers::redis::Subscriptions;
-use crate::{config, limits};
+use crate::{config, limits, postgres};
 
 /// A running application.
 pub struct Host {
@@ -91,9 +91,10 @@ impl Host {
         refuse_unsupported(&config.manifest)?;
         let metrics = Arc::new(Metrics::default());
         let shared = Arc::new(Shared::new(
-            Databases::open(&database_files(&config), &metrics)?,
+            Databases::open(&database_files(&config), database_labels(&config), &metrics)?,
             Stores::open(&key_value_stores(&config))?,
             Servers::default(),
+            postgres::Servers::new(config.postgres_connections),
             config.log.clone(),
             metrics,
         ));
@@ -385,6 +386,12 @@ fn database_files(config: &HostConfig) -> BTreeMap<String, PathBuf> {
             (label.clone(), file.unwrap_or_else(default))
         })
         .collect()
+}
+
+/// Labels of the services' databases, wherever they are.
+fn database_labels(config: &HostConfig) -> impl Iterator<Item = &str> {
+    let components = config.manifest.components.values();
+    components.filter_map(|c| c.innover.database.as_deref())
 }
 
 fn key_value_stores(config: &HostConfig) -> BTreeMap<String, KeyValueStore> {

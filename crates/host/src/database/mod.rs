@@ -42,7 +42,7 @@ pub(crate) struct Database {
     disk: Arc<Disk>,
     checkpoints: Checkpoints,
     idle: Mutex<Vec<connection::Session>>,
-    commits: AtomicU64,
+    commits: Arc<AtomicU64>,
     signal: watch::Sender<()>,
     metrics: Arc<Metrics>,
 }
@@ -89,7 +89,7 @@ impl Database {
             disk: Arc::new(disk),
             checkpoints: Checkpoints::new(first),
             idle: Mutex::default(),
-            commits: AtomicU64::new(0),
+            commits: Arc::default(),
             signal,
             metrics,
         })
@@ -165,23 +165,49 @@ fn connect(path: &Path) -> rusqlite::Result<rusqlite::Connection> {
 /// All databases of the application.
 pub(crate) struct Databases {
     by_label: BTreeMap<String, Arc<Database>>,
+    /// Commits by label, also of databases that are no files.
+    commits: BTreeMap<String, Arc<AtomicU64>>,
     signal: watch::Sender<()>,
 }
 
 impl Databases {
-    pub(crate) fn open(
+    /// Opens the files, and knows of databases elsewhere by their `labels`.
+    pub(crate) fn open<'a>(
         files: &BTreeMap<String, PathBuf>,
+        labels: impl Iterator<Item = &'a str>,
         metrics: &Arc<Metrics>,
     ) -> anyhow::Result<Self> {
         let (signal, _) = watch::channel(());
-        let by_label = files
+        let by_label: BTreeMap<_, _> = files
             .iter()
             .map(|(label, path)| {
                 let database = Database::open(label, path, signal.clone(), Arc::clone(metrics))?;
                 Ok((label.clone(), Arc::new(database)))
             })
             .collect::<anyhow::Result<_>>()?;
-        Ok(Self { by_label, signal })
+        let mut commits: BTreeMap<String, Arc<AtomicU64>> = labels
+            .map(|label| (label.to_owned(), Arc::default()))
+            .collect();
+        commits.extend(
+            by_label
+                .iter()
+                .map(|(label, db): (&String, &Arc<Database>)| {
+                    (label.clone(), Arc::clone(&db.commits))
+                }),
+        );
+        Ok(Self {
+            by_label,
+            commits,
+            signal,
+        })
+    }
+
+    /// A database that is no file here has been written to.
+    pub(crate) fn committed_elsewhere(&self, label: &str) {
+        if let Some(commits) = self.commits.get(label) {
+            commits.fetch_add(1, Ordering::Release);
+            self.signal.send_replace(());
+        }
     }
 
     pub(crate) fn get(&self, label: &str) -> Option<&Arc<Database>> {
@@ -204,9 +230,9 @@ impl Databases {
     pub(crate) fn commits(&self) -> Commits {
         Commits {
             seen: self
-                .by_label
-                .values()
-                .map(|db| (Arc::clone(db), 0))
+                .commits
+                .iter()
+                .map(|(label, commits)| (label.clone(), Arc::clone(commits), 0))
                 .collect(),
             signal: self.signal.subscribe(),
         }
@@ -216,7 +242,7 @@ impl Databases {
 /// Tells which databases guests committed to. Commits are counted, not queued: however slowly a
 /// reader comes back, the committer never waits and the reader misses no label.
 pub struct Commits {
-    seen: Vec<(Arc<Database>, u64)>,
+    seen: Vec<(String, Arc<AtomicU64>, u64)>,
     signal: watch::Receiver<()>,
 }
 
@@ -228,11 +254,11 @@ impl Commits {
             // Marked as seen before the counters are read, so that a commit in between wakes again.
             self.signal.borrow_and_update();
             let mut labels = Vec::new();
-            for (database, seen) in &mut self.seen {
-                let now = database.commits.load(Ordering::Acquire);
+            for (label, commits, seen) in &mut self.seen {
+                let now = commits.load(Ordering::Acquire);
                 if now != *seen {
                     *seen = now;
-                    labels.push(database.label.clone());
+                    labels.push(label.clone());
                 }
             }
             if !labels.is_empty() {

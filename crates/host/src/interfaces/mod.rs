@@ -2,6 +2,7 @@
 
 pub(crate) mod http;
 pub(crate) mod key_value;
+pub(crate) mod postgres;
 pub(crate) mod redis;
 pub(crate) mod sqlite;
 pub(crate) mod variables;
@@ -22,13 +23,14 @@ pub(crate) trait Interface: Sync {
 }
 
 /// Everything a guest may import.
-pub(crate) const ALL: [&dyn Interface; 6] = [
+pub(crate) const ALL: [&dyn Interface; 7] = [
     &wasi::Wasi,
     &http::OutboundHttp,
     &sqlite::Sqlite,
     &key_value::KeyValue,
     &variables::Variables,
     &redis::Redis,
+    &postgres::Postgres,
 ];
 
 /// Interfaces of Spin that guests may know of and this host does not have, with what to do.
@@ -39,7 +41,7 @@ const LATER: [(&str, &str); 8] = [
     ),
     (
         "spin:postgres/",
-        "use sqlite_databases, or run the application under Spin",
+        "build the component with spin-sdk 7, which uses version 4.2.0",
     ),
     ("spin:mysql/", "run the application under Spin"),
     ("spin:mqtt/", "run the application under Spin"),
@@ -86,7 +88,8 @@ mod tests {
             ("wasi:io/streams@0.2.6", None),
             ("wasi:http/types@0.3.0", None),
             ("wasi:http/client@0.3.0", None),
-            ("spin:postgres/postgres@4.2.0", Some("sqlite_databases")),
+            ("spin:postgres/postgres@4.2.0", None),
+            ("spin:postgres/postgres@3.0.0", Some("spin-sdk 7")),
             ("fermyon:spin/llm@2.0.0", Some("under Spin")),
             ("fermyon:spin/sqlite@2.0.0", Some("spin-sdk 7")),
             ("wasi:http/types@0.2.0", Some("does not know")),
