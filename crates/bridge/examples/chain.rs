@@ -13,7 +13,7 @@ use std::{
 use bytes::Bytes;
 use futures::{FutureExt, future::BoxFuture};
 use innover_bridge::{
-    Bridge, BridgeConfig, Commits, Database, Delivery, Door, DoorError, NoGate, QueueSpec,
+    Bridge, BridgeConfig, Commits, Database, Delivery, Door, DoorError, NoGate, Place, QueueSpec,
     ServiceSpec, TaskSpec,
 };
 use rusqlite::{Connection, params};
@@ -135,7 +135,7 @@ async fn main() -> Result<(), Error> {
             name: name.to_string(),
             database: Some(Database {
                 label: name.to_string(),
-                path: path(name),
+                place: Place::File(path(name)),
             }),
             subscribes: vec![subscribes.to_string()],
             event_batch: 100,

@@ -68,13 +68,37 @@ pub struct ServiceSpec {
     pub schedules: Vec<ScheduleSpec>,
 }
 
-/// A service's SQLite database.
+/// A service's database.
 #[derive(Clone, Debug)]
 pub struct Database {
     /// The label of spin.toml, which names the host's write lock.
     pub label: String,
-    /// The file.
-    pub path: PathBuf,
+    /// Where it is.
+    pub place: Place,
+}
+
+/// Where a database is.
+#[derive(Clone)]
+pub enum Place {
+    /// A SQLite file.
+    File(PathBuf),
+    /// A database of PostgreSQL.
+    Server {
+        /// Its address, with the service's role and password.
+        url: String,
+        /// The certificate of the server's authority in PEM; those web browsers trust when absent.
+        authority: Option<String>,
+    },
+}
+
+/// Without the password.
+impl std::fmt::Debug for Place {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Place::File(path) => f.debug_tuple("File").field(path).finish(),
+            Place::Server { .. } => f.write_str("Server(…)"),
+        }
+    }
 }
 
 /// A job queue.

@@ -14,7 +14,10 @@ use innover_contract::{
     service_token::{self, SCOPE_DELIVER},
 };
 
-use crate::{config::Database, limits::ANSWER_BYTES_MAX};
+use crate::{
+    config::{Database, Place},
+    limits::ANSWER_BYTES_MAX,
+};
 
 /// The path events are delivered to.
 pub const EVENTS_PATH: &str = "/_events";
@@ -91,9 +94,16 @@ impl WriteGate for NoGate {
     }
 
     fn settle<'a>(&'a self, database: &'a Database) -> BoxFuture<'a, std::io::Result<()>> {
-        let mut log = database.path.clone().into_os_string();
-        log.push("-wal");
+        let log = match &database.place {
+            Place::File(path) => {
+                let mut log = path.clone().into_os_string();
+                log.push("-wal");
+                Some(log)
+            }
+            Place::Server { .. } => None,
+        };
         Box::pin(async move {
+            let Some(log) = log else { return Ok(()) };
             match tokio::fs::File::open(log).await {
                 Ok(log) => log.sync_data().await,
                 // What is not in a log is in the database, where SQLite syncs it itself.

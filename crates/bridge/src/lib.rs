@@ -9,7 +9,7 @@
 //! as `innover bridge` beside stock Spin ([`HttpDoor`] calls the gateway). At least once everywhere:
 //! consumers have an inbox. In order per key; nothing is dropped without a dead letter.
 //!
-//! Code map: `relay` reads outboxes; `publish` commits to `store` and wakes readers; `tail` keeps the
+//! Code map: `relay` reads each `outbox`; `publish` commits to `store` and wakes readers; `tail` keeps the
 //! newest events in memory; `subscription` decides what is delivered next and what an answer means
 //! (pure); `delivery` and `queue` do it; `celery` is the queues' other half, in Redis; `handover` is
 //! what both do with a service; `schedule` is the clock; `housekeeping` is retention and
@@ -31,6 +31,7 @@ mod housekeeping;
 pub mod inspect;
 pub mod limits;
 mod metrics;
+mod outbox;
 mod publish;
 mod queue;
 mod relay;
@@ -55,8 +56,8 @@ pub use api::JOBS_PATH;
 pub use celery::inspect::{RedisProblem, RedisQueues, TaskResult};
 pub use clock::Clock;
 pub use config::{
-    BridgeConfig, Database, Missed, Queue, QueueSpec, RedisConfig, Route, Routes, ScheduleSpec,
-    ServiceSpec, StartError, TaskSpec,
+    BridgeConfig, Database, Missed, Place, Queue, QueueSpec, RedisConfig, Route, Routes,
+    ScheduleSpec, ServiceSpec, StartError, TaskSpec,
 };
 pub use door::{
     CALLER, Delivery, Door, DoorError, EVENTS_PATH, HttpDoor, NoGate, TASKS_PATH, WriteGate,
@@ -230,6 +231,7 @@ impl Bridge {
                     database: database.clone(),
                     publisher: publisher.clone(),
                     routes: routes.clone(),
+                    owner: owner.clone(),
                     gate: gate.clone(),
                     wake: wake.clone(),
                     clock: clock.clone(),

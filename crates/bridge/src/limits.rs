@@ -141,3 +141,8 @@ pub const TASK_EVENTS_EVERY: Duration = Duration::from_millis(200);
 pub const REPLY_EXPIRES: Duration = Duration::from_secs(30);
 /// A client's `time_limit` beyond this is cut to it.
 pub const TIME_LIMIT_MAX: Duration = Duration::from_secs(60 * 60);
+
+/// A relay's claim on an outbox that several bridges see: how long its rows wait when it dies.
+pub const RELAY_LEASE: Duration = Duration::from_secs(10);
+/// Longest statement on a service's outbox in PostgreSQL; shorter than the lease.
+pub const OUTBOX_STATEMENT: Duration = Duration::from_secs(5);

@@ -1,26 +1,19 @@
 //! Outbox → bus and queues: one loop per service database.
 //!
-//! A pass reads rows in rowid order, which is commit order (SQLite has one writer), and publishes
-//! them. The rows stay where they are for a moment: they are the copy that survives a power cut, so
-//! a hop costs no fsync of ours. A little later, for many rows at once, the bridge's store is made
-//! durable and only then the rows are deleted, under the database's write lock, which the service's
-//! own commits need too. The delete is `synchronous=NORMAL`. Should a power cut undo it, or the
-//! process die before it, rows are published again, and the log's unique id (for jobs, the job's id)
-//! makes that a no-op.
-//!
-//! Until they are deleted, published rows are told apart by the highest rowid seen. Rowids of an
-//! ordinary table start again when it is emptied, so the mark is given up with every delete, and
-//! rows are deleted by rowid and id: should somebody else have emptied the table in between, a reused rowid
-//! names a row that nobody has published.
+//! A pass reads rows in commit order and publishes them. The rows stay where they are for a moment:
+//! they are the copy that survives a power cut, so a hop costs no fsync of ours. A little later, for
+//! many rows at once, the bridge's store is made durable and only then the rows are deleted; in a file
+//! under the database's write lock, which the service's own commits need too. Should the delete be
+//! undone, or the process die before it, rows are published again, and the log's unique id (for jobs,
+//! the job's id) makes that a no-op.
 
-use std::{path::Path, sync::Arc};
+use std::sync::Arc;
 
 use innover_contract::{
     Job,
     event::{OUTBOX_TASK_PREFIX, OutboxHeaders},
     time::rfc3339,
 };
-use rusqlite::{Connection, OpenFlags, config::DbConfig, params, types::Value};
 use serde::Serialize;
 use tokio::{
     sync::{Notify, watch},
@@ -29,14 +22,14 @@ use tokio::{
 
 use crate::{
     clock::Clock,
-    config::{Database, Routes},
+    config::{Database, Place, Routes},
     door::WriteGate,
     limits::{
-        BUSY_TIMEOUT, ENVELOPE_BYTES_MAX, POLL_EAGER, POLL_MAX, POLL_MIN, RELAY_BACKOFF,
-        RELAY_DELETE_AFTER, RELAY_DELETE_ROWS, RELAY_GATHER, RELAY_LOAD_FORGET, RELAY_LOAD_ROWS,
-        RELAY_ROWS_MAX,
+        ENVELOPE_BYTES_MAX, POLL_EAGER, POLL_MAX, POLL_MIN, RELAY_BACKOFF, RELAY_DELETE_AFTER,
+        RELAY_DELETE_ROWS, RELAY_GATHER, RELAY_LOAD_FORGET, RELAY_LOAD_ROWS, RELAY_ROWS_MAX,
     },
     metrics::{Metrics, RelayState},
+    outbox::{Outbox, Row},
     publish::{Item, Publisher},
     store::{
         Durability, StoreError,
@@ -44,27 +37,14 @@ use crate::{
     },
 };
 
-/// A row of an outbox.
-#[derive(Debug, Clone)]
-struct Row {
-    rowid: i64,
-    /// The id as it is stored, whatever it is: what a delete compares.
-    stored_id: Value,
-    id: String,
-    topic: String,
-    key: String,
-    kind: String,
-    payload: String,
-    headers: String,
-    created_at: i64,
-}
-
 /// One service's relay.
 pub(crate) struct Relay {
     pub(crate) service: Arc<str>,
     pub(crate) database: Database,
     pub(crate) publisher: Publisher,
     pub(crate) routes: Arc<Routes>,
+    /// This bridge, among several on one outbox.
+    pub(crate) owner: String,
     pub(crate) gate: Arc<dyn WriteGate>,
     pub(crate) wake: Arc<Notify>,
     pub(crate) clock: Clock,
@@ -75,11 +55,8 @@ pub(crate) struct Relay {
 /// What a relay remembers between two passes.
 #[derive(Default)]
 struct Progress {
-    connection: Option<Connection>,
-    /// Rows up to here are published; 0 when none of the rows there are.
-    published: i64,
-    /// Their rowids and ids, until they are deleted, and since when there are some.
-    undeleted: Vec<(i64, Value)>,
+    outbox: Option<Outbox>,
+    /// Since when there are rows that are published and not deleted.
     undeleted_since: Option<Instant>,
 }
 
@@ -161,36 +138,25 @@ impl Relay {
         state: &RelayState,
         closing: bool,
     ) -> Result<usize, StoreError> {
-        let connection = progress.connection.take();
-        let path = self.database.path.clone();
-        let after = progress.published;
-        let (connection, rows) = blocking(move || {
-            let connection = match connection {
-                Some(connection) => connection,
-                None => open(&path)?,
-            };
-            let rows = read(&connection, after)?;
-            Ok((connection, rows))
-        })
-        .await?;
-        progress.connection = Some(connection);
+        // Put back only when all went well; otherwise the next pass starts anew.
+        let mut outbox = match progress.outbox.take() {
+            Some(outbox) => outbox,
+            None => Outbox::open(&self.database, &self.owner).await?,
+        };
+        let rows = outbox.read().await?;
         let count = rows.len();
         state.oldest_row(rows.first().map_or(0, |r| r.created_at));
-        if let Some(last) = rows.last().map(|r| r.rowid) {
-            let ids: Vec<_> = rows
-                .iter()
-                .map(|r| (r.rowid, r.stored_id.clone()))
-                .collect();
+        if count > 0 {
             let items = rows
                 .into_iter()
                 .map(|row| item(&self.service, &self.routes, row))
                 .collect();
-            self.gate.settle(&self.database).await?;
+            if let Place::File(_) = self.database.place {
+                self.gate.settle(&self.database).await?;
+            }
             self.publisher
                 .publish(items, Durability::Normal, self.clock.now())
                 .await?;
-            progress.published = last;
-            progress.undeleted.extend(ids);
             progress.undeleted_since.get_or_insert_with(Instant::now);
             if count < RELAY_ROWS_MAX {
                 state.oldest_row(0);
@@ -200,98 +166,16 @@ impl Relay {
             .undeleted_since
             .is_some_and(|since| since.elapsed() >= RELAY_DELETE_AFTER);
         if due
-            || progress.undeleted.len() >= RELAY_DELETE_ROWS
+            || outbox.undeleted() >= RELAY_DELETE_ROWS
             || (closing && progress.undeleted_since.is_some())
         {
-            self.delete(progress).await?;
+            self.publisher.harden(self.clock.now()).await?;
+            outbox.delete(&self.gate, &self.database.label).await?;
+            progress.undeleted_since = None;
         }
+        progress.outbox = Some(outbox);
         Ok(count)
     }
-
-    async fn delete(&self, progress: &mut Progress) -> Result<(), StoreError> {
-        let Some(connection) = progress.connection.take() else {
-            return Ok(());
-        };
-        // The connection is put back only when all went well; otherwise the next pass starts anew.
-        self.publisher.harden(self.clock.now()).await?;
-        let published = std::mem::take(&mut progress.undeleted);
-        let guard = self.gate.lock(&self.database.label).await;
-        let connection = blocking(move || {
-            // A transaction that is not committed is rolled back when the connection is dropped.
-            connection.execute_batch("BEGIN IMMEDIATE")?;
-            {
-                let mut delete = connection
-                    .prepare_cached("DELETE FROM outbox WHERE rowid = ?1 AND id IS ?2")?;
-                for (rowid, id) in published {
-                    delete.execute(params![rowid, id])?;
-                }
-            }
-            connection.execute_batch("COMMIT")?;
-            Ok(connection)
-        })
-        .await?;
-        drop(guard);
-        *progress = Progress {
-            connection: Some(connection),
-            ..Progress::default()
-        };
-        Ok(())
-    }
-}
-
-async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, StoreError> + Send + 'static,
-) -> Result<T, StoreError> {
-    tokio::task::spawn_blocking(work)
-        .await
-        .map_err(|_| StoreError::Closed)?
-}
-
-/// Opens a service's database; it is the service's, so it is never created here.
-fn open(path: &Path) -> Result<Connection, StoreError> {
-    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    let connection = Connection::open_with_flags(path, flags)?;
-    connection.busy_timeout(BUSY_TIMEOUT)?;
-    connection.pragma_update(None, "journal_mode", "WAL")?;
-    connection.pragma_update(None, "synchronous", "NORMAL")?;
-    // The service's host copies the log into the database.
-    connection.pragma_update(None, "wal_autocheckpoint", 0)?;
-    // Else every other value of `LIMIT ?` has the query planned again.
-    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
-    Ok(connection)
-}
-
-fn read(connection: &Connection, after: i64) -> Result<Vec<Row>, rusqlite::Error> {
-    connection
-        .prepare_cached(
-            "SELECT rowid, CAST(id AS TEXT), CAST(topic AS TEXT), CAST(coalesce(key, '') AS TEXT),
-                    CAST(type AS TEXT), CAST(payload AS TEXT), CAST(coalesce(headers, '') AS TEXT),
-                    coalesce(created_at, 0),
-                    id
-             FROM outbox WHERE rowid > ?1 ORDER BY rowid LIMIT ?2",
-        )?
-        .query_map(params![after, RELAY_ROWS_MAX as i64], |r| {
-            // Text that is not UTF-8 must not stop the rows behind it: it is read with replacement
-            // characters and then fails as JSON, which parks the row.
-            let text = |i| {
-                Ok::<_, rusqlite::Error>(
-                    String::from_utf8_lossy(r.get_ref(i)?.as_bytes_or_null()?.unwrap_or(b""))
-                        .into_owned(),
-                )
-            };
-            Ok(Row {
-                rowid: r.get(0)?,
-                stored_id: r.get(8)?,
-                id: text(1)?,
-                topic: text(2)?,
-                key: text(3)?,
-                kind: text(4)?,
-                payload: text(5)?,
-                headers: text(6)?,
-                created_at: r.get_ref(7)?.as_i64_or_null()?.unwrap_or(0),
-            })
-        })?
-        .collect()
 }
 
 /// What is published for a row. Whether a row can be read depends on the row alone, so a second try
@@ -309,7 +193,7 @@ fn item(service: &str, routes: &Routes, row: Row) -> Item {
                 "an outbox row was parked"
             );
             let id = if row.id.is_empty() {
-                format!("{service}-row-{}-{}", row.rowid, row.created_at)
+                format!("{service}-row-{}-{}", row.place, row.created_at)
             } else {
                 row.id
             };

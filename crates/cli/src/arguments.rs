@@ -31,12 +31,22 @@ pub enum Command {
         #[command(flatten)]
         queues: Queues,
         #[command(flatten)]
+        databases: Databases,
+        #[command(flatten)]
         management: Management,
         #[command(flatten)]
         place: Place,
     },
     /// Bring the services' databases up to date
     Migrate {
+        /// Make each service's database and role first (PostgreSQL and CockroachDB)
+        #[arg(long)]
+        create: bool,
+        /// Who may do so: postgres://user:password@host:port/database
+        #[arg(long = "admin-url", env = "DATABASE_ADMIN_URL", hide_env_values = true)]
+        admin: Option<String>,
+        #[command(flatten)]
+        databases: Databases,
         #[command(flatten)]
         place: Place,
     },
@@ -120,6 +130,8 @@ pub enum Command {
         management: Management,
         #[command(flatten)]
         queues: Queues,
+        #[command(flatten)]
+        databases: Databases,
     },
 }
 
@@ -159,6 +171,17 @@ impl From<Queues> for RedisConfig {
     }
 }
 
+/// Where the services keep their data.
+#[derive(Args)]
+pub struct Databases {
+    /// A PostgreSQL or CockroachDB server, postgres://host:port?sslmode=…; SQLite files in the state folder when absent
+    #[arg(long, env = "DATABASE_URL", hide_env_values = true)]
+    pub database_url: Option<String>,
+    /// What the names of databases and roles there begin with
+    #[arg(long, default_value = "innover_", env = "DATABASE_PREFIX")]
+    pub database_prefix: String,
+}
+
 #[derive(Args)]
 pub struct Place {
     /// The application; its paths are relative to its folder
@@ -179,6 +202,8 @@ pub struct Settings {
     pub issuer: Option<String>,
     #[command(flatten)]
     pub queues: Queues,
+    #[command(flatten)]
+    pub databases: Databases,
 }
 
 #[derive(Args)]

@@ -11,7 +11,10 @@ use innover_host::{Handler, Listener};
 use serde_json::json;
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::{app::App, door, keys, log_file, migrate, print, secrets, state::StateDir, up};
+use crate::{
+    app::App, databases::Databases, door, keys, log_file, migrate, print, secrets, state::StateDir,
+    up,
+};
 
 const GRACE: Duration = Duration::from_secs(20);
 
@@ -22,6 +25,7 @@ pub async fn run(
     gateway: &str,
     log: &str,
     redis: RedisConfig,
+    mut databases: Databases,
     listen: SocketAddr,
 ) -> Result<()> {
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot watch for SIGINT")?;
@@ -29,7 +33,9 @@ pub async fn run(
     let log = log_file::open(log)?;
     log_file::subscribe(&log);
     let secrets = secrets::read(&state.secrets())?;
-    let pending = migrate::pending(&app, &state)?;
+    let labels = migrate::labels(&app)?;
+    databases.unlock(labels.iter().map(String::as_str), &secrets);
+    let pending = migrate::pending(&app, &state, &databases).await?;
     if pending.iter().any(|report| !report.applied.is_empty()) {
         anyhow::bail!("the databases are not up to date: run `innover migrate` first");
     }
@@ -38,7 +44,7 @@ pub async fn run(
     // Spin's guests cannot tell when they commit: outboxes are polled.
     let mut config = BridgeConfig::new(
         state.bridge(),
-        door::services(&app, |label| state.database(label)),
+        door::services(&app, |label| databases.place(&state, label)),
     );
     config.redis = Some(redis);
     let bridge = Bridge::start(config, Arc::new(door), Arc::new(NoGate), Commits::default())

@@ -9,7 +9,9 @@ use std::{
 
 use anyhow::Result;
 
-use crate::{app::App, migrate, print, redis_probe, secrets, state, state::StateDir};
+use crate::{
+    app::App, databases::Databases, migrate, print, redis_probe, secrets, state, state::StateDir,
+};
 
 /// The oldest compiler that builds the workspace (`rust-version` in Cargo.toml).
 const RUST_MIN: (u32, u32) = (1, 95);
@@ -22,6 +24,7 @@ pub struct Options<'a> {
     pub listen: SocketAddr,
     pub management_listen: SocketAddr,
     pub redis_url: &'a str,
+    pub databases: Databases,
 }
 
 enum Finding {
@@ -62,7 +65,7 @@ pub async fn run(options: Options<'_>) -> Result<bool> {
         Ok(app) => {
             say("manifest", manifest(&app));
             say("components", components(&app));
-            for (what, finding) in in_state(&app, options.state) {
+            for (what, finding) in in_state(&app, options.state, options.databases).await {
                 say(what, finding);
             }
         }
@@ -223,7 +226,7 @@ fn components(app: &App) -> Finding {
     }
 }
 
-fn in_state(app: &App, path: &Path) -> Vec<(&'static str, Finding)> {
+async fn in_state(app: &App, path: &Path, databases: Databases) -> Vec<(&'static str, Finding)> {
     let Ok(state) = StateDir::open(path) else {
         return vec![(
             "state",
@@ -244,7 +247,7 @@ fn in_state(app: &App, path: &Path) -> Vec<(&'static str, Finding)> {
     vec![
         ("state", folder),
         ("secrets", secrets(app, &state)),
-        ("migrations", migrations(app, &state)),
+        ("migrations", migrations(app, &state, databases).await),
     ]
 }
 
@@ -283,8 +286,11 @@ fn secrets(app: &App, state: &StateDir) -> Finding {
     }
 }
 
-fn migrations(app: &App, state: &StateDir) -> Finding {
-    match migrate::pending(app, state) {
+async fn migrations(app: &App, state: &StateDir, mut databases: Databases) -> Finding {
+    if let (Ok(known), Ok(labels)) = (secrets::read(&state.secrets()), migrate::labels(app)) {
+        databases.unlock(labels.iter().map(String::as_str), &known);
+    }
+    match migrate::pending(app, state, &databases).await {
         Err(error) => Fail(format!("{error:#}")),
         Ok(reports) if reports.iter().all(|report| report.applied.is_empty()) => {
             Fine(migrate::summary(&reports))
@@ -323,13 +329,13 @@ mod tests {
             .collect()
     }
 
-    #[test]
-    fn a_fresh_state_folder_passes_and_an_open_one_fails() {
+    #[tokio::test]
+    async fn a_fresh_state_folder_passes_and_an_open_one_fails() {
         let temp = tempfile::tempdir().unwrap();
         let path = temp.path().join("state");
         let app = own();
         assert_eq!(
-            words(&in_state(&app, &path)),
+            words(&in_state(&app, &path, Databases::Files).await),
             [("state", "ok")],
             "not there yet"
         );
@@ -339,13 +345,17 @@ mod tests {
             issuer: "http://x".into(),
             redis_url: "redis://x".into(),
             bridge_url: "http://x".into(),
+            databases: Databases::Files,
         };
         keys::write(&app, &state, &settings).unwrap();
-        assert_eq!(words(&in_state(&app, &path))[1], ("secrets", "ok"));
+        assert_eq!(
+            words(&in_state(&app, &path, Databases::Files).await)[1],
+            ("secrets", "ok")
+        );
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
         std::fs::set_permissions(state.secrets(), std::fs::Permissions::from_mode(0o644)).unwrap();
         assert_eq!(
-            words(&in_state(&app, &path))[..2],
+            words(&in_state(&app, &path, Databases::Files).await)[..2],
             [("state", "fail"), ("secrets", "fail")]
         );
     }

@@ -2,7 +2,6 @@
 
 use std::{
     collections::HashMap,
-    path::PathBuf,
     sync::{Mutex, PoisonError, Weak},
     time::{Duration, Instant},
 };
@@ -11,8 +10,8 @@ use bytes::Bytes;
 use futures::future::BoxFuture;
 use http::{Request, header};
 use innover_bridge::{
-    CALLER, Database, Delivery, Door, DoorError, NoGate, QueueSpec, ScheduleSpec, ServiceSpec,
-    TaskSpec, WriteGate,
+    CALLER, Database, Delivery, Door, DoorError, NoGate, Place, QueueSpec, ScheduleSpec,
+    ServiceSpec, TaskSpec, WriteGate,
 };
 use innover_contract::{
     Identity, Keyring,
@@ -124,8 +123,8 @@ impl WriteGate for HostGate {
     }
 }
 
-/// What the bridge is told about the application's components. `database` gives a label's file.
-pub fn services(app: &App, database: impl Fn(&str) -> PathBuf) -> Vec<ServiceSpec> {
+/// What the bridge is told about the application's components. `database` says where a label is.
+pub fn services(app: &App, database: impl Fn(&str) -> Place) -> Vec<ServiceSpec> {
     let components = app.manifest.components.iter();
     components
         .filter(|(_, component)| {
@@ -138,7 +137,7 @@ pub fn services(app: &App, database: impl Fn(&str) -> PathBuf) -> Vec<ServiceSpe
                 name: tool.service_name(id).to_owned(),
                 database: tool.database.as_ref().map(|label| Database {
                     label: label.clone(),
-                    path: database(label),
+                    place: database(label),
                 }),
                 subscribes: tool.subscribes.clone(),
                 event_batch: tool.event_batch() as usize,
@@ -187,12 +186,10 @@ mod tests {
     #[test]
     fn the_bridge_learns_every_outbox_subscription_queue_and_schedule() {
         let app = crate::app::tests::own();
-        let specs = services(&app, |label| PathBuf::from(format!("db/{label}.db")));
+        let specs = services(&app, |label| Place::File(format!("db/{label}.db").into()));
         let payment = specs.iter().find(|spec| spec.name == "payment").unwrap();
-        assert_eq!(
-            payment.database.as_ref().unwrap().path,
-            PathBuf::from("db/payment.db")
-        );
+        let place = &payment.database.as_ref().unwrap().place;
+        assert!(matches!(place, Place::File(path) if path.ends_with("db/payment.db")));
         assert!(payment.subscribes.contains(&"forex.converted".to_owned()));
         let queue = payment.queue.as_ref().unwrap();
         assert_eq!(

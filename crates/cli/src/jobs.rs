@@ -16,6 +16,7 @@ use serde_json::{Map, Value, json};
 use crate::{
     app::App,
     arguments::{JobsCommand, Place, Seen, Which},
+    databases::Databases,
     door,
     events::{exists, print_letters},
     print::{self, cut, time},
@@ -139,7 +140,9 @@ impl Which {
 fn services(place: &Place) -> Result<Vec<ServiceSpec>> {
     let app = App::load(&place.manifest)?;
     let state = StateDir::open(&place.state_dir)?;
-    Ok(door::services(&app, |label| state.database(label)))
+    Ok(door::services(&app, |label| {
+        Databases::Files.place(&state, label)
+    }))
 }
 
 /// JSON, or text as it is typed.

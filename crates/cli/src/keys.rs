@@ -9,6 +9,8 @@ use serde_json::json;
 
 use crate::{
     app::App,
+    databases::Databases,
+    migrate,
     secrets::{self, Added, Secrets},
     state::{self, StateDir},
 };
@@ -28,6 +30,8 @@ pub struct Settings {
     pub redis_url: String,
     /// Where the bridge serves jobs, as the gateway reaches it.
     pub bridge_url: String,
+    /// Where the services' databases are.
+    pub databases: Databases,
 }
 
 /// Everything `up` hands to the host and the bridge.
@@ -36,6 +40,8 @@ pub struct Keys {
     pub variables: BTreeMap<String, String>,
     /// The bridge's own keyring.
     pub bridge: Keyring,
+    /// The settings' databases, with passwords.
+    pub databases: Databases,
     pub added: Added,
     pub services: usize,
 }
@@ -45,13 +51,17 @@ pub fn write(app: &App, state: &StateDir, settings: &Settings) -> Result<Keys> {
     let _turn = state.writing()?;
     let names = app.secret_names();
     let (secrets, added) = secrets::ensure(&state.secrets(), &names)?;
-    let variables = variables(app, &secrets, settings)?;
+    let mut databases = settings.databases.clone();
+    let labels = migrate::labels(app)?;
+    databases.unlock(labels.iter().map(String::as_str), &secrets);
+    let variables = variables(app, &secrets, settings, &databases)?;
     state::replace(&state.runtime_config(), &runtime_config(app, state))?;
     state::replace(&state.spin_env(), &spin_env(&variables))?;
     let bridge = bridge_keyring(app, &secrets);
     Ok(Keys {
         variables,
         bridge,
+        databases,
         added,
         services: names.len() - 1,
     })
@@ -77,6 +87,7 @@ fn variables(
     app: &App,
     secrets: &Secrets,
     settings: &Settings,
+    databases: &Databases,
 ) -> Result<BTreeMap<String, String>> {
     let mut variables = BTreeMap::new();
     for name in app.manifest.variables.keys() {
@@ -93,6 +104,10 @@ fn variables(
             "rates_max_age_days" if settings.profile == "dev" => RATES_MAX_AGE_DAYS_DEV.to_string(),
             "redis_url" => settings.redis_url.clone(),
             "bridge_url" => settings.bridge_url.clone(),
+            _ if name.starts_with("database_") => match databases.variable(name) {
+                Some(value) => value,
+                None => continue,
+            },
             _ => match app.keyring_owner(name) {
                 Some((id, component)) => {
                     let mut calls: Vec<_> = component
@@ -222,6 +237,7 @@ mod tests {
             issuer: "http://127.0.0.1:3000".into(),
             redis_url: "redis://127.0.0.1:6379".into(),
             bridge_url: "http://127.0.0.1:3001".into(),
+            databases: Databases::Files,
         }
     }
 

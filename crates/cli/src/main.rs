@@ -5,6 +5,7 @@ mod arguments;
 mod bench;
 mod bridge;
 mod client;
+mod databases;
 mod demo;
 mod doctor;
 mod door;
@@ -45,6 +46,7 @@ use crate::{
     arguments::{
         Cli, Command, EventsCommand, ForexCommand, LedgerCommand, StateOnly, Storage, Target,
     },
+    databases::Databases,
     state::StateDir,
 };
 
@@ -81,6 +83,7 @@ async fn dispatch(command: Command) -> Result<bool> {
                 management_listen: up.management.management_listen,
                 profile: up.settings.profile.name().to_owned(),
                 issuer: up.settings.issuer,
+                databases: Databases::new(&up.settings.databases)?,
                 redis: up.settings.queues.into(),
                 log: up.log,
                 watch: up.watch,
@@ -91,6 +94,7 @@ async fn dispatch(command: Command) -> Result<bool> {
             gateway,
             log,
             queues,
+            databases,
             management,
             place,
         } => {
@@ -101,15 +105,31 @@ async fn dispatch(command: Command) -> Result<bool> {
                 &gateway,
                 &log,
                 queues.into(),
+                Databases::new(&databases)?,
                 management.management_listen,
             )
             .await?;
         }
-        Command::Migrate { place } => {
+        Command::Migrate {
+            create,
+            admin,
+            databases,
+            place,
+        } => {
+            let admin = match (create, &admin) {
+                (false, _) => None,
+                (true, Some(admin)) => Some(admin.as_str()),
+                (true, None) => anyhow::bail!(
+                    "--create needs DATABASE_ADMIN_URL: postgres://user:password@host:port/database of somebody who may create databases and roles"
+                ),
+            };
             migrate::command(
                 &App::load(&place.manifest)?,
                 &StateDir::create(&place.state_dir)?,
-            )?;
+                &mut Databases::new(&databases)?,
+                admin,
+            )
+            .await?;
         }
         Command::Keys {
             place,
@@ -121,6 +141,7 @@ async fn dispatch(command: Command) -> Result<bool> {
             let settings = keys::Settings {
                 profile: settings.profile.name().to_owned(),
                 issuer: settings.issuer.unwrap_or_else(|| up::url(listen)),
+                databases: Databases::new(&settings.databases)?,
                 redis_url: settings.queues.redis_url,
                 bridge_url: up::url(management.management_listen),
             };
@@ -183,6 +204,7 @@ async fn dispatch(command: Command) -> Result<bool> {
             listen,
             management,
             queues,
+            databases,
         } => {
             let options = doctor::Options {
                 manifest: &place.manifest,
@@ -190,6 +212,7 @@ async fn dispatch(command: Command) -> Result<bool> {
                 listen,
                 management_listen: management.management_listen,
                 redis_url: &queues.redis_url,
+                databases: Databases::new(&databases)?,
             };
             return doctor::run(options).await;
         }

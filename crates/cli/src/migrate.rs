@@ -1,5 +1,8 @@
-//! Migrations of the services' SQLite databases: `NNNN_name.sql`, in order, each in a transaction of
-//! its own together with its row in `schema_migrations`. Guests only compare versions.
+//! Migrations of the services' databases: `NNNN_name.sql`, in order, each in a transaction of its own
+//! together with its row in `schema_migrations`. Guests only compare versions. One set of files for
+//! SQLite (here) and PostgreSQL (`server`).
+
+mod server;
 
 use std::{
     collections::BTreeMap,
@@ -12,7 +15,12 @@ use anyhow::{Context, Result, bail, ensure};
 use rusqlite::{Connection, TransactionBehavior, params};
 use sha2::{Digest, Sha256};
 
-use crate::{app::App, state::StateDir};
+use crate::{
+    app::App,
+    databases::{Databases, Server},
+    secrets,
+    state::StateDir,
+};
 
 /// A running service or bridge may hold the write lock; migrations of a quiet database take none.
 const BUSY: Duration = Duration::from_secs(10);
@@ -35,41 +43,60 @@ pub struct Report {
 }
 
 /// Brings the database of every service up to date.
-pub fn all(app: &App, state: &StateDir) -> Result<Vec<Report>> {
-    each(app)?
-        .into_iter()
-        .map(|(label, folder)| {
-            let applied = read(&folder)
-                .and_then(|migrations| apply(&state.database(&label), &migrations))
-                .with_context(|| format!("database {label}"))?;
-            Ok(Report { label, applied })
-        })
-        .collect()
+pub async fn all(app: &App, state: &StateDir, databases: &Databases) -> Result<Vec<Report>> {
+    let mut reports = Vec::new();
+    for (label, folder) in each(app)? {
+        let applied = async {
+            let migrations = read(&folder)?;
+            match databases {
+                Databases::Files => apply(&state.database(&label), &migrations),
+                Databases::Server(server) => server::apply(server, &label, &migrations).await,
+            }
+        };
+        let applied = applied.await.with_context(|| format!("database {label}"))?;
+        reports.push(Report { label, applied });
+    }
+    Ok(reports)
 }
 
-/// What [`all`] would apply. Opens no database for writing.
-pub fn pending(app: &App, state: &StateDir) -> Result<Vec<Report>> {
-    each(app)?
-        .into_iter()
-        .map(|(label, folder)| {
+/// What [`all`] would apply. Writes nothing.
+pub async fn pending(app: &App, state: &StateDir, databases: &Databases) -> Result<Vec<Report>> {
+    let mut reports = Vec::new();
+    for (label, folder) in each(app)? {
+        let applied = async {
             let migrations = read(&folder)?;
-            let path = state.database(&label);
-            let found = if path.exists() {
-                applied(&open_to_read(&path)?)?
-            } else {
-                BTreeMap::new()
+            let found = match databases {
+                Databases::Files => match state.database(&label) {
+                    path if path.exists() => applied(&open_to_read(&path)?)?,
+                    _ => Applied::new(),
+                },
+                Databases::Server(server) => {
+                    server::applied(&*server::connect(server, &label).await?).await?
+                }
             };
-            let open = check(&migrations, &found).with_context(|| format!("database {label}"))?;
-            Ok(Report {
-                label,
-                applied: open.iter().map(|migration| migration.title()).collect(),
-            })
-        })
-        .collect()
+            let open = check(&migrations, &found)?;
+            anyhow::Ok(open.iter().map(|migration| migration.title()).collect())
+        };
+        let applied = applied.await.with_context(|| format!("database {label}"))?;
+        reports.push(Report { label, applied });
+    }
+    Ok(reports)
+}
+
+/// Makes the database and the role of every service on a server.
+async fn create(app: &App, server: &Server, admin: &str) -> Result<()> {
+    for (label, _) in each(app)? {
+        let made = server::create(server, &label, admin)
+            .await
+            .with_context(|| format!("database {}", server.name(&label)))?;
+        let done = if made { "created" } else { "was there" };
+        println!("{}  {done}", server.name(&label));
+    }
+    Ok(())
 }
 
 /// Label and migrations folder of every service that has both.
-fn each(app: &App) -> Result<Vec<(String, PathBuf)>> {
+fn each(app: &App) -> Result<BTreeMap<String, PathBuf>> {
     let mut found: BTreeMap<String, PathBuf> = BTreeMap::new();
     for (id, component) in &app.manifest.components {
         let Some(folder) = &component.innover.migrations else {
@@ -87,7 +114,7 @@ fn each(app: &App) -> Result<Vec<(String, PathBuf)>> {
             bail!("two components have migrations for the database {label}; only its owner may");
         }
     }
-    Ok(found.into_iter().collect())
+    Ok(found)
 }
 
 impl Migration {
@@ -277,15 +304,34 @@ pub fn summary(reports: &[Report]) -> String {
     }
 }
 
-/// The command.
-pub fn command(app: &App, state: &StateDir) -> Result<()> {
-    for Report { label, applied } in all(app, state)? {
+/// The command. `admin` is the address of somebody who may create databases, when they are to be.
+pub async fn command(
+    app: &App,
+    state: &StateDir,
+    databases: &mut Databases,
+    create_with: Option<&str>,
+) -> Result<()> {
+    let (secrets, _) = secrets::ensure(&state.secrets(), &app.secret_names())?;
+    databases.unlock(each(app)?.keys().map(String::as_str), &secrets);
+    match (create_with, &*databases) {
+        (None, _) => {}
+        (Some(admin), Databases::Server(server)) => create(app, server, admin).await?,
+        (Some(_), Databases::Files) => bail!(
+            "there is nothing to create: DATABASE_URL names no server, and files are made as they are needed"
+        ),
+    }
+    for Report { label, applied } in all(app, state, databases).await? {
         match applied.len() {
             0 => println!("{label}  up to date"),
             _ => println!("{label}  applied {}", applied.join(", ")),
         }
     }
     Ok(())
+}
+
+/// Labels of all databases of services.
+pub fn labels(app: &App) -> Result<Vec<String>> {
+    Ok(each(app)?.into_keys().collect())
 }
 
 #[cfg(test)]

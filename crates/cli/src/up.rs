@@ -21,6 +21,7 @@ use tokio::{
 
 use crate::{
     app::App,
+    databases::Databases,
     door::{self, HostDoor, HostGate},
     keys::{self, Settings},
     log_file, migrate, print, redis_probe,
@@ -46,6 +47,7 @@ pub struct Options {
     pub profile: String,
     pub issuer: Option<String>,
     pub redis: RedisConfig,
+    pub databases: Databases,
     pub log: Option<String>,
     pub watch: bool,
 }
@@ -117,6 +119,7 @@ async fn start(app: App, state: &StateDir, options: &Options) -> Result<Running>
         issuer: options.issuer.clone().unwrap_or_else(|| url(listen)),
         redis_url: options.redis.broker.clone(),
         bridge_url: url(management_listen),
+        databases: options.databases.clone(),
     };
     // Making an RSA key takes up to seconds; nothing else runs yet.
     let keys = keys::write(&app, state, &settings)?;
@@ -138,7 +141,12 @@ async fn start(app: App, state: &StateDir, options: &Options) -> Result<Running>
         );
     }
 
-    step("migrations", migrate::summary(&migrate::all(&app, state)?));
+    let databases = keys.databases;
+    step("databases", databases.shown());
+    step(
+        "migrations",
+        migrate::summary(&migrate::all(&app, state, &databases).await?),
+    );
     app.check_built()?;
 
     let redis = redis_probe::ping(&options.redis.broker).await;
@@ -186,7 +194,7 @@ async fn start(app: App, state: &StateDir, options: &Options) -> Result<Running>
             .map_err(explain_address)?,
     );
 
-    let specs = door::services(&app, |label| state.database(label));
+    let specs = door::services(&app, |label| databases.place(state, label));
     let bells = Commits::new(&specs);
     let mut config = BridgeConfig::new(state.bridge(), specs);
     config.redis = Some(options.redis.clone());

@@ -143,10 +143,6 @@ pub const REDIS_ADDRESSES_MAX: usize = 64;
 pub const POSTGRES_CONNECTIONS: usize = 64;
 /// How long a statement waits for one of them.
 pub const POSTGRES_WAIT: Duration = Duration::from_secs(5);
-/// Connect to a server of PostgreSQL; logging in may take as long again.
-pub const POSTGRES_CONNECT: Duration = Duration::from_secs(3);
-/// A connection whose other end says nothing for this long is asked whether it is there.
-pub const POSTGRES_SILENCE: Duration = Duration::from_secs(15);
 /// Longest statement, of the client and of the server: above every request's deadline.
 pub const POSTGRES_STATEMENT: Duration = Duration::from_secs(30);
 /// A session nobody has used for this long is closed.

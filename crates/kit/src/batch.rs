@@ -10,9 +10,10 @@ use innover_contract::{Code, Job, event::OUTBOX_TASK_PREFIX, event::OutboxHeader
 use serde_json::Value as Json;
 
 use crate::{
-    Cause, Db, Failure, Result, Value,
+    Cause, Db, Failure, Result, Value, call,
     db::{DbError, column},
     ids, params,
+    sql::{self, Part},
 };
 
 /// How many rows a step must affect.
@@ -206,6 +207,9 @@ impl Batch {
             }
             return Ok(());
         }
+        if let Some(done) = self.all_at_once(db).await {
+            return done;
+        }
         if !db.is_locked() {
             db.begin().await?;
         }
@@ -218,6 +222,45 @@ impl Batch {
                 Err(error)
             }
         }
+    }
+
+    /// On PostgreSQL: one statement. One that the server gave up for others' sake has left nothing
+    /// behind and is tried again.
+    async fn all_at_once(&self, db: &Db) -> Option<Result<(), BatchError>> {
+        let steps: Vec<Part<'_>> = self
+            .steps
+            .iter()
+            .map(|step| (step.sql, &step.params[..], Some(step.expect)))
+            .collect();
+        for attempt in 1.. {
+            let error = match db.all_at_once(&steps).await? {
+                Ok(()) => return Some(Ok(())),
+                Err(error) => error,
+            };
+            match &error {
+                DbError::GivenUp(_) if attempt < GIVEN_UP_ATTEMPTS => {
+                    call::sleep_ms(call::jitter_ms(attempt * 2)).await;
+                    continue;
+                }
+                DbError::Statement(text) => {
+                    let failed =
+                        sql::failed_step(text).and_then(|(i, got)| Some((self.steps.get(i)?, got)));
+                    if let Some((step, got)) = failed
+                        && let Expect::Rows(expected) = step.expect
+                    {
+                        let step = step.name;
+                        return Some(Err(BatchError::Expectation {
+                            step,
+                            expected,
+                            got,
+                        }));
+                    }
+                }
+                _ => {}
+            }
+            return Some(Err(error.into()));
+        }
+        None
     }
 
     fn run(self, db: &Db) -> Result<(), BatchError> {
@@ -288,6 +331,9 @@ impl Batch {
             .sort_by_cached_key(|step| random.hash_one(step.name));
     }
 }
+
+/// How often a statement that met a deadlock is sent.
+const GIVEN_UP_ATTEMPTS: u64 = 6;
 
 /// How often a lost race is tried again from the read before the caller is told 409.
 pub const CONFLICT_ATTEMPTS: u32 = 8;

@@ -235,7 +235,7 @@ fn settle(callee: &str, ok: bool) {
     }
 }
 
-fn jitter_ms(bound: u64) -> u64 {
+pub(crate) fn jitter_ms(bound: u64) -> u64 {
     ids::random() % bound.max(1)
 }
 

@@ -47,6 +47,9 @@ pub enum StoreError {
     /// The file system refused.
     #[error("{0}")]
     Io(String),
+    /// A service's PostgreSQL refused, or cannot be reached.
+    #[error("PostgreSQL: {0}")]
+    Postgres(String),
     /// The file was written by a later version of Innover.
     #[error("schema version {found} is newer than this program's {known}; use the newer program")]
     Newer {

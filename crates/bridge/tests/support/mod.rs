@@ -12,8 +12,8 @@ use std::{
 use bytes::Bytes;
 use futures::{FutureExt, future::BoxFuture};
 use innover_bridge::{
-    Bridge, BridgeConfig, Clock, Commits, Database, Delivery, Door, DoorError, NoGate, QueueSpec,
-    ServiceSpec, TaskSpec,
+    Bridge, BridgeConfig, Clock, Commits, Database, Delivery, Door, DoorError, NoGate, Place,
+    QueueSpec, ServiceSpec, TaskSpec,
 };
 use rusqlite::{Connection, params};
 use serde_json::{Value, json};
@@ -189,7 +189,7 @@ impl Platform {
                     .unwrap();
                 ServiceSpec {
                     name: name.to_string(),
-                    database: Some(Database { label: name.to_string(), path }),
+                    database: Some(Database { label: name.to_string(), place: Place::File(path) }),
                     subscribes: topics.iter().map(|t| t.to_string()).collect(),
                     event_batch: 100,
                     queue: Some(QueueSpec {

@@ -155,9 +155,9 @@ async fn open_async<T: Send>(
     if let Err(error) = handle.address.lease().await {
         return Ok(Err(unreachable(error)));
     }
-    Ok(Ok(accessor.with(|mut access| {
-        access.get().keep_postgres(handle)
-    })?))
+    Ok(Ok(
+        accessor.with(|mut access| access.get().keep_postgres(handle))?
+    ))
 }
 
 impl wit::Host for Guest {}

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures::TryStreamExt;
+use innover_postgres::explain;
 use tokio_postgres::error::SqlState;
 use tokio_postgres::{Client, Statement};
 
@@ -49,8 +50,7 @@ impl Session {
         if self.prepared.len() >= limits::STATEMENTS_CACHED {
             self.prepared.clear();
         }
-        self.prepared
-            .insert(statement.to_owned(), prepared.clone());
+        self.prepared.insert(statement.to_owned(), prepared.clone());
         Ok(prepared)
     }
 }
@@ -126,20 +126,6 @@ fn problem(error: &tokio_postgres::Error) -> Error {
             .filter_map(|(name, value)| Some((name.to_owned(), value?.to_owned())))
             .collect(),
     }))
-}
-
-/// The whole chain: the driver's own text is only its first link.
-pub(super) fn explain(error: &tokio_postgres::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = std::error::Error::source(error);
-    while let Some(error) = cause {
-        let more = error.to_string();
-        if !text.contains(&more) {
-            text = format!("{text}: {more}");
-        }
-        cause = error.source();
-    }
-    text
 }
 
 /// The server no longer knows a prepared statement, or its tables have changed since: it did nothing.

@@ -1,280 +1,11 @@
-//! The service's own database. `database_url` decides which: `sqlite:<label>` today.
-//!
-//! A [`Db`] is one connection, exclusive to one request and kept between requests of the instance.
-//! Reads go through [`Db::query`]; [`crate::Batch`] is the only way to write.
+//! SQLite: Spin's in a component, the library itself in native tests.
 
-use std::sync::Mutex;
+#[cfg(not(target_family = "wasm"))]
+pub(super) use native::Session;
+#[cfg(target_family = "wasm")]
+pub(super) use wasm::Session;
 
-use innover_contract::Code;
-
-use crate::{Failure, Result, config, sql};
-
-/// A parameter or a column: BIGINT or TEXT, or a set of rows as one parameter.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Value {
-    /// BIGINT.
-    Int(i64),
-    /// TEXT.
-    Text(String),
-    /// NULL.
-    Null,
-    /// The parameter of `rows($n: …)`: one inner vector per row, in the order of its columns.
-    Rows(Vec<Vec<Value>>),
-}
-
-impl From<i64> for Value {
-    fn from(n: i64) -> Value {
-        Value::Int(n)
-    }
-}
-impl From<&str> for Value {
-    fn from(text: &str) -> Value {
-        Value::Text(text.into())
-    }
-}
-impl From<String> for Value {
-    fn from(text: String) -> Value {
-        Value::Text(text)
-    }
-}
-impl From<&String> for Value {
-    fn from(text: &String) -> Value {
-        Value::Text(text.clone())
-    }
-}
-impl<T: Into<Value>> From<Option<T>> for Value {
-    fn from(value: Option<T>) -> Value {
-        value.map_or(Value::Null, Into::into)
-    }
-}
-impl From<Vec<Vec<Value>>> for Value {
-    fn from(rows: Vec<Vec<Value>>) -> Value {
-        Value::Rows(rows)
-    }
-}
-
-/// `params![a, b]`: a vector of [`Value`]s.
-#[macro_export]
-macro_rules! params {
-    ($($value:expr),* $(,)?) => { vec![$($crate::db::Value::from($value)),*] };
-}
-
-/// A set of one column for `rows($n: …)`.
-pub fn column<T: Into<Value>>(values: impl IntoIterator<Item = T>) -> Value {
-    Value::Rows(values.into_iter().map(|v| vec![v.into()]).collect())
-}
-
-/// One row of a result, read by position.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Row(Vec<Value>);
-
-impl Row {
-    /// The BIGINT in column `i`.
-    ///
-    /// # Errors
-    /// When the column is not a BIGINT, which is a defect of the query.
-    pub fn int(&self, i: usize) -> Result<i64, DbError> {
-        match self.0.get(i) {
-            Some(Value::Int(n)) => Ok(*n),
-            other => Err(DbError::Shape(format!(
-                "column {i} is not a BIGINT: {other:?}"
-            ))),
-        }
-    }
-
-    /// The TEXT in column `i`.
-    ///
-    /// # Errors
-    /// When the column is not TEXT, which is a defect of the query.
-    pub fn text(&self, i: usize) -> Result<&str, DbError> {
-        match self.0.get(i) {
-            Some(Value::Text(text)) => Ok(text),
-            other => Err(DbError::Shape(format!("column {i} is not TEXT: {other:?}"))),
-        }
-    }
-
-    /// The BIGINT or NULL in column `i`.
-    ///
-    /// # Errors
-    /// As [`Row::int`].
-    pub fn opt_int(&self, i: usize) -> Result<Option<i64>, DbError> {
-        match self.0.get(i) {
-            Some(Value::Null) => Ok(None),
-            _ => self.int(i).map(Some),
-        }
-    }
-
-    /// The TEXT or NULL in column `i`.
-    ///
-    /// # Errors
-    /// As [`Row::text`].
-    pub fn opt_text(&self, i: usize) -> Result<Option<&str>, DbError> {
-        match self.0.get(i) {
-            Some(Value::Null) => Ok(None),
-            _ => self.text(i).map(Some),
-        }
-    }
-}
-
-/// Why a statement failed. The text may hold SQL and stays in the log.
-#[derive(Debug, thiserror::Error)]
-pub enum DbError {
-    /// Another writer holds the database: try again.
-    #[error("the database is busy: {0}")]
-    Busy(String),
-    /// A constraint, a syntax error, a full disk.
-    #[error("the database refused a statement: {0}")]
-    Statement(String),
-    /// A result was not what the query's author expected.
-    #[error("unexpected result: {0}")]
-    Shape(String),
-}
-
-impl From<DbError> for Failure {
-    fn from(error: DbError) -> Failure {
-        let line =
-            serde_json::json!({"level": "error", "msg": "database", "error": error.to_string()});
-        println!("{line}");
-        match error {
-            DbError::Busy(_) => Failure::new(
-                Code::Unavailable,
-                "the database is busy; try again with the same key",
-            ),
-            _ => Failure::new(
-                Code::Internal,
-                "the database refused; the log has the reason",
-            ),
-        }
-    }
-}
-
-/// A connection, exclusive to this request until it is dropped.
-pub struct Db {
-    session: Option<session::Session>,
-    transaction: Transaction,
-}
-
-/// Where a connection stands.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Transaction {
-    None,
-    /// BEGIN was sent and has not answered: a connection dropped there is closed, never kept.
-    Beginning,
-    /// Between BEGIN and COMMIT.
-    Open,
-}
-
-static IDLE: Mutex<Vec<session::Session>> = Mutex::new(Vec::new());
-
-impl Db {
-    /// Takes an idle connection or opens one.
-    ///
-    /// # Errors
-    /// 503 when `database_url` is missing or not of a kind this version speaks, or the database
-    /// cannot be opened.
-    pub async fn open() -> Result<Db> {
-        let idle = IDLE.lock().ok().and_then(|mut idle| idle.pop());
-        let session = match idle {
-            Some(session) => session,
-            None => {
-                let url = config::get("database_url").await?;
-                let label = url.strip_prefix("sqlite:").ok_or_else(|| {
-                    let scheme = url.split(':').next().unwrap_or_default();
-                    Failure::new(
-                        Code::NotReady,
-                        format!("database_url starts with `{scheme}:`; this version speaks `sqlite:<label>`"),
-                    )
-                })?;
-                session::Session::open(label).await?
-            }
-        };
-        Ok(Db {
-            session: Some(session),
-            transaction: Transaction::None,
-        })
-    }
-
-    /// A connection to a database file of a native test.
-    ///
-    /// # Errors
-    /// When the file cannot be opened.
-    #[cfg(not(target_family = "wasm"))]
-    pub fn open_file(path: &std::path::Path) -> Result<Db, DbError> {
-        Ok(Db {
-            session: Some(session::Session::open_file(path)?),
-            transaction: Transaction::None,
-        })
-    }
-
-    /// Runs a query. `sql` uses `$1…$n` and `rows($n: …)`.
-    ///
-    /// # Errors
-    /// [`DbError`], which becomes 503 when the database is busy and 500 otherwise.
-    pub async fn query(&self, sql: &'static str, params: Vec<Value>) -> Result<Vec<Row>, DbError> {
-        self.session()?.query(sql::sqlite(sql), params)
-    }
-
-    fn session(&self) -> Result<&session::Session, DbError> {
-        self.session
-            .as_ref()
-            .ok_or_else(|| DbError::Shape("the connection is closed".into()))
-    }
-
-    /// Makes this request the database's only writer until its batch has ended or the connection
-    /// is dropped: what is read from now on does not change before the commit. Writers of one hot
-    /// row then queue for the database, which they do at their commit anyway, instead of losing to
-    /// each other and starting over.
-    ///
-    /// Between this and the commit a request reads and decides and does nothing else: everybody
-    /// waits for it, so it calls nobody and awaits nothing but its own queries. The batch's guards
-    /// stay: a database that does not serialize writers (Postgres) has nothing to lock here, and
-    /// there they are what counts.
-    ///
-    /// # Errors
-    /// [`DbError::Busy`] when others held it for too long.
-    pub async fn lock(&mut self) -> Result<(), DbError> {
-        self.begin().await
-    }
-
-    /// Whether [`Db::lock`] or a batch has begun a transaction.
-    pub(crate) fn is_locked(&self) -> bool {
-        self.transaction == Transaction::Open
-    }
-
-    pub(crate) async fn begin(&mut self) -> Result<(), DbError> {
-        self.transaction = Transaction::Beginning;
-        self.session()?.begin().await?;
-        self.transaction = Transaction::Open;
-        Ok(())
-    }
-
-    /// Rows affected by a modifying statement.
-    pub(crate) fn modify(&self, sql: &'static str, params: Vec<Value>) -> Result<u64, DbError> {
-        self.session()?.modify(sql::sqlite(sql), params)
-    }
-
-    pub(crate) fn end(&mut self, statement: &'static str) -> Result<(), DbError> {
-        self.session()?.query(statement, Vec::new())?;
-        self.transaction = Transaction::None;
-        Ok(())
-    }
-}
-
-impl Drop for Db {
-    fn drop(&mut self) {
-        if self.is_locked() {
-            // Locked, and then there was nothing to write. What fails here is closed below.
-            let _ = self.end("ROLLBACK");
-        }
-        // Natively each test has a database of its own, so nothing is kept.
-        if cfg!(target_family = "wasm")
-            && self.transaction == Transaction::None
-            && let (Some(session), Ok(mut idle)) = (self.session.take(), IDLE.lock())
-        {
-            idle.push(session);
-        }
-    }
-}
+use super::Value;
 
 /// A set of rows as the JSON text `json_each` reads.
 fn rows_json(rows: &[Vec<Value>]) -> String {
@@ -311,7 +42,7 @@ fn rows_json(rows: &[Vec<Value>]) -> String {
 }
 
 #[cfg(target_family = "wasm")]
-mod session {
+mod wasm {
     //! Spin's SQLite. Statements go through the interface's synchronous `execute`: one call of the
     //! host and no stream, about a fifth of the cost. What may wait for another writer is asynchronous
     //! (BEGIN IMMEDIATE, the PRAGMAs of a new connection): that writer may be a request of this very
@@ -320,7 +51,8 @@ mod session {
     use send_wrapper::SendWrapper;
     use spin_sdk::sqlite::wit::sqlite::{Connection, Error, Value as Sql};
 
-    use super::{DbError, Row, Value, rows_json};
+    use super::rows_json;
+    use crate::db::{DbError, Row, Value};
 
     pub struct Session(SendWrapper<Connection>);
 
@@ -419,7 +151,7 @@ mod session {
 }
 
 #[cfg(not(target_family = "wasm"))]
-mod session {
+mod native {
     //! The same SQL on SQLite itself, for native tests of stores and batches.
 
     use std::{
@@ -429,7 +161,8 @@ mod session {
 
     use rusqlite::{Connection, types::ToSqlOutput, types::ValueRef};
 
-    use super::{DbError, Row, Value, rows_json};
+    use super::rows_json;
+    use crate::db::{DbError, Row, Value};
 
     /// How long a connection waits for another writer: SQLite polls, so of many threads some wait
     /// long. (Our host queues them instead.)

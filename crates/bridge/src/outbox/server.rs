@@ -1,0 +1,205 @@
+//! The outbox of a PostgreSQL database.
+//!
+//! Transactions commit in another order than their rows' ids, so no mark tells what was read: rows
+//! are told apart by their ids until they are deleted. Ids are time-ordered, and within a key the
+//! version of what changed decides: who wrote version 2 had read version 1, so 1 was committed before.
+//!
+//! Of several bridges on one outbox the one with the lease relays; another takes it over when it is
+//! not renewed. One that stalls for longer than its lease may publish what the other has published
+//! too, and consumers know events by their ids.
+
+use std::time::Duration;
+
+use innover_postgres::{Address, explain};
+use tokio_postgres::{Client, Statement};
+
+use super::Row;
+use crate::{
+    limits::{OUTBOX_STATEMENT, RELAY_LEASE, RELAY_ROWS_MAX},
+    store::StoreError,
+};
+
+/// Takes or renews the lease. The server's clock counts, which all bridges share.
+const LEASE: &str = "INSERT INTO relay_lease (id, owner, ends_at)
+     VALUES (1, $1, CAST(EXTRACT(EPOCH FROM clock_timestamp()) * 1000 AS BIGINT) + $2)
+     ON CONFLICT (id) DO UPDATE SET owner = excluded.owner, ends_at = excluded.ends_at
+     WHERE relay_lease.owner = excluded.owner
+        OR relay_lease.ends_at < excluded.ends_at - $2";
+
+const READ: &str = "SELECT id, topic, key, key_version, type, payload, headers, created_at
+     FROM outbox WHERE NOT (id = ANY($1)) ORDER BY id LIMIT $2";
+
+const DELETE: &str = "DELETE FROM outbox WHERE id = ANY($1)";
+
+pub(crate) struct Server {
+    client: Client,
+    lease: Statement,
+    read: Statement,
+    delete: Statement,
+    owner: String,
+    /// Until when the lease surely holds.
+    leased_until: Option<tokio::time::Instant>,
+    undeleted: Vec<String>,
+}
+
+impl From<tokio_postgres::Error> for StoreError {
+    fn from(error: tokio_postgres::Error) -> StoreError {
+        StoreError::Postgres(explain(&error))
+    }
+}
+
+impl Server {
+    pub(super) async fn open(
+        url: &str,
+        authority: Option<&str>,
+        owner: &str,
+    ) -> Result<Server, StoreError> {
+        let unreachable = |error: innover_postgres::Unreachable| {
+            StoreError::Postgres(format!("cannot connect: {error}"))
+        };
+        let address = Address::parse(url, authority, OUTBOX_STATEMENT).map_err(unreachable)?;
+        let client = address.connect().await.map_err(unreachable)?;
+        // A delete that is lost has rows published again, which their ids make harmless.
+        client.batch_execute("SET synchronous_commit = off").await?;
+        Ok(Server {
+            lease: client.prepare(LEASE).await?,
+            read: client.prepare(READ).await?,
+            delete: client.prepare(DELETE).await?,
+            client,
+            owner: owner.to_owned(),
+            leased_until: None,
+            undeleted: Vec::new(),
+        })
+    }
+
+    /// Whether the rows are this bridge's to publish.
+    async fn leased(&mut self) -> Result<bool, StoreError> {
+        let now = tokio::time::Instant::now();
+        if self
+            .leased_until
+            .is_some_and(|until| until > now + RELAY_LEASE / 2)
+        {
+            return Ok(true);
+        }
+        let length = i64::try_from(RELAY_LEASE.as_millis()).unwrap_or(i64::MAX);
+        let taken = bounded(async {
+            self.client
+                .execute(&self.lease, &[&self.owner, &length])
+                .await
+        });
+        let taken = taken.await? == 1;
+        if !taken {
+            // Whoever has it now publishes what was read here and not deleted.
+            self.undeleted.clear();
+        }
+        self.leased_until = taken.then_some(now + RELAY_LEASE);
+        Ok(taken)
+    }
+
+    pub(super) async fn read(&mut self) -> Result<Vec<Row>, StoreError> {
+        if !self.leased().await? {
+            return Ok(Vec::new());
+        }
+        let limit = RELAY_ROWS_MAX as i64;
+        let rows = bounded(async {
+            self.client
+                .query(&self.read, &[&self.undeleted, &limit])
+                .await
+        });
+        let mut found: Vec<(i64, Row)> = Vec::new();
+        for row in rows.await? {
+            let id: String = row.try_get(0)?;
+            let version = row.try_get(3)?;
+            let row = Row {
+                topic: row.try_get(1)?,
+                key: row.try_get(2)?,
+                kind: row.try_get(4)?,
+                payload: row.try_get(5)?,
+                headers: row.try_get(6)?,
+                created_at: row.try_get(7)?,
+                place: id.clone(),
+                id,
+            };
+            found.push((version, row));
+        }
+        self.undeleted
+            .extend(found.iter().map(|(_, row)| row.id.clone()));
+        Ok(in_order(found))
+    }
+
+    pub(super) fn undeleted(&self) -> usize {
+        self.undeleted.len()
+    }
+
+    pub(super) async fn delete(&mut self) -> Result<(), StoreError> {
+        bounded(async { self.client.execute(&self.delete, &[&self.undeleted]).await }).await?;
+        self.undeleted.clear();
+        Ok(())
+    }
+}
+
+/// A server that is gone without a word must not hold up the relay for good.
+async fn bounded<T>(
+    work: impl Future<Output = Result<T, tokio_postgres::Error>>,
+) -> Result<T, StoreError> {
+    match tokio::time::timeout(OUTBOX_STATEMENT + Duration::from_secs(1), work).await {
+        Ok(done) => Ok(done?),
+        Err(_) => Err(StoreError::Postgres(format!(
+            "no answer within {} s",
+            OUTBOX_STATEMENT.as_secs()
+        ))),
+    }
+}
+
+/// The rows of each key by version, on the places that rows of that key have in the order of ids.
+fn in_order(rows: Vec<(i64, Row)>) -> Vec<Row> {
+    let mut of_key: std::collections::HashMap<String, Vec<usize>> = Default::default();
+    for (i, (_, row)) in rows.iter().enumerate() {
+        of_key.entry(row.key.clone()).or_default().push(i);
+    }
+    let mut order: Vec<usize> = (0..rows.len()).collect();
+    for places in of_key.values().filter(|places| places.len() > 1) {
+        let mut sorted = places.clone();
+        // Stable: equal versions (several events of one change) stay as they were.
+        sorted.sort_by_key(|i| rows[*i].0);
+        for (place, row) in places.iter().zip(sorted) {
+            order[*place] = row;
+        }
+    }
+    let mut rows: Vec<Option<Row>> = rows.into_iter().map(|(_, row)| Some(row)).collect();
+    order
+        .into_iter()
+        .filter_map(|i| rows.get_mut(i).and_then(Option::take))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_keys_rows_are_published_by_version_and_others_by_id() {
+        let row = |id: &str, key: &str, version| {
+            let row = Row {
+                id: id.into(),
+                topic: String::new(),
+                key: key.into(),
+                kind: String::new(),
+                payload: String::new(),
+                headers: String::new(),
+                created_at: 0,
+                place: String::new(),
+            };
+            (version, row)
+        };
+        let rows = vec![
+            row("1", "a", 2),
+            row("2", "b", 1),
+            row("3", "a", 1),
+            row("4", "c", 9),
+            row("5", "a", 2),
+        ];
+        let ids: Vec<String> = in_order(rows).into_iter().map(|row| row.id).collect();
+        assert_eq!(ids, ["3", "2", "1", "4", "5"]);
+    }
+}

@@ -1,0 +1,229 @@
+//! Migrations on PostgreSQL and CockroachDB.
+
+use anyhow::{Context, Result, anyhow, bail, ensure};
+use innover_postgres::{Address, explain};
+use std::{
+    ops::Deref,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+use tokio_postgres::{Client, error::SqlState};
+
+use super::{Applied, Migration, check};
+use crate::databases::Server;
+
+/// An index on a large table takes its time.
+const STATEMENT: Duration = Duration::from_secs(600);
+/// How often a migration is tried that another `innover` runs at the same moment.
+const TRIES: u32 = 5;
+
+/// What the platform itself keeps in a service's database.
+const OWN_TABLES: &str = "
+    CREATE TABLE IF NOT EXISTS schema_migrations
+        (version BIGINT PRIMARY KEY, name TEXT NOT NULL, checksum TEXT NOT NULL, applied_at BIGINT NOT NULL);
+    CREATE TABLE IF NOT EXISTS relay_lease
+        (id BIGINT PRIMARY KEY, owner TEXT NOT NULL, ends_at BIGINT NOT NULL);";
+
+/// A connection; its errors say the server's own reason.
+pub struct Connection(Client);
+
+impl Deref for Connection {
+    type Target = Client;
+    fn deref(&self) -> &Client {
+        &self.0
+    }
+}
+
+fn reason(error: tokio_postgres::Error) -> anyhow::Error {
+    anyhow!(explain(&error))
+}
+
+async fn open(url: &str, authority: Option<&str>) -> Result<Connection> {
+    let address = Address::parse(url, authority, STATEMENT)?;
+    Ok(Connection(address.connect().await?))
+}
+
+/// Connects as the service whose database it is.
+pub async fn connect(server: &Server, label: &str) -> Result<Connection> {
+    open(&server.url(label), server.authority.as_deref())
+        .await
+        .context("cannot connect; `innover migrate --create` makes the databases and roles")
+}
+
+/// Makes a service's database and role; says whether the database is new. Nobody else may connect to
+/// it, and the password is set to what the platform will use.
+pub async fn create(server: &Server, label: &str, admin: &str) -> Result<bool> {
+    let admin = open(admin, server.authority.as_deref())
+        .await
+        .context("cannot connect as DATABASE_ADMIN_URL says")?;
+    let (name, password) = (server.name(label), server.password(label));
+    // Names are of a-z, 0-9 and _, passwords of base64url: nothing to escape.
+    let role_there = !admin
+        .query("SELECT 1 FROM pg_roles WHERE rolname = $1", &[&name])
+        .await
+        .map_err(reason)?
+        .is_empty();
+    let verb = if role_there { "ALTER" } else { "CREATE" };
+    admin
+        .batch_execute(&format!(
+            "{verb} ROLE {name} WITH LOGIN PASSWORD '{password}'"
+        ))
+        .await
+        .map_err(reason)?;
+    let there = !admin
+        .query("SELECT 1 FROM pg_database WHERE datname = $1", &[&name])
+        .await
+        .map_err(reason)?
+        .is_empty();
+    if there {
+        return Ok(false);
+    }
+    let version: String = admin
+        .query_one("SELECT version()", &[])
+        .await
+        .and_then(|row| row.try_get(0))
+        .map_err(reason)?;
+    // Text is compared byte by byte, as SQLite does: pages of a list continue after the last id.
+    let collation = match version.contains("CockroachDB") {
+        true => "",
+        false => " TEMPLATE template0 ENCODING 'UTF8' LC_COLLATE 'C' LC_CTYPE 'C'",
+    };
+    // Whoever is no superuser may only give a database to a role of his own.
+    admin
+        .batch_execute(&format!("GRANT {name} TO CURRENT_USER"))
+        .await
+        .ok();
+    admin
+        .batch_execute(&format!("CREATE DATABASE {name} OWNER {name}{collation}"))
+        .await
+        .map_err(reason)?;
+    admin
+        .batch_execute(&format!("REVOKE ALL ON DATABASE {name} FROM PUBLIC"))
+        .await
+        .map_err(reason)?;
+    Ok(true)
+}
+
+/// Applies what is missing and returns its titles.
+pub async fn apply(server: &Server, label: &str, migrations: &[Migration]) -> Result<Vec<String>> {
+    let db = connect(server, label).await?;
+    let found = applied(&db).await?;
+    let open = check(migrations, &found)?;
+    if open.is_empty() && !found.is_empty() {
+        return Ok(vec![]);
+    }
+    again(async || db.batch_execute(OWN_TABLES).await).await?;
+    let mut titles = Vec::new();
+    for migration in open {
+        run(&db, migration).await.with_context(|| {
+            format!(
+                "{} was not applied, and nothing of it stays; correct it and start again",
+                migration.file.display()
+            )
+        })?;
+        titles.push(migration.title());
+    }
+    Ok(titles)
+}
+
+/// Two that make the same thing at the same moment meet in the server's own tables, whatever IF NOT
+/// EXISTS says.
+async fn again(work: impl AsyncFn() -> Result<(), tokio_postgres::Error>) -> Result<()> {
+    let mut tries = 0;
+    loop {
+        tries += 1;
+        match work().await {
+            Ok(()) => return Ok(()),
+            Err(error) if tries < TRIES && raced(&error) => {
+                tokio::time::sleep(Duration::from_millis(50 * u64::from(tries))).await;
+            }
+            Err(error) => return Err(reason(error)),
+        }
+    }
+}
+
+fn raced(error: &tokio_postgres::Error) -> bool {
+    matches!(
+        error.code(),
+        Some(
+            &SqlState::UNIQUE_VIOLATION
+                | &SqlState::DUPLICATE_TABLE
+                | &SqlState::DUPLICATE_OBJECT
+                | &SqlState::T_R_SERIALIZATION_FAILURE
+                | &SqlState::T_R_DEADLOCK_DETECTED
+        )
+    ) || error
+        .as_db_error()
+        .is_some_and(|db| db.message().contains("concurrently updated"))
+}
+
+async fn run(db: &Client, migration: &Migration) -> Result<()> {
+    for token in ["begin;", "commit;", "rollback;"] {
+        ensure!(
+            !migration.sql.to_ascii_lowercase().contains(token),
+            "leave BEGIN, COMMIT and ROLLBACK out of migrations: each runs in a transaction"
+        );
+    }
+    let mut tries = 0;
+    loop {
+        tries += 1;
+        let error = match once(db, migration).await {
+            Ok(()) => return Ok(()),
+            Err(error) => error,
+        };
+        // A warning when the failure has ended the transaction.
+        db.batch_execute("ROLLBACK").await.map_err(reason)?;
+        // Another `innover` may have been faster.
+        if applied(db).await?.contains_key(&migration.version) {
+            return Ok(());
+        }
+        if tries >= TRIES || !raced(&error) {
+            bail!(explain(&error));
+        }
+        tokio::time::sleep(Duration::from_millis(100 * u64::from(tries))).await;
+    }
+}
+
+async fn once(db: &Client, migration: &Migration) -> Result<(), tokio_postgres::Error> {
+    db.batch_execute("BEGIN").await?;
+    let now = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default()
+        .as_micros();
+    // First, so that of two the second waits here.
+    db.execute(
+        "INSERT INTO schema_migrations (version, name, checksum, applied_at) VALUES ($1, $2, $3, $4)",
+        &[
+            &migration.version,
+            &migration.name,
+            &migration.checksum(),
+            &i64::try_from(now).unwrap_or(i64::MAX),
+        ],
+    )
+    .await?;
+    db.batch_execute(&migration.sql).await?;
+    db.batch_execute("COMMIT").await
+}
+
+/// What is applied; nothing in a new database.
+pub async fn applied(db: &Client) -> Result<Applied> {
+    let there = db
+        .query(
+            "SELECT 1 FROM information_schema.tables WHERE table_name = 'schema_migrations' AND table_schema = 'public'",
+            &[],
+        )
+        .await
+        .map_err(reason)?;
+    if there.is_empty() {
+        return Ok(Applied::new());
+    }
+    let rows = db
+        .query("SELECT version, name, checksum FROM schema_migrations", &[])
+        .await
+        .map_err(reason)?;
+    rows.iter()
+        .map(|row| {
+            let read = || Ok((row.try_get(0)?, (row.try_get(1)?, row.try_get(2)?)));
+            read().map_err(reason)
+        })
+        .collect()
+}

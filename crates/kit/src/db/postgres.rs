@@ -1,0 +1,230 @@
+//! PostgreSQL: through Spin in a component, through its driver in native tests. Each call is one
+//! statement and one round trip; there are no transactions, so a component that ends in the middle of
+//! anything leaves nothing open.
+
+#[cfg(not(target_family = "wasm"))]
+pub(super) use native::Session;
+#[cfg(target_family = "wasm")]
+pub(super) use wasm::Session;
+
+use super::DbError;
+
+/// What became of a statement, by its SQLSTATE.
+fn refused(code: &str, text: String) -> DbError {
+    match code {
+        // serialization_failure, deadlock_detected.
+        "40001" | "40P01" => DbError::GivenUp(text),
+        // unique_violation.
+        "23505" => DbError::Taken(text),
+        // lock_not_available, query_canceled (its time limit).
+        "55P03" | "57014" => DbError::Busy(text),
+        // Insufficient resources (too many connections, disk full, out of memory).
+        code if code.starts_with("53") => DbError::Busy(text),
+        // Connection exceptions; the server stops or starts.
+        code if code.starts_with("08") || code.starts_with("57P") => DbError::Unreachable(text),
+        code => DbError::Statement(format!("{code} {text}")),
+    }
+}
+
+#[cfg(target_family = "wasm")]
+mod wasm {
+    use send_wrapper::SendWrapper;
+    use spin_sdk::pg::wit::postgres::{
+        Connection, ConnectionBuilder, DbValue, Error, ParameterValue, QueryError,
+    };
+
+    use super::refused;
+    use crate::{
+        db::{DbError, Param, Row, Value},
+        sql::Statement,
+    };
+
+    pub struct Session(SendWrapper<Connection>);
+
+    impl Session {
+        /// `authority` is the certificate of the server's authority in PEM, empty for the public ones.
+        pub async fn open(url: &str, authority: &str) -> Result<Session, DbError> {
+            let (url, authority) = (url.to_owned(), authority.to_owned());
+            let opened = SendWrapper::new(async move {
+                if authority.is_empty() {
+                    return Connection::open_async(url).await;
+                }
+                let builder = ConnectionBuilder::new(&url);
+                builder.set_ca_root(&authority)?;
+                builder.build_async().await
+            });
+            Ok(Session(SendWrapper::new(opened.await.map_err(error)?)))
+        }
+
+        pub async fn query(&self, statement: Statement) -> Result<Vec<Row>, DbError> {
+            SendWrapper::new(async {
+                let (_, rows, done) = self
+                    .0
+                    .query_async(statement.text.to_string(), values(&statement.params))
+                    .await
+                    .map_err(error)?;
+                let rows = rows.collect().await;
+                done.await.map_err(error)?;
+                let row = |row: Vec<DbValue>| Row(row.into_iter().map(value).collect());
+                Ok(rows.into_iter().map(row).collect())
+            })
+            .await
+        }
+
+        pub async fn execute(&self, statement: &Statement) -> Result<u64, DbError> {
+            SendWrapper::new(async {
+                self.0
+                    .execute_async(statement.text.to_string(), values(&statement.params))
+                    .await
+                    .map_err(error)
+            })
+            .await
+        }
+    }
+
+    fn values(params: &[Param]) -> Vec<ParameterValue> {
+        params
+            .iter()
+            .map(|param| match param {
+                Param::Int(n) => ParameterValue::Int64(*n),
+                Param::Text(text) => ParameterValue::Str(text.clone()),
+                Param::Ints(values) => ParameterValue::ArrayInt64(values.clone()),
+                Param::Texts(values) => ParameterValue::ArrayStr(values.clone()),
+            })
+            .collect()
+    }
+
+    fn value(value: DbValue) -> Value {
+        match value {
+            DbValue::Int64(n) => Value::Int(n),
+            DbValue::Int32(n) => Value::Int(n.into()),
+            DbValue::Int16(n) => Value::Int(n.into()),
+            // SQLite has no booleans: what a comparison gives is a number there.
+            DbValue::Boolean(b) => Value::Int(b.into()),
+            DbValue::Str(text) => Value::Text(text),
+            DbValue::DbNull => Value::Null,
+            // What a SUM of BIGINTs is.
+            DbValue::Decimal(text) => match text.parse() {
+                Ok(n) => Value::Int(n),
+                Err(_) => Value::Text(text),
+            },
+            // Columns are BIGINT or TEXT only; anything else is reported by the typed getters.
+            other => Value::Text(format!("{other:?}")),
+        }
+    }
+
+    fn error(error: Error) -> DbError {
+        match error {
+            Error::ConnectionFailed(text) => DbError::Unreachable(text),
+            Error::QueryFailed(QueryError::DbError(db)) => refused(
+                &db.code,
+                match db.detail {
+                    Some(detail) => format!("{} ({detail})", db.message),
+                    None => db.message,
+                },
+            ),
+            // No answer of the server's: it was late, or the connection broke.
+            Error::QueryFailed(QueryError::Text(text)) => DbError::Unreachable(text),
+            Error::BadParameter(text) | Error::ValueConversionFailed(text) | Error::Other(text) => {
+                DbError::Statement(text)
+            }
+        }
+    }
+}
+
+#[cfg(not(target_family = "wasm"))]
+mod native {
+    use std::sync::OnceLock;
+
+    use tokio::runtime::{Builder, Runtime};
+    use tokio_postgres::{
+        Client, NoTls,
+        types::{ToSql, Type},
+    };
+
+    use super::refused;
+    use crate::{
+        db::{DbError, Param, Row, Value},
+        sql::Statement,
+    };
+
+    /// Connections need a runtime for as long as they live; tests end theirs.
+    static RUNTIME: OnceLock<Runtime> = OnceLock::new();
+
+    pub struct Session(Client);
+
+    impl Session {
+        pub async fn open(url: &str, _authority: &str) -> Result<Session, DbError> {
+            let unreachable = |e: &dyn std::fmt::Display| DbError::Unreachable(e.to_string());
+            let runtime = match RUNTIME.get() {
+                Some(runtime) => runtime,
+                None => {
+                    let made = Builder::new_multi_thread()
+                        .worker_threads(1)
+                        .enable_all()
+                        .build()
+                        .map_err(|e| unreachable(&e))?;
+                    RUNTIME.get_or_init(|| made)
+                }
+            };
+            let url = url.to_owned();
+            let client = runtime.spawn(async move {
+                let (client, connection) = tokio_postgres::connect(&url, NoTls).await?;
+                tokio::spawn(connection);
+                Ok::<_, tokio_postgres::Error>(client)
+            });
+            let client = client.await.map_err(|e| unreachable(&e))?.map_err(error)?;
+            Ok(Session(client))
+        }
+
+        pub async fn query(&self, statement: Statement) -> Result<Vec<Row>, DbError> {
+            let params = refs(&statement.params);
+            let rows = self.0.query(&*statement.text, &params).await;
+            rows.map_err(error)?.iter().map(row).collect()
+        }
+
+        pub async fn execute(&self, statement: &Statement) -> Result<u64, DbError> {
+            let params = refs(&statement.params);
+            self.0
+                .execute(&*statement.text, &params)
+                .await
+                .map_err(error)
+        }
+    }
+
+    fn refs(params: &[Param]) -> Vec<&(dyn ToSql + Sync)> {
+        let one = |param| match param {
+            &Param::Int(ref n) => n as &(dyn ToSql + Sync),
+            Param::Text(text) => text,
+            Param::Ints(values) => values,
+            Param::Texts(values) => values,
+        };
+        params.iter().map(one).collect()
+    }
+
+    fn row(row: &tokio_postgres::Row) -> Result<Row, DbError> {
+        let value = |i: usize| -> Result<Value, tokio_postgres::Error> {
+            Ok(match *row.columns()[i].type_() {
+                Type::INT8 => row.try_get::<_, Option<i64>>(i)?.into(),
+                Type::INT4 => row.try_get::<_, Option<i32>>(i)?.map(i64::from).into(),
+                Type::BOOL => row.try_get::<_, Option<bool>>(i)?.map(i64::from).into(),
+                _ => row.try_get::<_, Option<String>>(i)?.into(),
+            })
+        };
+        let values = (0..row.len()).map(|i| value(i).map_err(error));
+        values.collect::<Result<_, _>>().map(Row)
+    }
+
+    fn error(error: tokio_postgres::Error) -> DbError {
+        match error.as_db_error() {
+            Some(db) => refused(
+                db.code().code(),
+                match db.detail() {
+                    Some(detail) => format!("{} ({detail})", db.message()),
+                    None => db.message().to_owned(),
+                },
+            ),
+            None => DbError::Unreachable(format!("{error:?}")),
+        }
+    }
+}

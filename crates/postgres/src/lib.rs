@@ -1,0 +1,171 @@
+//! How native code connects to PostgreSQL: the host for its guests, the bridge for its relays, the
+//! command line for migrations. Owns TLS and the limits of a connection; never runs a statement.
+#![warn(missing_docs)]
+
+use std::{sync::Arc, time::Duration};
+
+use rustls::{
+    ClientConfig, RootCertStore,
+    pki_types::{CertificateDer, pem::PemObject},
+};
+use tokio_postgres::{
+    CancelToken, Client, Config,
+    config::{Host, SslMode},
+};
+use tokio_postgres_rustls::MakeRustlsConnect;
+
+/// How long to connect to a server; logging in may take as long again.
+pub const CONNECT: Duration = Duration::from_secs(3);
+/// A connection whose other end says nothing for this long is asked whether it is there.
+pub const SILENCE: Duration = Duration::from_secs(15);
+
+/// A server, a database, and as whom to be there.
+pub struct Address {
+    config: Config,
+    tls: Option<MakeRustlsConnect>,
+}
+
+/// Why there is no connection. No text of it holds a password.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum Unreachable {
+    /// The text is no address.
+    #[error("the address is none of PostgreSQL: {0}")]
+    Address(String),
+    /// The certificate of the server's authority is none.
+    #[error("the certificate of the authority cannot be read: {0}")]
+    Certificate(String),
+    /// The server does not answer, or refuses.
+    #[error("{0}")]
+    Server(String),
+}
+
+impl Address {
+    /// Reads `postgres://user:password@host:port/database?sslmode=…`; connects to nothing yet.
+    /// `authority` is the certificate of the server's authority in PEM, in place of those that web
+    /// browsers trust. `statement` bounds every statement, on the server's side too.
+    ///
+    /// # Errors
+    /// [`Unreachable::Address`], [`Unreachable::Certificate`].
+    pub fn parse(
+        text: &str,
+        authority: Option<&str>,
+        statement: Duration,
+    ) -> Result<Address, Unreachable> {
+        let mut config: Config = text
+            .parse()
+            .map_err(|error| Unreachable::Address(explain(&error)))?;
+        config.connect_timeout(CONNECT);
+        config.tcp_user_timeout(SILENCE);
+        config.keepalives_idle(SILENCE);
+        if config.get_application_name().is_none() {
+            config.application_name("innover");
+        }
+        if config.get_options().is_none() {
+            // Should this process die or hang, the server gives up what it left behind by itself.
+            let limit = statement.as_millis();
+            config.options(format!(
+                "-c statement_timeout={limit} -c idle_in_transaction_session_timeout={limit}"
+            ));
+        }
+        let tls = match config.get_ssl_mode() {
+            SslMode::Disable => None,
+            _ => Some(connector(authority)?),
+        };
+        Ok(Address { config, tls })
+    }
+
+    /// Hosts and ports, for permissions. `None`: a Unix socket.
+    pub fn hosts(&self) -> impl Iterator<Item = Option<(&str, u16)>> {
+        let ports = self.config.get_ports();
+        let hosts = self.config.get_hosts().iter().enumerate();
+        hosts.map(move |(i, host)| {
+            let port = ports.get(i).or(ports.first()).copied().unwrap_or(5432);
+            match host {
+                Host::Tcp(name) => Some((name.as_str(), port)),
+                Host::Unix(_) => None,
+            }
+        })
+    }
+
+    /// Connects. The connection lives in a task of its own, which ends with the client.
+    ///
+    /// # Errors
+    /// [`Unreachable::Server`].
+    pub async fn connect(&self) -> Result<Client, Unreachable> {
+        let connecting = async {
+            Ok(match &self.tls {
+                Some(tls) => {
+                    let (client, connection) = self.config.connect(tls.clone()).await?;
+                    tokio::spawn(connection);
+                    client
+                }
+                None => {
+                    let (client, connection) = self.config.connect(tokio_postgres::NoTls).await?;
+                    tokio::spawn(connection);
+                    client
+                }
+            })
+        };
+        // The driver's own limit is for each host it tries, and covers no log-in.
+        match tokio::time::timeout(CONNECT * 2, connecting).await {
+            Ok(connected) => connected
+                .map_err(|error: tokio_postgres::Error| Unreachable::Server(explain(&error))),
+            Err(_) => Err(Unreachable::Server(format!(
+                "no answer within {} s",
+                (CONNECT * 2).as_secs()
+            ))),
+        }
+    }
+
+    /// Has the server stop what runs. Should that fail, the server notices the closed connection, or
+    /// its own time limit.
+    pub async fn cancel(&self, token: CancelToken) {
+        let cancelling = async {
+            match &self.tls {
+                Some(tls) => token.cancel_query(tls.clone()).await,
+                None => token.cancel_query(tokio_postgres::NoTls).await,
+            }
+        };
+        let _ = tokio::time::timeout(CONNECT, cancelling).await;
+    }
+}
+
+/// TLS with the certificates web browsers trust, or those of one authority.
+fn connector(authority: Option<&str>) -> Result<MakeRustlsConnect, Unreachable> {
+    let mut roots = RootCertStore::empty();
+    match authority {
+        None => roots.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned()),
+        Some(pem) => {
+            for certificate in CertificateDer::pem_slice_iter(pem.as_bytes()) {
+                certificate
+                    .map_err(|error| error.to_string())
+                    .and_then(|der| roots.add(der).map_err(|error| error.to_string()))
+                    .map_err(Unreachable::Certificate)?;
+            }
+            if roots.is_empty() {
+                return Err(Unreachable::Certificate("there is none in it".to_owned()));
+            }
+        }
+    }
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(|error| Unreachable::Certificate(error.to_string()))?
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    Ok(MakeRustlsConnect::new(config))
+}
+
+/// An error with its causes: the driver's own text is only the first link.
+pub fn explain(error: &tokio_postgres::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = std::error::Error::source(error);
+    while let Some(error) = cause {
+        let more = error.to_string();
+        if !text.contains(&more) {
+            text = format!("{text}: {more}");
+        }
+        cause = error.source();
+    }
+    text
+}
