@@ -3,11 +3,16 @@
 //!
 //! Compiled modules are shared between test runs (they are found by content hash), and so are the
 //! keys, whose making takes a second.
+//!
+//! With `INNOVER_TEST_POSTGRES=postgres://admin:password@host:port/database` every platform keeps its
+//! services' data there, in databases of its own, instead of in files.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
     reason = "a test stops at the first surprise"
 )]
+
+mod server;
 
 use std::{
     io::{BufRead, BufReader},
@@ -59,6 +64,8 @@ pub struct Platform {
     clients: Mutex<std::collections::HashMap<tokio::runtime::Id, Client>>,
     tokens: Mutex<std::collections::BTreeMap<String, String>>,
     environment: Vec<(String, String)>,
+    /// Where the services' data is, when not in files.
+    server: Option<server::Server>,
 }
 
 impl Platform {
@@ -104,7 +111,21 @@ impl Platform {
                 .iter()
                 .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
                 .collect(),
+            server: server::Server::new(),
         };
+        if let Some(server) = &platform.server {
+            platform.environment.extend(server.environment());
+            let made = platform
+                .command("migrate")
+                .arg("--create")
+                .output()
+                .unwrap();
+            assert!(
+                made.status.success(),
+                "{}",
+                String::from_utf8_lossy(&made.stderr)
+            );
+        }
         platform.run();
         platform
     }
@@ -124,7 +145,7 @@ impl Platform {
     /// Starts the process and waits for `ready`.
     pub fn run(&mut self) {
         let mut child = self
-            .command()
+            .command("up")
             .stdout(Stdio::piped())
             .stderr(Stdio::inherit())
             .spawn()
@@ -154,10 +175,10 @@ impl Platform {
         }
     }
 
-    fn command(&self) -> Command {
+    fn command(&self, name: &str) -> Command {
         let mut command = Command::new(innover());
         command
-            .arg("up")
+            .arg(name)
             .current_dir(&self.application)
             .env("INNOVER_LISTEN", self.url.trim_start_matches("http://"))
             .env(
@@ -201,6 +222,9 @@ impl Platform {
 
     /// A row count or another single number from a service's database.
     pub fn number(&self, database: &str, sql: &str) -> i64 {
+        if let Some(server) = &self.server {
+            return server.value(database, sql).parse().unwrap();
+        }
         let file = self.state.join("db").join(format!("{database}.db"));
         let connection = rusqlite::Connection::open(file).unwrap();
         connection.query_row(sql, [], |row| row.get(0)).unwrap()
@@ -208,9 +232,27 @@ impl Platform {
 
     /// The same for a text.
     pub fn text(&self, database: &str, sql: &str) -> String {
+        if let Some(server) = &self.server {
+            return server.value(database, sql);
+        }
         let file = self.state.join("db").join(format!("{database}.db"));
         let connection = rusqlite::Connection::open(file).unwrap();
         connection.query_row(sql, [], |row| row.get(0)).unwrap()
+    }
+
+    /// Changes rows behind a service's back, all or none; each statement must change one.
+    pub fn change(&self, database: &str, statements: &[&str]) {
+        if let Some(server) = &self.server {
+            return server.change(database, statements);
+        }
+        let file = self.state.join("db").join(format!("{database}.db"));
+        let mut connection = rusqlite::Connection::open(file).unwrap();
+        connection.busy_timeout(SETTLED_MAX).unwrap();
+        let change = connection.transaction().unwrap();
+        for sql in statements {
+            assert_eq!(change.execute(sql, []).unwrap(), 1, "{sql}");
+        }
+        change.commit().unwrap();
     }
 
     /// An access token of a dev user, whose password is its name.

@@ -292,14 +292,7 @@ fn a_stuck_refund_ends_as_the_ledger_says() {
         );
         let taken = "UPDATE captures SET version = version + 1, refunded = refunded + 200,
                          refunded_target = refunded_target + 200";
-        let file = p.state().join("db/refund.db");
-        let mut connection = rusqlite::Connection::open(file).unwrap();
-        connection.busy_timeout(SETTLED_MAX).unwrap();
-        let change = connection.transaction().unwrap();
-        for sql in [&*lost, &*unheard, taken] {
-            assert_eq!(change.execute(sql, []).unwrap(), 1);
-        }
-        change.commit().unwrap();
+        p.change("refund", &[&lost, &unheard, taken]);
 
         let failed = settled(&p, "ref_unheard").await;
         assert_eq!(

@@ -503,14 +503,11 @@ fn a_rebuild_finds_what_differs_from_the_ledger_and_repairs_it() {
         let b = p.funded("user", "20.00", "EUR").await;
         let id = hold(&p, "user", &b, None, "5.00", 600).await;
         shows(&p, &b, "20.00", "5.00").await;
-        let file = p.state().join("db/wallet.db");
-        let broken = rusqlite::Connection::open(file).unwrap();
-        let sql = format!("UPDATE wallets SET posted = 1 WHERE id = '{a}'");
-        assert_eq!(broken.execute(&sql, []).unwrap(), 1);
-        let sql = format!(
+        let posted = format!("UPDATE wallets SET posted = 1 WHERE id = '{a}'");
+        let held = format!(
             "UPDATE wallets SET held = 0, account_version = account_version - 1 WHERE id = '{b}'"
         );
-        assert_eq!(broken.execute(&sql, []).unwrap(), 1);
+        p.change("wallet", &[&posted, &held]);
         let begun = p
             .post("ops_user", "/api/wallet/v1/rebuilds", json!({}))
             .await;

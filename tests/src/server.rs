@@ -1,0 +1,106 @@
+//! Databases of a platform on a PostgreSQL server that the test command has started.
+
+use tokio_postgres::{Client, NoTls, SimpleQueryMessage};
+
+/// A platform's databases there; they go with the value.
+pub(crate) struct Server {
+    admin: String,
+    prefix: String,
+}
+
+impl Server {
+    /// `None` when the tests run on files.
+    pub(crate) fn new() -> Option<Server> {
+        let admin = std::env::var("INNOVER_TEST_POSTGRES").ok()?;
+        let prefix = format!("{}_", crate::unique().replace('-', "_"));
+        Some(Server { admin, prefix })
+    }
+
+    /// What the platform is told.
+    pub(crate) fn environment(&self) -> Vec<(String, String)> {
+        let (_, place) = self.admin.rsplit_once('@').expect("a user");
+        let (host, _) = place.split_once('/').expect("a database");
+        [
+            ("DATABASE_URL", format!("postgres://{host}?sslmode=disable")),
+            ("DATABASE_PREFIX", self.prefix.clone()),
+            ("DATABASE_ADMIN_URL", self.admin.clone()),
+        ]
+        .map(|(name, value)| (name.to_owned(), value))
+        .into()
+    }
+
+    /// The first column of the first row.
+    pub(crate) fn value(&self, database: &str, sql: &str) -> String {
+        let rows = self.run(database, &[sql], false);
+        let first = rows.iter().find_map(|message| match message {
+            SimpleQueryMessage::Row(row) => Some(row.get(0).unwrap_or_default().to_owned()),
+            _ => None,
+        });
+        first.expect("a row")
+    }
+
+    /// Statements in one transaction, each of which must change one row.
+    pub(crate) fn change(&self, database: &str, statements: &[&str]) {
+        let done = self.run(database, statements, true);
+        let changed: Vec<u64> = done
+            .iter()
+            .filter_map(|message| match message {
+                SimpleQueryMessage::CommandComplete(rows) => Some(*rows),
+                _ => None,
+            })
+            .collect();
+        // BEGIN and COMMIT around them.
+        assert_eq!(changed[1..=statements.len()], vec![1; statements.len()]);
+    }
+
+    fn run(&self, database: &str, statements: &[&str], together: bool) -> Vec<SimpleQueryMessage> {
+        let (server, _) = self.admin.rsplit_once('/').expect("a database");
+        let url = format!("{server}/{}{database}", self.prefix);
+        let sql = match together {
+            true => format!("BEGIN;{};COMMIT", statements.join(";")),
+            false => statements.join(";"),
+        };
+        apart(async move { connect(&url).await.simple_query(&sql).await.unwrap() })
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let (url, prefix) = (self.admin.clone(), self.prefix.clone());
+        apart(async move {
+            let admin = connect(&url).await;
+            let like = format!("{}%", prefix.replace('_', "\\_"));
+            let names = admin
+                .query(
+                    "SELECT datname FROM pg_database WHERE datname LIKE $1",
+                    &[&like],
+                )
+                .await
+                .unwrap();
+            for name in names.iter().map(|row| row.get::<_, String>(0)) {
+                let gone = format!("DROP DATABASE {name} WITH (FORCE)");
+                admin.batch_execute(&gone).await.unwrap();
+                let role = format!("DROP ROLE IF EXISTS {name}");
+                admin.batch_execute(&role).await.unwrap();
+            }
+        });
+    }
+}
+
+async fn connect(url: &str) -> Client {
+    let (client, connection) = tokio_postgres::connect(url, NoTls).await.unwrap();
+    tokio::spawn(connection);
+    client
+}
+
+/// Runs it on a thread of its own: callers are in a runtime already, or in none.
+fn apart<T: Send + 'static>(work: impl Future<Output = T> + Send + 'static) -> T {
+    let thread = std::thread::spawn(|| {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
+        runtime.block_on(work)
+    });
+    thread.join().unwrap()
+}
