@@ -10,8 +10,6 @@ import tempfile
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 FILES = ["docker-compose.yml", ".env.example", "Dockerfile", "tools/stack", "infra"]
 COMMAND_SECONDS_MAX = 60
-# What every container of ours is called by in docker-compose.yml.
-IMAGE = "innover"
 
 
 class Stack:

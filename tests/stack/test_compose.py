@@ -77,6 +77,11 @@ class Compose(unittest.TestCase):
                 del place[path[-1]]
             return apply
 
+        def wait(name, needed):
+            def apply(config):
+                config["services"][name]["depends_on"][needed]["condition"] = "service_started"
+            return apply
+
         port = {"target": 3000, "published": "3000", "protocol": "tcp", "mode": "ingress"}
         cases = [
             ("redis", change("redis", image="redis:latest")),
@@ -93,8 +98,8 @@ class Compose(unittest.TestCase):
             ("innover", drop("innover", "logging")),
             ("innover", change("innover", ports=[port])),
             ("innover", change("innover", ports=[port | {"host_ip": "0.0.0.0"}])),
-            ("innover", lambda config: config["services"]["innover"]["depends_on"]["migrate"].update(condition="service_started")),
-            ("bridge", lambda config: config["services"]["bridge"]["depends_on"]["redis"].update(condition="service_started")),
+            ("innover", wait("innover", "migrate")),
+            ("bridge", wait("bridge", "redis")),
             ("network inside", lambda config: config["networks"]["inside"].pop("internal")),
         ]
         for name, break_it in cases:

@@ -103,8 +103,8 @@ class Redis(unittest.TestCase):
 
 
 def programs_of_postgres():
-    places = [shutil.which("initdb"), *sorted(map(str, pathlib.Path("/usr/lib/postgresql").glob("*/bin/initdb")), reverse=True)]
-    for place in filter(None, places):
+    debian = pathlib.Path("/usr/lib/postgresql").glob("*/bin/initdb")
+    for place in filter(None, [shutil.which("initdb"), *sorted(map(str, debian), reverse=True)]):
         folder = pathlib.Path(place).resolve().parent
         if (folder / "psql").exists():
             return folder
@@ -140,8 +140,8 @@ class Postgres(unittest.TestCase):
     def test_it_asks_for_the_password_and_writes_through_to_the_disk(self):
         wrong = self.url.replace("//postgres:", "//postgres:x")
         self.assertIn("password authentication failed", self.ask(wrong, "SELECT 1"))
-        self.assertEqual(self.ask(self.url, "SELECT current_setting('fsync') || current_setting('server_encoding')"), "onUTF8")
-        self.assertEqual(self.ask(self.url, "SHOW listen_addresses"), "127.0.0.1")
+        for setting, value in (("fsync", "on"), ("server_encoding", "UTF8"), ("listen_addresses", "127.0.0.1")):
+            self.assertEqual(self.ask(self.url, f"SHOW {setting}"), value)
 
     @unittest.skipUnless(shutil.which("openssl"), "there is no openssl")
     def test_the_urls_of_the_stack_are_a_clients_and_hold_to_the_authority(self):
@@ -156,14 +156,15 @@ class Postgres(unittest.TestCase):
         self.ask(self.url, "CREATE DATABASE innover_wallet OWNER innover_wallet")
 
         admin = self.here(services["migrate"]["environment"]["DATABASE_ADMIN_URL"])
-        who = "SELECT current_user || ' ' || current_database() || ' ' || ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()"
+        who = ("SELECT current_user || ' ' || current_database() || ' ' || ssl FROM pg_stat_ssl"
+               " WHERE pid = pg_backend_pid()")
         self.assertEqual(self.ask(admin, who), "innover_admin defaultdb true")
         self.assertIn("password authentication failed", self.ask(admin.replace(password, "change-me"), who))
         self.assertIn("certificate verify failed", self.ask(admin.replace("ca.crt", "other.crt"), who))
 
         # Each service puts its own role and database into the server's URL.
         server = self.here(services["innover"]["environment"]["DATABASE_URL"])
-        self.assertEqual(services["bridge"]["environment"]["DATABASE_URL"], services["innover"]["environment"]["DATABASE_URL"])
+        self.assertEqual(self.here(services["bridge"]["environment"]["DATABASE_URL"]), server)
         own = server.replace("postgres://", "postgres://innover_wallet:service@").replace("?", "/innover_wallet?")
         self.assertEqual(self.ask(own, who), "innover_wallet innover_wallet true")
         self.assertIn("no encryption", self.ask(own.replace("verify-ca", "disable"), who))
@@ -183,7 +184,8 @@ class Postgres(unittest.TestCase):
 
         fresh = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
         for name in ("ca", "other"):
-            openssl("req", "-x509", *fresh, "-keyout", f"{name}.key", "-out", f"{name}.crt", "-days", "2", "-subj", f"/CN={name}")
+            openssl("req", "-x509", *fresh, "-keyout", f"{name}.key", "-out", f"{name}.crt",
+                    "-days", "2", "-subj", f"/CN={name}")
         openssl("req", *fresh, "-keyout", "node.key", "-out", "node.csr", "-subj", "/CN=node")
         (self.top / "names").write_text("subjectAltName=DNS:cockroach-1,DNS:cockroach-2,DNS:cockroach-3\n")
         openssl("x509", "-req", "-in", "node.csr", "-CA", "ca.crt", "-CAkey", "ca.key", "-CAcreateserial",
@@ -208,8 +210,9 @@ class Ready(unittest.TestCase):
     """infra/innover/ready, the health check of our image."""
 
     def check(self, listen):
-        return subprocess.run([ROOT / "infra/innover/ready"], env={"PATH": os.environ["PATH"], "INNOVER_MANAGEMENT_LISTEN": listen},
-                              capture_output=True, timeout=30).returncode
+        environment = {"PATH": os.environ["PATH"], "INNOVER_MANAGEMENT_LISTEN": listen}
+        return subprocess.run([ROOT / "infra/innover/ready"], env=environment, capture_output=True,
+                              timeout=30).returncode
 
     def serve(self, answer):
         paths = []
