@@ -27,6 +27,9 @@ class Compose(unittest.TestCase):
         published = {name: [port["published"] for port in service["ports"]]
                      for name, service in config["services"].items() if service.get("ports")}
         self.assertEqual(published, {"innover": ["3000", "3001"], "cockroach-1": ["8080"], "redis": ["6379"]})
+        for name in published:
+            self.assertEqual(set(config["services"][name]["networks"]), {"inside", "edge"})
+        self.assertEqual(config["services"]["cockroach-1"]["networks"]["inside"], {"aliases": ["cockroach"]})
         done = self.stack.compose("config", files=ALL_FILES)
         self.assertNotEqual(done.returncode, 0, "published without being asked for")
 
@@ -153,6 +156,7 @@ class Compose(unittest.TestCase):
             self.assertIn(f"--advertise-addr={node}", command)
             self.assertIn(f"--join={','.join(nodes)}", command)
             self.assertNotIn("--insecure", command)
+            self.assertEqual(self.services[node]["networks"]["inside"], {"aliases": ["cockroach"]})
             data = {mount["source"] for mount in self.services[node]["volumes"]}
             self.assertIn(node, data)
 

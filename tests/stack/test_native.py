@@ -4,6 +4,7 @@ themselves are not here; tests that need a program that is missing are skipped a
 import http.server
 import os
 import pathlib
+import re
 import shutil
 import signal
 import subprocess
@@ -155,30 +156,32 @@ class Postgres(unittest.TestCase):
         self.ask(self.url, "CREATE ROLE innover_wallet LOGIN PASSWORD 'service'")
         self.ask(self.url, "CREATE DATABASE innover_wallet OWNER innover_wallet")
 
-        admin = self.here(services["migrate"]["environment"]["DATABASE_ADMIN_URL"])
+        admin, server = (self.here(services["migrate"]["environment"][name])
+                         for name in ("DATABASE_ADMIN_URL", "DATABASE_URL"))
         who = ("SELECT current_user || ' ' || current_database() || ' ' || ssl FROM pg_stat_ssl"
                " WHERE pid = pg_backend_pid()")
         self.assertEqual(self.ask(admin, who), "innover_admin defaultdb true")
         self.assertIn("password authentication failed", self.ask(admin.replace(password, "change-me"), who))
-        self.assertIn("certificate verify failed", self.ask(admin.replace("ca.crt", "other.crt"), who))
+        self.assertIn("no encryption", self.ask(admin.replace("=require", "=disable"), who))
 
         # Each service puts its own role and database into the server's URL.
-        server = self.here(services["innover"]["environment"]["DATABASE_URL"])
-        self.assertEqual(self.here(services["bridge"]["environment"]["DATABASE_URL"]), server)
+        for name in ("innover", "bridge"):
+            self.assertEqual(self.here(services[name]["environment"]["DATABASE_URL"]), server)
         own = server.replace("postgres://", "postgres://innover_wallet:service@").replace("?", "/innover_wallet?")
         self.assertEqual(self.ask(own, who), "innover_wallet innover_wallet true")
-        self.assertIn("no encryption", self.ask(own.replace("verify-ca", "disable"), who))
+        self.assertIn("no encryption", self.ask(own.replace("verify-full", "disable"), who))
+        self.assertIn("certificate verify failed", self.ask(own.replace("ca.crt", "other.crt"), who))
+        self.assertIn("does not match host name", self.ask(own.replace("@cockroach", "@elsewhere"), who))
 
     def here(self, url):
-        """The URL with this server in each node's place."""
+        """The URL with this server behind its name, as the engine's name server would have it."""
         port = self.url.rpartition(":")[2].partition("/")[0]
-        for node in (1, 2, 3):
-            url = url.replace(f"cockroach-{node}:26257", f"127.0.0.1:{port}")
-        self.assertNotIn("cockroach", url)
-        return url.replace("/certs/", f"{self.top}/")
+        self.assertIn("cockroach:26257", url)
+        url = url.replace("cockroach:26257", f"cockroach:{port}").replace("/certs/", f"{self.top}/")
+        return f"{url}&hostaddr=127.0.0.1"
 
     def with_tls(self):
-        """A certificate as the stack's own: an authority, and one certificate with the names in it."""
+        """Certificates as the stack's own: an authority, and one with the names infra/cockroachdb/certs asks for."""
         def openssl(*arguments):
             subprocess.run(["openssl", *arguments], check=True, capture_output=True, cwd=self.top)
 
@@ -187,7 +190,9 @@ class Postgres(unittest.TestCase):
             openssl("req", "-x509", *fresh, "-keyout", f"{name}.key", "-out", f"{name}.crt",
                     "-days", "2", "-subj", f"/CN={name}")
         openssl("req", *fresh, "-keyout", "node.key", "-out", "node.csr", "-subj", "/CN=node")
-        (self.top / "names").write_text("subjectAltName=DNS:cockroach-1,DNS:cockroach-2,DNS:cockroach-3\n")
+        names = re.search(r"^names=\((.*)\)$", (ROOT / "infra/cockroachdb/certs").read_text(), re.M)[1].split()
+        kinds = ",".join(("IP:" if name[0].isdigit() else "DNS:") + name for name in names)
+        (self.top / "names").write_text(f"subjectAltName={kinds}\n")
         openssl("x509", "-req", "-in", "node.csr", "-CA", "ca.crt", "-CAkey", "ca.key", "-CAcreateserial",
                 "-days", "2", "-extfile", "names", "-out", "node.crt")
         data = self.folder / "data"
