@@ -34,6 +34,6 @@ ENV INNOVER_STATE_DIR=/var/lib/innover
 VOLUME /var/lib/innover
 EXPOSE 3000 3001
 STOPSIGNAL SIGTERM
-HEALTHCHECK --interval=5s --timeout=4s --start-period=120s --retries=6 CMD ["/usr/local/bin/innover-ready"]
+HEALTHCHECK --interval=5s --timeout=4s --start-period=180s --retries=6 CMD ["/usr/local/bin/innover-ready"]
 ENTRYPOINT ["innover"]
 CMD ["up"]

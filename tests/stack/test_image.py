@@ -110,8 +110,8 @@ class Commands(unittest.TestCase):
             self.assertEqual(done.returncode, 0, done.stderr)
             for option in options:
                 if option.startswith("--"):
-                    self.assertRegex(done.stdout, rf"(?m)^\s+(-\w, )?{option}\b",
-                                     f"{name}: innover {command} has no {option}")
+                    known = re.search(rf"(?m)^\s+(-\w, )?{option}\b", done.stdout)
+                    self.assertTrue(known, f"{name}: innover {command} has no {option}")
 
 
 if __name__ == "__main__":

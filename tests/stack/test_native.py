@@ -15,6 +15,7 @@ import unittest
 
 from harness import ROOT, Stack
 
+INNOVER = ROOT / "target/release/innover"
 POSTGRES = ROOT / "tests/services/postgres"
 READY_SECONDS_MAX = 20
 
@@ -173,12 +174,42 @@ class Postgres(unittest.TestCase):
         self.assertIn("certificate verify failed", self.ask(own.replace("ca.crt", "other.crt"), who))
         self.assertIn("does not match host name", self.ask(own.replace("@cockroach", "@elsewhere"), who))
 
+    @unittest.skipUnless(INNOVER.exists(), "target/release/innover is not built")
+    @unittest.skipUnless(os.geteuid() == 0 and shutil.which("unshare"), "only root can give a name to this machine")
+    @unittest.skipUnless(shutil.which("openssl"), "there is no openssl")
+    def test_the_migrate_job_makes_a_database_and_a_role_per_service_and_can_be_repeated(self):
+        self.with_tls()
+        stack = Stack()
+        self.addCleanup(stack.close)
+        service = stack.config()["services"]["migrate"]
+        password = stack.secret("DATABASE_ADMIN_PASSWORD")
+        self.ask(self.url, f"CREATE ROLE innover_admin CREATEDB CREATEROLE LOGIN PASSWORD '{password}'")
+        self.ask(self.url, "CREATE DATABASE defaultdb")
+        environment = service["environment"] | {"INNOVER_STATE_DIR": str(self.top / "state"), "PATH": os.environ["PATH"]}
+        for name in ("DATABASE_URL", "DATABASE_ADMIN_URL"):
+            environment[name] = self.at_this_port(environment[name])
+        # A name for this server that nobody else on this machine sees.
+        (self.top / "hosts").write_text("127.0.0.1 localhost cockroach\n")
+        script = 'mount --bind "$1" /etc/hosts && shift && exec "$@"'
+        named = ["unshare", "--mount", "sh", "-c", script, "sh", self.top / "hosts"]
+        for _ in range(2):
+            done = subprocess.run([*named, INNOVER, *service["command"]], cwd=ROOT, env=environment,
+                                  capture_output=True, text=True, timeout=120)
+            self.assertEqual(done.returncode, 0, done.stderr)
+        owners = self.ask(self.url, "SELECT datname || ' ' || rolname FROM pg_database d JOIN pg_roles r"
+                                    " ON d.datdba = r.oid WHERE datname LIKE 'innover\\_%' ORDER BY 1").splitlines()
+        self.assertIn("innover_ledger innover_ledger", owners)
+        self.assertEqual([pair for pair in owners if len(set(pair.split())) != 1], [])
+        self.assertTrue((self.top / "state/secrets.toml").exists())
+
     def here(self, url):
         """The URL with this server behind its name, as the engine's name server would have it."""
+        return f"{self.at_this_port(url)}&hostaddr=127.0.0.1"
+
+    def at_this_port(self, url):
         port = self.url.rpartition(":")[2].partition("/")[0]
         self.assertIn("cockroach:26257", url)
-        url = url.replace("cockroach:26257", f"cockroach:{port}").replace("/certs/", f"{self.top}/")
-        return f"{url}&hostaddr=127.0.0.1"
+        return url.replace("cockroach:26257", f"cockroach:{port}").replace("/certs/", f"{self.top}/")
 
     def with_tls(self):
         """Certificates as the stack's own: an authority, and one with the names infra/cockroachdb/certs asks for."""
