@@ -23,7 +23,7 @@ in_place_of_make = $(if $(dry_run),,$(become $(environment) exec $(1)))
 
 .PHONY: up down health workers logs demo smoke-test test-auth test-flow bench test test-peers test-peers-full bench-celery \
     lint format audit \
-    train-scorer rebuild spin-up help
+    train-scorer rebuild spin-up stack-up stack-down stack-check help
 
 up: ## build what is missing, then run the platform in the foreground
 	@$(call in_place_of_make,tools/up)
@@ -103,6 +103,15 @@ rebuild: ## ask cargo for everything, changed or not
 spin-up: ## the same app under stock Spin
 	@$(call in_place_of_make,tools/spin-up)
 	@exec tools/spin-up
+
+stack-up: ## CockroachDB, Redis, Redpanda, host and bridge by docker compose (docs/deploy.md)
+	@tools/stack up
+
+stack-down: ## stop that stack; its data stays
+	@tools/stack down
+
+stack-check: ## that stack's files and settings, without an engine
+	@tests/stack/run
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-15s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
