@@ -20,7 +20,7 @@ pub struct Cli {
 pub enum Command {
     /// Run the platform in this process, on embedded storage, until Ctrl-C
     Up(Up),
-    /// Run relay, delivery and job queue beside stock Spin, over the same state folder
+    /// Run relay, delivery and job queue beside stock Spin or `innover up --no-bridge`, over the same state folder
     Bridge {
         /// Where Spin serves the gateway; http:// and INNOVER_LISTEN (127.0.0.1:3000) when absent
         #[arg(long, env = "INNOVER_URL")]
@@ -220,6 +220,12 @@ pub struct Up {
     /// Where JSON log lines go: stderr, stdout, off, or a file; innover.log in the state folder when absent
     #[arg(long, env = "INNOVER_LOG")]
     pub log: Option<String>,
+    /// Serve only: `innover bridge` runs in a process of its own, over the same state folder
+    #[arg(long, requires = "bridge_url")]
+    pub no_bridge: bool,
+    /// Where that bridge answers for jobs (its INNOVER_MANAGEMENT_LISTEN), as this process reaches it
+    #[arg(long, env = "INNOVER_BRIDGE_URL")]
+    pub bridge_url: Option<String>,
     /// Build and swap a component when its source changes, without dropping requests
     #[arg(long)]
     pub watch: bool,

@@ -86,6 +86,7 @@ async fn dispatch(command: Command) -> Result<bool> {
                 databases: Databases::new(&up.settings.databases)?,
                 redis: up.settings.queues.into(),
                 log: up.log,
+                bridge_elsewhere: up.no_bridge.then_some(up.bridge_url).flatten(),
                 watch: up.watch,
             };
             up::run(app, state, options).await?;

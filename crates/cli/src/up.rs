@@ -11,7 +11,8 @@ use anyhow::{Context, Result, anyhow, bail};
 use bytes::Bytes;
 use futures::future::join_all;
 use http::Request;
-use innover_bridge::{Bridge, BridgeConfig, Commits, RedisConfig};
+use innover_bridge::{Bridge, BridgeConfig, Commits, RedisConfig, ServiceSpec};
+use innover_contract::Keyring;
 use innover_host::{Host, HostConfig, KeyValueStore};
 use innover_manifest::HttpRoute;
 use tokio::{
@@ -49,6 +50,8 @@ pub struct Options {
     pub redis: RedisConfig,
     pub databases: Databases,
     pub log: Option<String>,
+    /// Where the bridge answers when it runs in a process of its own.
+    pub bridge_elsewhere: Option<String>,
     pub watch: bool,
 }
 
@@ -91,8 +94,7 @@ fn stop_before_ready() -> ! {
 
 struct Running {
     host: Arc<Host>,
-    bridge: Arc<Bridge>,
-    commits: JoinHandle<()>,
+    bridge: Option<(Arc<Bridge>, JoinHandle<()>)>,
     watch: Option<JoinHandle<()>>,
     dev: bool,
 }
@@ -118,7 +120,10 @@ async fn start(app: App, state: &StateDir, options: &Options) -> Result<Running>
         profile: options.profile.clone(),
         issuer: options.issuer.clone().unwrap_or_else(|| url(listen)),
         redis_url: options.redis.broker.clone(),
-        bridge_url: url(management_listen),
+        bridge_url: options
+            .bridge_elsewhere
+            .clone()
+            .unwrap_or_else(|| url(management_listen)),
         databases: options.databases.clone(),
     };
     // Making an RSA key takes up to seconds; nothing else runs yet.
@@ -194,14 +199,51 @@ async fn start(app: App, state: &StateDir, options: &Options) -> Result<Running>
             .map_err(explain_address)?,
     );
 
-    let specs = door::services(&app, |label| databases.place(state, label));
+    let bridge = match &options.bridge_elsewhere {
+        None => {
+            let specs = door::services(&app, |label| databases.place(state, label));
+            Some(start_bridge(specs, state, &host, keys.bridge, &options.redis).await?)
+        }
+        Some(url) => {
+            step("bridge", format!("in a process of its own, at {url}"));
+            None
+        }
+    };
+
+    let ready = eventually_ready(&host, &app).await?;
+    step(
+        "components",
+        format!(
+            "{ready} loaded and ready in {} ms",
+            loading.elapsed().as_millis()
+        ),
+    );
+    let watch = options
+        .watch
+        .then(|| tokio::spawn(watch::run(app, Arc::downgrade(&host))));
+    Ok(Running {
+        host,
+        bridge,
+        watch,
+        dev: options.profile == "dev",
+    })
+}
+
+/// Starts the bridge in this process and shows it on the host's management listener.
+async fn start_bridge(
+    specs: Vec<ServiceSpec>,
+    state: &StateDir,
+    host: &Arc<Host>,
+    keyring: Keyring,
+    redis: &RedisConfig,
+) -> Result<(Arc<Bridge>, JoinHandle<()>)> {
     let bells = Commits::new(&specs);
     let mut config = BridgeConfig::new(state.bridge(), specs);
-    config.redis = Some(options.redis.clone());
+    config.redis = Some(redis.clone());
     let bridge = Bridge::start(
         config,
-        Arc::new(HostDoor::new(host.caller(), keys.bridge.clone())),
-        Arc::new(HostGate(Arc::downgrade(&host))),
+        Arc::new(HostDoor::new(host.caller(), keyring.clone())),
+        Arc::new(HostGate(Arc::downgrade(host))),
         bells.clone(),
     )
     .await
@@ -218,7 +260,7 @@ async fn start(app: App, state: &StateDir, options: &Options) -> Result<Running>
     host.add_handler(
         innover_bridge::JOBS_PATH,
         Arc::new(move |request| {
-            let (jobs, keyring) = (jobs.upgrade(), keys.bridge.clone());
+            let (jobs, keyring) = (jobs.upgrade(), keyring.clone());
             Box::pin(async move {
                 match jobs {
                     Some(bridge) => bridge.answer(&keyring, request).await,
@@ -237,25 +279,7 @@ async fn start(app: App, state: &StateDir, options: &Options) -> Result<Running>
             Err(readiness.problems.join("; "))
         }
     });
-
-    let ready = eventually_ready(&host, &app).await?;
-    step(
-        "components",
-        format!(
-            "{ready} loaded and ready in {} ms",
-            loading.elapsed().as_millis()
-        ),
-    );
-    let watch = options
-        .watch
-        .then(|| tokio::spawn(watch::run(app, Arc::downgrade(&host))));
-    Ok(Running {
-        host,
-        bridge,
-        commits,
-        watch,
-        dev: options.profile == "dev",
-    })
+    Ok((bridge, commits))
 }
 
 /// For a request that comes while the bridge stops.
@@ -370,20 +394,22 @@ impl Running {
             // Wait for it to be gone, so that it holds the host no longer; aborted is what we want.
             let _ = watch.await;
         }
-        let bridge = finish(self.bridge, "bridge").await;
-        if let Some(bridge) = bridge
-            && tokio::time::timeout(GRACE, bridge.shutdown())
-                .await
-                .is_err()
-        {
-            print::line(
-                "stopping  deliveries that did not end are delivered again at the next start",
-            );
+        if let Some((bridge, commits)) = self.bridge {
+            let bridge = finish(bridge, "bridge").await;
+            if let Some(bridge) = bridge
+                && tokio::time::timeout(GRACE, bridge.shutdown())
+                    .await
+                    .is_err()
+            {
+                print::line(
+                    "stopping  deliveries that did not end are delivered again at the next start",
+                );
+            }
+            commits.abort();
         }
         if let Some(host) = finish(self.host, "host").await {
             host.shutdown(GRACE).await;
         }
-        self.commits.abort();
     }
 }
 

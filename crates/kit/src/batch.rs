@@ -335,8 +335,11 @@ impl Batch {
 /// How often a statement that met a deadlock is sent.
 const GIVEN_UP_ATTEMPTS: u64 = 6;
 
-/// How often a lost race is tried again from the read before the caller is told 409.
-pub const CONFLICT_ATTEMPTS: u32 = 8;
+/// How often a lost race is tried before the caller is told 409.
+pub const CONFLICT_ATTEMPTS: u32 = 16;
+/// Longest pause between two tries. Short ones lose to the same rivals again: pauses grow until so
+/// many writers of one row no longer meet.
+const CONFLICT_PAUSE_MS: u64 = 128;
 
 /// Repeats `attempt` from its read while a version guard does not hold, a bounded number of times.
 ///
@@ -350,7 +353,13 @@ where
     loop {
         tries += 1;
         match attempt().await {
-            Err(failure) if failure.code() == Code::Conflict && tries < CONFLICT_ATTEMPTS => {}
+            Err(failure) if failure.code() == Code::Conflict && tries < CONFLICT_ATTEMPTS => {
+                // The first rival is usually through by now.
+                if tries > 1 {
+                    let bound = (1 << tries).min(CONFLICT_PAUSE_MS);
+                    call::sleep_ms(call::jitter_ms(bound)).await;
+                }
+            }
             done => return done,
         }
     }

@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use innover_contract::Code;
 use serde_json::Value as Json;
 
-use crate::{Batch, Cx, Db, Failure, Result, batch, batch::BatchError, log};
+use crate::{Batch, Cx, Db, Failure, Result, batch, batch::BatchError, call, log};
 
 /// The step's name in a failed batch.
 pub(crate) const STEP: &str = "inbox";
@@ -171,7 +171,10 @@ async fn run_one<I: Item>(
 ) {
     let one = std::slice::from_ref(item);
     let mut last = Failure::from(Code::Conflict);
-    for _ in 0..ATTEMPTS {
+    for tries in 0..ATTEMPTS {
+        if tries > 1 {
+            call::sleep_ms(call::jitter_ms(1 << tries)).await;
+        }
         match attempt(db, prefix, one, handle, locking).await {
             Ok(done) => return outcomes.extend(done),
             Err(Attempt::Failed(failure)) => {

@@ -260,7 +260,6 @@ fn unsupported_of(component: &Component) -> Vec<String> {
         let text = template.to_string();
         let scheme = text.split("://").next().unwrap_or_default();
         let instead = match scheme {
-            "postgres" => "keep the data in SQLite",
             "mysql" => "keep the data in SQLite",
             "mqtt" => "publish an event, which leaves by the bus",
             _ => continue,

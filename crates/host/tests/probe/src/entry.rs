@@ -1,6 +1,6 @@
 //! One route per thing to try; parameters come from the query string, SQL from the body.
 
-use crate::sql;
+use crate::{postgres, sql};
 use bytes::Bytes;
 use http::{Response, StatusCode};
 use http_body_util::{BodyExt, Full};
@@ -105,6 +105,15 @@ async fn answer(request: Request) -> anyhow::Result<Answer> {
         },
         "kv" => sql::key_value(&arg("store"), &arg("key")).await?,
         "redis" => sql::redis(&arg("address"), &arg("key")).await?,
+        "postgres" => {
+            let body = request.into_body().collect().await?.to_bytes();
+            let script = std::str::from_utf8(&body)?;
+            postgres::run(script, &arg("end"), arg("mode") == "sync").await
+        }
+        "types" => {
+            let body = request.into_body().collect().await?.to_bytes();
+            postgres::types(std::str::from_utf8(&body)?).await
+        }
         "open" => sql::open(&arg("label")).await,
         "exec" => {
             let body = request.into_body().collect().await?.to_bytes();

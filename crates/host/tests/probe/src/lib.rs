@@ -4,6 +4,8 @@
 #[cfg(target_family = "wasm")]
 mod entry;
 #[cfg(target_family = "wasm")]
+mod postgres;
+#[cfg(target_family = "wasm")]
 mod redis;
 #[cfg(target_family = "wasm")]
 mod sql;
