@@ -115,16 +115,7 @@ impl Platform {
         };
         if let Some(server) = &platform.server {
             platform.environment.extend(server.environment());
-            let made = platform
-                .command("migrate")
-                .arg("--create")
-                .output()
-                .unwrap();
-            assert!(
-                made.status.success(),
-                "{}",
-                String::from_utf8_lossy(&made.stderr)
-            );
+            platform.create_databases();
         }
         platform.run();
         platform
@@ -238,6 +229,27 @@ impl Platform {
         let file = self.state.join("db").join(format!("{database}.db"));
         let connection = rusqlite::Connection::open(file).unwrap();
         connection.query_row(sql, [], |row| row.get(0)).unwrap()
+    }
+
+    /// Names and addresses of the services' databases, for somebody who may do everything; `None`
+    /// when they are files.
+    pub fn databases(&self) -> Option<Vec<(String, String)>> {
+        self.server.as_ref().map(server::Server::databases)
+    }
+
+    /// Makes the services' databases and roles on the server.
+    pub fn create_databases(&self) {
+        let made = self.command("migrate").arg("--create").output().unwrap();
+        assert!(
+            made.status.success(),
+            "{}",
+            String::from_utf8_lossy(&made.stderr)
+        );
+    }
+
+    /// Drops them.
+    pub fn lose_databases(&self) {
+        self.server.as_ref().expect("a server").drop_databases();
     }
 
     /// Changes rows behind a service's back, all or none; each statement must change one.

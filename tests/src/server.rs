@@ -2,6 +2,8 @@
 
 use tokio_postgres::{Client, NoTls, SimpleQueryMessage};
 
+const NAMES: &str = "SELECT datname FROM pg_database WHERE datname LIKE $1";
+
 /// A platform's databases there; they go with the value.
 pub(crate) struct Server {
     admin: String,
@@ -53,6 +55,38 @@ impl Server {
         assert_eq!(changed[1..=statements.len()], vec![1; statements.len()]);
     }
 
+    /// Names, and addresses of each for the admin.
+    pub(crate) fn databases(&self) -> Vec<(String, String)> {
+        let (url, like) = (self.admin.clone(), self.pattern());
+        let names: Vec<String> = apart(async move {
+            let rows = connect(&url).await.query(NAMES, &[&like]).await.unwrap();
+            rows.iter().map(|row| row.get(0)).collect()
+        });
+        let (server, _) = self.admin.rsplit_once('/').expect("a database");
+        let address = |name: String| (name.clone(), format!("{server}/{name}"));
+        names.into_iter().map(address).collect()
+    }
+
+    pub(crate) fn drop_databases(&self) {
+        let (url, like) = (self.admin.clone(), self.pattern());
+        apart(async move {
+            let admin = connect(&url).await;
+            for row in admin.query(NAMES, &[&like]).await.unwrap() {
+                let name: String = row.get(0);
+                for gone in [
+                    format!("DROP DATABASE {name} WITH (FORCE)"),
+                    format!("DROP ROLE IF EXISTS {name}"),
+                ] {
+                    admin.batch_execute(&gone).await.unwrap();
+                }
+            }
+        });
+    }
+
+    fn pattern(&self) -> String {
+        format!("{}%", self.prefix.replace('_', "\\_"))
+    }
+
     fn run(&self, database: &str, statements: &[&str], together: bool) -> Vec<SimpleQueryMessage> {
         let (server, _) = self.admin.rsplit_once('/').expect("a database");
         let url = format!("{server}/{}{database}", self.prefix);
@@ -66,24 +100,7 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        let (url, prefix) = (self.admin.clone(), self.prefix.clone());
-        apart(async move {
-            let admin = connect(&url).await;
-            let like = format!("{}%", prefix.replace('_', "\\_"));
-            let names = admin
-                .query(
-                    "SELECT datname FROM pg_database WHERE datname LIKE $1",
-                    &[&like],
-                )
-                .await
-                .unwrap();
-            for name in names.iter().map(|row| row.get::<_, String>(0)) {
-                let gone = format!("DROP DATABASE {name} WITH (FORCE)");
-                admin.batch_execute(&gone).await.unwrap();
-                let role = format!("DROP ROLE IF EXISTS {name}");
-                admin.batch_execute(&role).await.unwrap();
-            }
-        });
+        self.drop_databases();
     }
 }
 

@@ -11,7 +11,7 @@ use serde_json::Value as Json;
 
 use crate::{
     Cause, Db, Failure, Result, Value, call,
-    db::{DbError, column},
+    db::{DbError, column, note_lost_race},
     ids, params,
     sql::{self, Part},
 };
@@ -202,12 +202,17 @@ impl Batch {
     pub async fn commit(mut self, db: &mut Db) -> Result<(), BatchError> {
         self.finish();
         if self.steps.is_empty() {
+            db.unlock().await;
             if db.is_locked() {
                 db.end("ROLLBACK")?;
             }
             return Ok(());
         }
         if let Some(done) = self.all_at_once(db).await {
+            if matches!(done, Err(BatchError::Expectation { .. })) {
+                note_lost_race();
+            }
+            db.unlock().await;
             return done;
         }
         if !db.is_locked() {

@@ -1,5 +1,5 @@
 //! One pass over a JSON text that refuses what `serde_json` lets through: a key named twice
-//! anywhere, and nesting beyond the bound.
+//! anywhere, nesting beyond the bound, and the character U+0000, which PostgreSQL cannot store.
 
 use std::{collections::BTreeSet, fmt};
 
@@ -8,7 +8,7 @@ use serde::de::{DeserializeSeed, Deserializer, Error, MapAccess, SeqAccess, Visi
 
 use crate::{Failure, Result};
 
-/// Checks that `text` is one JSON value, names no key twice and nests at most 64 deep.
+/// Checks that `text` is one JSON value, names no key twice, nests at most 64 deep and holds no U+0000.
 ///
 /// # Errors
 /// `malformed_json` with line and column, or `duplicate_key` naming the key.
@@ -46,6 +46,15 @@ impl Level {
     }
 }
 
+fn storable<E: Error>(text: &str) -> Result<(), E> {
+    match text.contains('\0') {
+        true => Err(E::custom(
+            "a text holds the character U+0000, which cannot be stored; leave it out",
+        )),
+        false => Ok(()),
+    }
+}
+
 impl<'de> DeserializeSeed<'de> for Level {
     type Value = ();
     fn deserialize<D: Deserializer<'de>>(self, d: D) -> Result<(), D::Error> {
@@ -72,8 +81,8 @@ impl<'de> Visitor<'de> for Level {
     fn visit_f64<E>(self, _: f64) -> Result<(), E> {
         Ok(())
     }
-    fn visit_str<E>(self, _: &str) -> Result<(), E> {
-        Ok(())
+    fn visit_str<E: Error>(self, text: &str) -> Result<(), E> {
+        storable(text)
     }
     fn visit_unit<E>(self) -> Result<(), E> {
         Ok(())
@@ -89,6 +98,7 @@ impl<'de> Visitor<'de> for Level {
         let inner = self.inner()?;
         let mut seen = BTreeSet::new();
         while let Some(key) = map.next_key::<String>()? {
+            storable::<A::Error>(&key)?;
             if seen.contains(&key) {
                 return Err(A::Error::custom(format_args!("{DUPLICATE}{key}`")));
             }
@@ -112,6 +122,8 @@ mod tests {
             (r#"{"a":1"#, Code::MalformedJson),
             (r#"{"a":1} {}"#, Code::MalformedJson),
             ("", Code::MalformedJson),
+            (r#"["a\u0000"]"#, Code::MalformedJson),
+            (r#"{"\u0000":1}"#, Code::MalformedJson),
         ] {
             assert_eq!(
                 check(text.as_bytes()).map_err(|f| f.code()),

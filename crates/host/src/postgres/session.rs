@@ -136,18 +136,35 @@ fn is_outdated(error: &tokio_postgres::Error) -> bool {
     )
 }
 
-/// What is left behind in the session by a statement that begins so.
-fn pins(statement: &str) -> bool {
-    const PLAIN: [&str; 7] = [
-        "SELECT", "INSERT", "UPDATE", "DELETE", "WITH", "VALUES", "MERGE",
-    ];
-    let text = statement.trim_start();
-    let word = text
-        .find(|c: char| !c.is_ascii_alphabetic())
-        .map_or(text, |end| &text[..end]);
-    let plain = PLAIN.iter().any(|known| known.eq_ignore_ascii_case(word));
-    // Functions that change the session from within a query.
-    !plain || text.contains("set_config") || text.contains("pg_advisory")
+/// What a statement leaves behind in its session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Leaves {
+    Nothing,
+    /// Advisory locks.
+    Locks,
+    /// A transaction, settings, anything.
+    Anything,
+}
+
+impl Leaves {
+    fn behind(statement: &str) -> Leaves {
+        const PLAIN: [&str; 7] = [
+            "SELECT", "INSERT", "UPDATE", "DELETE", "WITH", "VALUES", "MERGE",
+        ];
+        let text = statement.trim_start();
+        let word = text
+            .find(|c: char| !c.is_ascii_alphabetic())
+            .map_or(text, |end| &text[..end]);
+        let plain = PLAIN.iter().any(|known| known.eq_ignore_ascii_case(word));
+        // Functions that change the session from within a query.
+        if !plain || text.contains("set_config") {
+            Leaves::Anything
+        } else if text.contains("pg_advisory") || text.contains("pg_try_advisory") {
+            Leaves::Locks
+        } else {
+            Leaves::Nothing
+        }
+    }
 }
 
 /// Whether it may have changed rows.
@@ -165,8 +182,8 @@ pub(crate) struct Lease {
     slot: Option<Slot>,
     /// Something runs on it.
     busy: bool,
-    /// See [`pins`].
-    pinned: bool,
+    /// What the statements so far have left behind.
+    left: Leaves,
 }
 
 impl Lease {
@@ -176,13 +193,13 @@ impl Lease {
             session: Some(session),
             slot: Some(slot),
             busy: false,
-            pinned: false,
+            left: Leaves::Nothing,
         }
     }
 
     /// Whether the next statement has to find the same session.
     pub(crate) fn is_pinned(&self) -> bool {
-        self.pinned
+        self.left > Leaves::Nothing
     }
 
     /// Runs a statement and returns the rows it changed or gave.
@@ -214,8 +231,8 @@ impl Lease {
         keep: Keep,
     ) -> Result<(RowSet, u64), Failed> {
         let parameters: Vec<Parameter> = parameters.into_iter().map(Parameter).collect();
-        let fresh = !self.pinned;
-        self.pinned |= pins(statement);
+        let fresh = !self.is_pinned();
+        self.left = self.left.max(Leaves::behind(statement));
         let Some(session) = &mut self.session else {
             return Err(Failed::Value("the connection is closed".to_owned()));
         };
@@ -303,16 +320,23 @@ impl Drop for Lease {
                 address.cancel(cancel).await;
                 drop((session, slot));
             });
-        } else if self.pinned {
+        } else if self.is_pinned() {
+            let left = self.left;
             spawn(async move {
-                // Outside a transaction ROLLBACK is a warning. DISCARD ALL must be by itself.
                 let clean = async {
+                    // Outside a transaction ROLLBACK is a warning. DISCARD ALL must be by itself.
                     session.client.batch_execute("ROLLBACK").await?;
-                    session.client.batch_execute("DISCARD ALL").await
+                    let rest = match left {
+                        Leaves::Locks => "SELECT pg_advisory_unlock_all()",
+                        _ => {
+                            // It forgets what was prepared, too.
+                            session.prepared.clear();
+                            "DISCARD ALL"
+                        }
+                    };
+                    session.client.batch_execute(rest).await
                 };
                 let cleaned = tokio::time::timeout(CLEANING_MAX, clean).await;
-                // DISCARD ALL forgets what was prepared.
-                session.prepared.clear();
                 if matches!(cleaned, Ok(Ok(()))) {
                     slot.give_back(&address, session);
                 }
@@ -338,21 +362,22 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_leaves_something_behind_pins_its_session() {
+    fn what_a_statement_leaves_behind_is_known_by_its_text() {
         for (statement, expected) in [
-            ("SELECT 1", false),
-            ("  with a as (select 1) select * from a", false),
-            ("INSERT INTO t VALUES (1)", false),
-            ("BEGIN", true),
-            ("begin; select 1", true),
-            ("SET search_path = x", true),
-            ("SELECT set_config('a', 'b', false)", true),
-            ("SELECT pg_advisory_lock(1)", true),
-            ("LISTEN x", true),
-            ("/* x */ BEGIN", true),
-            ("", true),
+            ("SELECT 1", Leaves::Nothing),
+            ("  with a as (select 1) select * from a", Leaves::Nothing),
+            ("INSERT INTO t VALUES (1)", Leaves::Nothing),
+            ("BEGIN", Leaves::Anything),
+            ("begin; select 1", Leaves::Anything),
+            ("SET search_path = x", Leaves::Anything),
+            ("SELECT set_config('a', 'b', false)", Leaves::Anything),
+            ("SELECT pg_advisory_lock(1)", Leaves::Locks),
+            ("SELECT pg_try_advisory_lock(1)", Leaves::Locks),
+            ("LISTEN x", Leaves::Anything),
+            ("/* x */ BEGIN", Leaves::Anything),
+            ("", Leaves::Anything),
         ] {
-            assert_eq!(pins(statement), expected, "{statement}");
+            assert_eq!(Leaves::behind(statement), expected, "{statement}");
         }
     }
 }

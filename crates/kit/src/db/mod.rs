@@ -7,11 +7,14 @@
 mod postgres;
 mod sqlite;
 
-use std::sync::Mutex;
+use std::sync::{
+    Mutex,
+    atomic::{AtomicI64, Ordering},
+};
 
 use innover_contract::Code;
 
-use crate::{Failure, Result, config, sql};
+use crate::{Failure, Result, config, ids, sql};
 
 /// A parameter or a column: BIGINT or TEXT, or a set of rows as one parameter.
 #[derive(Clone, Debug, PartialEq)]
@@ -148,6 +151,9 @@ pub enum DbError {
     /// A unique key that was free when it was looked up is taken.
     #[error("someone was faster: {0}")]
     Taken(String),
+    /// A text that cannot be stored or compared: it holds U+0000.
+    #[error("a text cannot be stored: {0}")]
+    Text(String),
     /// A constraint, a syntax error, a full disk.
     #[error("the database refused a statement: {0}")]
     Statement(String),
@@ -165,6 +171,10 @@ impl From<DbError> for Failure {
             DbError::Busy(_) | DbError::GivenUp(_) => Failure::new(
                 Code::Unavailable,
                 "the database is busy; try again with the same key",
+            ),
+            DbError::Text(_) => Failure::new(
+                Code::InvalidRequest,
+                "a text holds the character U+0000; leave it out",
             ),
             DbError::Unreachable(_) => Failure::new(
                 Code::Unavailable,
@@ -186,11 +196,49 @@ impl From<DbError> for Failure {
 pub struct Db {
     session: Option<Session>,
     transaction: Transaction,
+    /// Whether it has queued for PostgreSQL's lock.
+    queued: bool,
 }
 
 enum Session {
     Sqlite(sqlite::Session),
     Postgres(postgres::Session),
+}
+
+impl Session {
+    /// A new one to the database that `database_url` names.
+    async fn of_config() -> Result<Session> {
+        let url = config::get("database_url").await?;
+        if let Some(label) = url.strip_prefix("sqlite:") {
+            Ok(Session::Sqlite(sqlite::Session::open(label).await?))
+        } else if url.starts_with("postgres://") || url.starts_with("postgresql://") {
+            let authority = config::get("database_ca").await.unwrap_or_default();
+            let server = postgres::Session::open(&url, &authority).await?;
+            Ok(Session::Postgres(server))
+        } else {
+            let scheme = url.split(':').next().unwrap_or_default();
+            Err(Failure::new(
+                Code::NotReady,
+                format!(
+                    "database_url starts with `{scheme}:`; it has to be `sqlite:<label>` or `postgres://…`"
+                ),
+            ))
+        }
+    }
+}
+
+/// Until when writers queue, in microseconds since the epoch: races are being lost.
+static CONTENDED_UNTIL: AtomicI64 = AtomicI64::new(0);
+/// How long after the last lost race.
+const CONTENDED_US: i64 = 1_000_000;
+
+/// Somebody has lost a race.
+pub(crate) fn note_lost_race() {
+    CONTENDED_UNTIL.store(ids::now_us() + CONTENDED_US, Ordering::Relaxed);
+}
+
+fn is_contended() -> bool {
+    ids::now_us() < CONTENDED_UNTIL.load(Ordering::Relaxed)
 }
 
 /// Where a connection stands. One to PostgreSQL never is in a transaction.
@@ -215,27 +263,12 @@ impl Db {
         let idle = IDLE.lock().ok().and_then(|mut idle| idle.pop());
         let session = match idle {
             Some(session) => session,
-            None => {
-                let url = config::get("database_url").await?;
-                if let Some(label) = url.strip_prefix("sqlite:") {
-                    Session::Sqlite(sqlite::Session::open(label).await?)
-                } else if url.starts_with("postgres://") || url.starts_with("postgresql://") {
-                    let authority = config::get("database_ca").await.unwrap_or_default();
-                    Session::Postgres(postgres::Session::open(&url, &authority).await?)
-                } else {
-                    let scheme = url.split(':').next().unwrap_or_default();
-                    return Err(Failure::new(
-                        Code::NotReady,
-                        format!(
-                            "database_url starts with `{scheme}:`; it has to be `sqlite:<label>` or `postgres://…`"
-                        ),
-                    ));
-                }
-            }
+            None => Session::of_config().await?,
         };
         Ok(Db {
             session: Some(session),
             transaction: Transaction::None,
+            queued: false,
         })
     }
 
@@ -248,6 +281,7 @@ impl Db {
         Ok(Db {
             session: Some(Session::Sqlite(sqlite::Session::open_file(path)?)),
             transaction: Transaction::None,
+            queued: false,
         })
     }
 
@@ -260,6 +294,7 @@ impl Db {
         Ok(Db {
             session: Some(Session::Postgres(postgres::Session::open(url, "").await?)),
             transaction: Transaction::None,
+            queued: false,
         })
     }
 
@@ -311,16 +346,38 @@ impl Db {
     ///
     /// Between this and the commit a request reads and decides and does nothing else: everybody
     /// waits for it, so it calls nobody and awaits nothing but its own queries. The batch's guards
-    /// stay: a database that does not serialize writers (Postgres) has nothing to lock here, and
-    /// there they are what counts.
+    /// stay.
+    ///
+    /// PostgreSQL lets writers run side by side, so there this does nothing until a race was lost;
+    /// for a moment after that writers queue for an advisory lock. It only saves them from losing
+    /// again: the guards are what counts, and a server without such locks does without.
     ///
     /// # Errors
     /// [`DbError::Busy`] when others held it for too long.
     pub async fn lock(&mut self) -> Result<(), DbError> {
         match self.session()? {
-            Session::Sqlite(_) => self.begin().await,
-            Session::Postgres(_) => Ok(()),
+            Session::Sqlite(_) => return self.begin().await,
+            Session::Postgres(_) if !is_contended() => return Ok(()),
+            Session::Postgres(_) => {}
         }
+        self.queued = true;
+        match self.session()? {
+            Session::Postgres(server) => server.lock().await,
+            Session::Sqlite(_) => Ok(()),
+        }
+    }
+
+    /// Lets the next writer in, if this one has queued.
+    pub(crate) async fn unlock(&mut self) {
+        if !std::mem::take(&mut self.queued) {
+            return;
+        }
+        // The session may have been given up by whoever shares connections between statements; a new
+        // one is cheap, and this one takes with it what might be left of the lock.
+        if let Some(Session::Postgres(server)) = self.session.take() {
+            server.unlock().await;
+        }
+        self.session = Session::of_config().await.ok();
     }
 
     /// Whether [`Db::lock`] or a batch has begun a transaction.
@@ -356,6 +413,8 @@ impl Drop for Db {
         // Natively each test has a database of its own, so nothing is kept.
         if cfg!(target_family = "wasm")
             && self.transaction == Transaction::None
+            // Else it goes, and the lock with it.
+            && !self.queued
             && let (Some(session), Ok(mut idle)) = (self.session.take(), IDLE.lock())
         {
             idle.push(session);

@@ -7,7 +7,47 @@ pub(super) use native::Session;
 #[cfg(target_family = "wasm")]
 pub(super) use wasm::Session;
 
-use super::DbError;
+use crate::{
+    call,
+    db::{DbError, Param},
+    sql::Statement,
+};
+
+/// The one lock of a service's database; any number does.
+const LOCK: i64 = 0x494e_4e4f_5645;
+/// As long as writers of a SQLite file queue.
+const LOCK_MAX_MS: u64 = 5_000;
+
+impl Session {
+    /// Queues for the database.
+    pub async fn lock(&self) -> Result<(), DbError> {
+        let lock = self.query(statement(
+            "SELECT 1::BIGINT FROM (SELECT pg_advisory_lock($1)) l",
+        ));
+        match call::within(LOCK_MAX_MS, lock).await {
+            Some(Ok(_)) => Ok(()),
+            // undefined_function: a server that has no such locks.
+            Some(Err(DbError::Statement(text))) if text.starts_with("42883") => Ok(()),
+            Some(Err(error)) => Err(error),
+            None => Err(DbError::Busy("others write to it all the time".into())),
+        }
+    }
+
+    /// Lets the next one in.
+    pub async fn unlock(&self) {
+        // Should it fail, the end of the session does it.
+        let _ = self
+            .query(statement("SELECT CAST(pg_advisory_unlock($1) AS TEXT)"))
+            .await;
+    }
+}
+
+fn statement(text: &str) -> Statement {
+    Statement {
+        text: text.into(),
+        params: vec![Param::Int(LOCK)],
+    }
+}
 
 /// What became of a statement, by its SQLSTATE.
 fn refused(code: &str, text: String) -> DbError {
@@ -16,6 +56,8 @@ fn refused(code: &str, text: String) -> DbError {
         "40001" | "40P01" => DbError::GivenUp(text),
         // unique_violation.
         "23505" => DbError::Taken(text),
+        // character_not_in_repertoire: bodies are checked before, addresses and queries are not.
+        "22021" => DbError::Text(text),
         // lock_not_available, query_canceled (its time limit).
         "55P03" | "57014" => DbError::Busy(text),
         // Insufficient resources (too many connections, disk full, out of memory).
