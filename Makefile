@@ -21,7 +21,7 @@ environment = $(foreach name,$(settings),$(if $($(name)),$(name)='$($(name))'))
 dry_run = $(findstring n,$(firstword -$(MAKEFLAGS)))
 in_place_of_make = $(if $(dry_run),,$(become $(environment) exec $(1)))
 
-.PHONY: up down health workers logs demo smoke-test test-auth test-flow bench test test-peers test-peers-full bench-celery \
+.PHONY: up down health workers logs demo smoke-test test-auth test-flow bench test test-peers test-postgres test-kafka test-peers-full bench-celery \
     lint format audit \
     train-scorer rebuild spin-up stack-up stack-down stack-check help
 
@@ -72,9 +72,17 @@ test: ## unit, property, component and black-box tests on embedded storage
 	@$(build_first)
 	@cargo test --release --workspace
 
-test-peers: ## real Celery clients, workers and Flower against the platform, per version
+test-peers: ## against real peers: Celery per version, the platform on PostgreSQL, Kafka
 	@$(build_first)
 	@tests/peers/run
+	@tests/peers/servers
+
+test-postgres: ## the black-box tests on a PostgreSQL of their own
+	@$(build_first)
+	@tests/peers/servers postgres
+
+test-kafka: ## the bus on a Kafka of its own
+	@tests/peers/servers kafka
 
 test-peers-full: ## the same with 20,000 jobs under kill -9
 	@$(build_first)
