@@ -272,17 +272,14 @@ impl KafkaLetters {
             if Instant::now() > until {
                 return Err(KafkaProblem::Slow(service.to_owned()));
             }
-            match consumer.poll(KAFKA_POLL) {
-                Some(message) => {
-                    let message = detach(&message?);
-                    match message.header(REPLAYED) {
-                        Some(place) => drop(replayed.insert(place.into_owned())),
-                        None => messages.push(message),
-                    }
+            if let Some(message) = consumer.poll(KAFKA_POLL) {
+                let message = detach(&message?);
+                match message.header(REPLAYED) {
+                    Some(place) => drop(replayed.insert(place.into_owned())),
+                    None => messages.push(message),
                 }
-                // Ends are compared by position: the last offsets may be no messages.
-                None => {}
             }
+            // By position: the last offsets of a topic may be no messages.
             let position = consumer.position()?;
             ends.retain(|(partition, end)| {
                 let at = position.find_partition(&topic, *partition);
