@@ -161,6 +161,8 @@ pub const KAFKA_WINDOW_EVENTS_MAX: usize = RETRY_ROWS_MAX;
 pub const KAFKA_WINDOW_BYTES_MAX: usize = 32 << 20;
 /// A member that is silent for this long is dead, and others take its partitions.
 pub const KAFKA_SESSION_TIMEOUT: Duration = Duration::from_secs(10);
+/// Time between two signs of life; a member learns of a rebalance from the answer.
+pub const KAFKA_HEARTBEAT: Duration = Duration::from_secs(1);
 /// Time between two commits of offsets: what is settled and not committed comes again after a crash.
 pub const KAFKA_COMMIT_EVERY: Duration = Duration::from_millis(200);
 /// One look for messages; commits and the end wait for it.

@@ -7,8 +7,9 @@ use rdkafka::ClientConfig;
 use crate::{
     config::StartError,
     limits::{
-        KAFKA_BATCH_BYTES, KAFKA_LINGER, KAFKA_MESSAGE_BYTES_MAX, KAFKA_METADATA_EVERY,
-        KAFKA_PREFETCH_EVENTS, KAFKA_PREFETCH_KBYTES, KAFKA_SESSION_TIMEOUT, SAMPLE_EVERY,
+        KAFKA_BATCH_BYTES, KAFKA_HEARTBEAT, KAFKA_LINGER, KAFKA_MESSAGE_BYTES_MAX,
+        KAFKA_METADATA_EVERY, KAFKA_PREFETCH_EVENTS, KAFKA_PREFETCH_KBYTES, KAFKA_SESSION_TIMEOUT,
+        SAMPLE_EVERY,
     },
 };
 
@@ -187,6 +188,10 @@ impl KafkaConfig {
             .set(
                 "session.timeout.ms",
                 session.unwrap_or_else(|| KAFKA_SESSION_TIMEOUT.as_millis().to_string()),
+            )
+            .set(
+                "heartbeat.interval.ms",
+                KAFKA_HEARTBEAT.as_millis().to_string(),
             )
             .set("enable.auto.commit", "false")
             .set("enable.auto.offset.store", "false")
