@@ -172,8 +172,9 @@ pub const KAFKA_POLL: Duration = Duration::from_millis(50);
 pub const KAFKA_REVOKE_WAIT: Duration = Duration::from_secs(12);
 /// At shutdown, what Kafka does not take within this time stays in the outboxes.
 pub const KAFKA_CLOSE_WAIT: Duration = Duration::from_secs(5);
-/// At shutdown, a member's last commit and its leave.
-pub const KAFKA_LEAVE_WAIT: Duration = Duration::from_secs(15);
+/// At shutdown, a member's last commit and its leave. Without a broker both are for nothing: the
+/// session ends by itself, and what was not committed comes again.
+pub const KAFKA_LEAVE_WAIT: Duration = Duration::from_secs(5);
 /// An acknowledgement that takes this long makes the bridge not ready.
 pub const KAFKA_SLOW_ACK: Duration = Duration::from_secs(5);
 /// Questions about topics are answered within this time.

@@ -246,6 +246,44 @@ fn all_committed(kafka: &KafkaConfig, service: &str, kind: &str) -> bool {
         .all(|(offset, end)| offset == end || *end == 0)
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn with_a_signing_key_a_forged_event_is_external_and_a_replayed_one_is_not() {
+    let Some(brokers) = kafka() else { return };
+    let (platform, mut kafka) = (payments(), config(&brokers));
+    kafka.signing_key = Some("known to bridges".into());
+    let door = FakeDoor::new(|_, event, before| match event["id"].as_str() {
+        Some("ours") if before == 0 => Answer::Status(422),
+        _ => Answer::Status(200),
+    });
+    let bridge = start(&platform, &kafka, &door).await;
+    platform.emit("payment", "ours", "payment.initiated", "a");
+    let letters = KafkaLetters::new(kafka.clone());
+    until("a dead letter", || letters.depth("forex").unwrap() == 1).await;
+    let letter = letters.list("forex", 1).unwrap().remove(0);
+    letters
+        .replay("forex", letter.partition, letter.offset)
+        .unwrap();
+    let forged = letter.value.replace("\"ours\"", "\"forged\"");
+    let topic = kafka.topic("payment.initiated");
+    produce(&brokers, &topic, Some("a"), forged.as_bytes(), &[]).await;
+    until("both", || door.seen().len() == 3).await;
+    let sources: Vec<_> = door
+        .seen()
+        .iter()
+        .map(|s| (s.id.clone(), s.body["source"].as_str().unwrap().to_owned()))
+        .collect();
+    let of = |id: &str, source: &str| (id.to_owned(), source.to_owned());
+    assert_eq!(
+        sources,
+        [
+            of("ours", "/innover/payment"),
+            of("ours", "/innover/payment"),
+            of("forged", "external")
+        ]
+    );
+    bridge.shutdown().await;
+}
+
 /// A broker of a test's own.
 struct OwnKafka {
     folder: tempfile::TempDir,

@@ -39,6 +39,9 @@ pub struct KafkaConfig {
     pub replication: i32,
     /// The consumer group of a service is `<group_prefix>.<service>`.
     pub group_prefix: String,
+    /// Known to every bridge of the platform and to nobody else: events claim to be of one of its
+    /// services only with a signature by this key. Without one every writer of a topic is believed.
+    pub signing_key: Option<String>,
     /// Further settings by librdkafka's names, e.g. `sasl.username`.
     pub settings: BTreeMap<String, String>,
 }
@@ -52,6 +55,7 @@ impl fmt::Debug for KafkaConfig {
             .field("partitions", &self.partitions)
             .field("replication", &self.replication)
             .field("group_prefix", &self.group_prefix)
+            .field("signed", &self.signing_key.is_some())
             .field("settings", &self.settings.keys())
             .finish()
     }
@@ -66,14 +70,15 @@ impl KafkaConfig {
             partitions: 6,
             replication: 1,
             group_prefix: "innover".into(),
+            signing_key: None,
             settings: BTreeMap::new(),
         }
     }
 
     /// Reads settings as they stand in an environment; `None` without `KAFKA_BROKERS`.
     ///
-    /// `KAFKA_BROKERS`, `KAFKA_TOPIC_PREFIX`, `KAFKA_PARTITIONS`, `KAFKA_REPLICATION_FACTOR` and
-    /// `KAFKA_GROUP_PREFIX` are the fields. `KAFKA_SECURITY_PROTOCOL`, `KAFKA_SASL_*`, `KAFKA_SSL_*`,
+    /// `KAFKA_BROKERS`, `KAFKA_TOPIC_PREFIX`, `KAFKA_PARTITIONS`, `KAFKA_REPLICATION_FACTOR`,
+    /// `KAFKA_GROUP_PREFIX` and `KAFKA_SIGNING_KEY` are the fields. `KAFKA_SECURITY_PROTOCOL`, `KAFKA_SASL_*`, `KAFKA_SSL_*`,
     /// `KAFKA_CLIENT_ID`, `KAFKA_CLIENT_RACK`, `KAFKA_SESSION_TIMEOUT_MS`,
     /// `KAFKA_BROKER_ADDRESS_FAMILY` and `KAFKA_ENABLE_SSL_CERTIFICATE_VERIFICATION` are passed to
     /// librdkafka, in lower case with dots: `KAFKA_SASL_USERNAME` is `sasl.username`. Other names,
@@ -98,6 +103,7 @@ impl KafkaConfig {
                 "BROKERS" => config.brokers = value.to_owned(),
                 "TOPIC_PREFIX" => config.topic_prefix = value.to_owned(),
                 "GROUP_PREFIX" => config.group_prefix = value.to_owned(),
+                "SIGNING_KEY" => config.signing_key = Some(value.to_owned()),
                 "PARTITIONS" => config.partitions = count(name, value)?,
                 "REPLICATION_FACTOR" => config.replication = count(name, value)?,
                 _ => {
@@ -270,6 +276,7 @@ mod tests {
             ("KAFKA_SASL_USERNAME", "innover"),
             ("KAFKA_SASL_PASSWORD", "hush-hush"),
             ("KAFKA_SSL_CA_LOCATION", ""),
+            ("KAFKA_SIGNING_KEY", "hush"),
             ("KAFKA_PORT", "tcp://10.0.0.1:9092"),
             ("KAFKA_ACKS", "0"),
             ("REDIS_URL", "redis://x"),

@@ -6,10 +6,16 @@ use innover_contract::time::rfc3339;
 use serde::Serialize;
 use serde_json::value::RawValue;
 
+use super::signature;
 use crate::limits::ENVELOPE_BYTES_MAX;
 
 /// The header under which a replayed event that was put on a topic by hand keeps its id.
 pub(crate) const ID_HEADER: &str = "ce_id";
+
+/// The source of an event no service of ours vouches for.
+const EXTERNAL: &str = "external";
+/// What the sources of our services begin with.
+const OURS: &str = "/innover/";
 
 /// What is read from a topic.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -75,15 +81,23 @@ impl Message {
     /// Reads the event. A CloudEvent stays what it is. A plain object becomes the `data` of one whose
     /// id is its place on the topic, and whose source says that no service of ours vouches for it.
     ///
+    /// With a signing key a CloudEvent without a signature is nobody's of ours either.
+    ///
     /// # Errors
     /// Why it is no event; that does not change, so it is a dead letter.
-    pub(crate) fn event(&self, kind: &str) -> Result<Decoded, String> {
+    pub(crate) fn event(&self, kind: &str, signing_key: Option<&str>) -> Result<Decoded, String> {
         let value = self.value.as_deref().ok_or("the message has no value")?;
         let text = std::str::from_utf8(value).map_err(|e| format!("the value is no JSON: {e}"))?;
         let members: Members<'_> =
             serde_json::from_str(text).map_err(|e| format!("the value is no JSON object: {e}"))?;
         let decoded = match members.contains_key("specversion") {
-            true => self.cloud_event(&members)?,
+            true => {
+                let signed = signing_key.is_none_or(|key| {
+                    let header = self.header(signature::HEADER);
+                    header.is_some_and(|header| signature::holds(key, kind, value, &header))
+                });
+                self.cloud_event(&members, signed)?
+            }
             false => self.external(kind, text),
         };
         let bytes = decoded.envelope.as_ref().map_or(text.len(), String::len);
@@ -95,7 +109,7 @@ impl Message {
         Ok(decoded)
     }
 
-    fn cloud_event(&self, members: &Members<'_>) -> Result<Decoded, String> {
+    fn cloud_event(&self, members: &Members<'_>, signed: bool) -> Result<Decoded, String> {
         let text = |name: &str| {
             members
                 .get(name)
@@ -113,16 +127,21 @@ impl Message {
                 .or_else(|| text("subject"))
                 .unwrap_or_default(),
         };
+        let forged = !signed && text("source").is_some_and(|source| source.starts_with(OURS));
         // CloudEvents leaves these two to the sender, a service does not.
         let whole = members.contains_key("time") && members.contains_key("data");
-        let envelope = match whole {
+        let envelope = match whole && !forged {
             true => None,
             false => {
-                let time = serde_json::value::to_raw_value(&self.time());
-                let time = time.map_err(|e| e.to_string())?;
+                let raw =
+                    |text: &str| serde_json::value::to_raw_value(text).map_err(|e| e.to_string());
+                let (time, external) = (raw(&self.time())?, raw(EXTERNAL)?);
                 let mut members = members.clone();
                 members.entry("time".into()).or_insert(&time);
                 members.entry("data".into()).or_insert(RawValue::NULL);
+                if forged {
+                    members.insert("source".into(), &external);
+                }
                 Some(serde_json::to_string(&members).map_err(|e| e.to_string())?)
             }
         };
@@ -146,7 +165,7 @@ impl Message {
         let attributes = External {
             specversion: "1.0",
             id: &id,
-            source: "external",
+            source: EXTERNAL,
             kind,
             subject: &key,
             time: self.time(),
@@ -197,22 +216,50 @@ mod tests {
     fn a_cloudevent_stays_as_it_is_and_its_order_is_the_messages_key() {
         let text = r#"{"specversion":"1.0","id":"e1","source":"/innover/payment","type":"payment.initiated","time":"2026-10-30T12:00:00Z","partitionkey":"other","data":{"n":12345678901234567890}}"#;
         let mut message = message(text);
-        let decoded = message.event("payment.initiated").expect("an event");
+        let decoded = message.event("payment.initiated", None).expect("an event");
         assert_eq!(
             (decoded.id.as_str(), decoded.key.as_str(), decoded.envelope),
             ("e1", "pay_1", None)
         );
         message.key = None;
         assert_eq!(
-            message.event("payment.initiated").expect("an event").key,
+            message
+                .event("payment.initiated", None)
+                .expect("an event")
+                .key,
             "other"
         );
     }
 
     #[test]
+    fn an_event_claims_a_service_of_ours_only_with_a_signature() {
+        let text = r#"{"specversion":"1.0","id":"e1","source":"/innover/ledger","type":"t","time":"2026-10-30T12:00:00Z","data":{"n":12345678901234567890}}"#;
+        let mut message = message(text);
+        let source = |message: &Message| {
+            let decoded = message.event("t", Some("key")).expect("an event");
+            let envelope = decoded.envelope.unwrap_or_else(|| text.to_owned());
+            assert!(envelope.contains("12345678901234567890"), "{envelope}");
+            let event: Value = serde_json::from_str(&envelope).expect("JSON");
+            event["source"].as_str().expect("text").to_owned()
+        };
+        assert_eq!(source(&message), "external");
+        let signature = signature::sign("wrong", "t", text.as_bytes()).expect("signed");
+        message
+            .headers
+            .push((signature::HEADER.into(), signature.into_bytes()));
+        assert_eq!(source(&message), "external");
+        let signature = signature::sign("key", "t", text.as_bytes()).expect("signed");
+        message.headers.pop();
+        message
+            .headers
+            .push((signature::HEADER.into(), signature.into_bytes()));
+        assert_eq!(source(&message), "/innover/ledger");
+    }
+
+    #[test]
     fn a_plain_object_becomes_an_external_event_named_by_its_place() {
         let decoded = message(r#" {"amount": 12345678901234567890} "#)
-            .event("payment.initiated")
+            .event("payment.initiated", None)
             .expect("an event");
         let envelope = decoded.envelope.expect("made here");
         assert!(
@@ -239,7 +286,10 @@ mod tests {
             .headers
             .push((ID_HEADER.into(), b"payment.initiated-0-7".to_vec()));
         assert_eq!(
-            replayed.event("payment.initiated").expect("an event").id,
+            replayed
+                .event("payment.initiated", None)
+                .expect("an event")
+                .id,
             "payment.initiated-0-7"
         );
     }
@@ -248,7 +298,7 @@ mod tests {
     fn a_cloudevent_of_somebody_else_gets_what_a_service_needs() {
         let decoded =
             message(r#"{"specversion":"1.0","id":"e1","source":"shop","type":"x","subject":"s"}"#)
-                .event("x")
+                .event("x", None)
                 .expect("an event");
         let event: Value = serde_json::from_str(&decoded.envelope.expect("made")).expect("JSON");
         assert_eq!(event["time"], json!("2026-10-30T12:00:00.000000Z"));
@@ -279,7 +329,7 @@ mod tests {
             ),
             (message(&large), "at most"),
         ] {
-            let refused = message.event("x").expect_err("no event");
+            let refused = message.event("x", None).expect_err("no event");
             assert!(refused.contains(reason), "{refused}");
         }
     }

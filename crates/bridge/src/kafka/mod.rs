@@ -6,7 +6,8 @@
 //!                                                                             └──▶ <service>.dead-letters
 //! ```
 //! Code map: `config` is how to get there; `topics` makes topics; `producer` publishes; `member` is a
-//! service's place in its consumer group; `message` reads what is on a topic; `window` knows what is
+//! service's place in its consumer group; `message` reads what is on a topic; `signature` tells whose
+//! it is; `window` knows what is
 //! read and not settled; `subscriber` delivers it; `letters` keeps and shows what could not be.
 //!
 //! Invariants:
@@ -28,6 +29,7 @@ mod letters;
 mod member;
 mod message;
 mod producer;
+mod signature;
 mod subscriber;
 mod topics;
 mod window;

@@ -20,7 +20,7 @@ use tokio::{sync::watch, time::Instant};
 use super::{
     client::Quiet,
     config::KafkaConfig,
-    locked,
+    locked, signature,
     topics::{Topics, legal},
 };
 use crate::{
@@ -112,6 +112,7 @@ impl Producer {
         &self,
         events: &[NewEvent],
     ) -> Result<Vec<NewDeadLetter>, StoreError> {
+        let signing_key = self.config.signing_key.as_deref();
         let mut letters = Vec::new();
         let mut good = Vec::with_capacity(events.len());
         for event in events {
@@ -130,7 +131,7 @@ impl Producer {
         let mut failed = Vec::new();
         for (place, (event, topic)) in good.iter().enumerate() {
             loop {
-                match self.send(outgoing(event, topic)) {
+                match self.send(outgoing(signing_key, event, topic)) {
                     Ok(delivery) => waiting.push_back((place, delivery)),
                     // The oldest makes room.
                     Err(KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull)) => {
@@ -164,7 +165,7 @@ impl Producer {
             let (event, topic) = &good[place];
             // A batch is refused as one: perhaps this event is fine by itself.
             if let Refused::Itself(_) = refused {
-                refused = match self.send(outgoing(event, topic)) {
+                refused = match self.send(outgoing(signing_key, event, topic)) {
                     Ok(delivery) => match self.acknowledged(delivery).await {
                         Ok(()) => continue,
                         Err(refused) => refused,
@@ -276,8 +277,10 @@ fn create(config: &KafkaConfig) -> Result<FutureProducer<Quiet>, KafkaError> {
     config.producer().create_with_context(Quiet)
 }
 
-fn outgoing<'a>(event: &'a NewEvent, topic: &'a str) -> Outgoing<'a> {
+fn outgoing<'a>(signing_key: Option<&str>, event: &'a NewEvent, topic: &'a str) -> Outgoing<'a> {
     let known = attributes(event);
+    let signature =
+        signing_key.and_then(|key| signature::sign(key, &event.topic, event.envelope.as_bytes()));
     let mut headers = OwnedHeaders::new();
     for (key, value) in [
         ("content-type", Some(CLOUDEVENT)),
@@ -285,6 +288,7 @@ fn outgoing<'a>(event: &'a NewEvent, topic: &'a str) -> Outgoing<'a> {
         ("ce_type", Some(known.kind.as_str())),
         ("traceparent", known.traceparent.as_deref()),
         ("correlation_id", known.correlationid.as_deref()),
+        (signature::HEADER, signature.as_deref()),
     ] {
         if value.is_some() {
             headers = headers.insert(Header { key, value });

@@ -363,9 +363,10 @@ impl Subscriber {
     fn read(&self, work: &mut Work, member: &Member, place: Place, message: Message, bytes: usize) {
         self.metrics.kafka_read(&self.service, 1);
         let kind = self.bus.config.kind(&message.topic).to_owned();
+        let signing_key = self.bus.config.signing_key.as_deref();
         let mut refused = None;
         let taken = work.window.take(place, message, bytes, |seq, message| {
-            match message.event(&kind) {
+            match message.event(&kind, signing_key) {
                 Ok(decoded) => {
                     let envelope = match decoded.envelope {
                         Some(envelope) => envelope,
