@@ -128,7 +128,10 @@ async fn produce(
     value: &[u8],
     headers: &[(&str, &str)],
 ) {
-    let producer: FutureProducer = client(brokers).create().unwrap();
+    let producer: FutureProducer = client(brokers)
+        .set("message.max.bytes", "8000000")
+        .create()
+        .unwrap();
     let mut all = OwnedHeaders::new();
     for (key, value) in headers {
         all = all.insert(Header {
@@ -221,9 +224,12 @@ fn committed(kafka: &KafkaConfig, service: &str, kind: &str) -> Vec<(i64, i64)> 
         .create()
         .unwrap();
     let topic = kafka.topic(kind);
-    let mut list = TopicPartitionList::new();
-    list.add_partition_range(&topic, 0, kafka.partitions - 1);
     let wait = Duration::from_secs(10);
+    let metadata = consumer.fetch_metadata(Some(&topic), wait).unwrap();
+    let mut list = TopicPartitionList::new();
+    for partition in metadata.topics()[0].partitions() {
+        list.add_partition(&topic, partition.id());
+    }
     let committed = consumer.committed_offsets(list, wait).unwrap();
     committed
         .elements()
@@ -278,7 +284,7 @@ async fn with_a_signing_key_a_forged_event_is_external_and_a_replayed_one_is_not
         [
             of("ours", "/innover/payment"),
             of("ours", "/innover/payment"),
-            of("forged", "external")
+            of("external-forged", "external")
         ]
     );
     bridge.shutdown().await;
@@ -623,6 +629,35 @@ async fn an_event_put_on_a_topic_by_hand_is_external_and_what_is_no_event_is_a_d
     assert!(letter.error.contains("no JSON object"), "{}", letter.error);
     until("committed", || {
         all_committed(&kafka, "forex", "payment.initiated")
+    })
+    .await;
+    bridge.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_message_too_large_for_a_dead_letter_leaves_its_beginning_and_lets_others_pass() {
+    let Some(brokers) = kafka() else { return };
+    let (platform, kafka, door) = (payments(), config(&brokers), FakeDoor::ok());
+    let topic = kafka.topic("payment.initiated");
+    make_topic(&brokers, &topic, 1, &[("max.message.bytes", "8000000")]).await;
+    let bridge = start(&platform, &kafka, &door).await;
+    let noise: String = (0..100_000)
+        .map(|_| uuid::Uuid::now_v7().simple().to_string())
+        .collect();
+    let large = json!({ "noise": noise }).to_string();
+    produce(&brokers, &topic, Some("a"), large.as_bytes(), &[]).await;
+    produce(&brokers, &topic, Some("a"), b"{}", &[]).await;
+    until("the small one", || door.seen().len() == 1).await;
+    let letters = KafkaLetters::new(kafka.clone());
+    until("a dead letter", || letters.depth("forex").unwrap() == 1).await;
+    let letter = letters.list("forex", 1).unwrap().remove(0);
+    assert!(letter.cut && large.starts_with(&letter.value) && !letter.value.is_empty());
+    let refused = letters.replay("forex", letter.partition, letter.offset);
+    let said = refused.unwrap_err().to_string();
+    assert!(said.contains(&topic) && said.contains("offset 0"), "{said}");
+    until("committed", || {
+        let (committed, end) = committed(&kafka, "forex", "payment.initiated")[0];
+        committed == end
     })
     .await;
     bridge.shutdown().await;

@@ -23,7 +23,9 @@ use super::{
     message::{ID_HEADER, Message},
     producer::Outgoing,
 };
-use crate::limits::{KAFKA_ADMIN_WAIT, KAFKA_LETTERS_WAIT, KAFKA_POLL};
+use crate::limits::{
+    ERROR_BYTES_MAX, KAFKA_ADMIN_WAIT, KAFKA_LETTER_CUT_BYTES, KAFKA_LETTERS_WAIT, KAFKA_POLL,
+};
 
 /// Headers of a letter; those of the original message stand beside them.
 const TOPIC: &str = "dead-letter-topic";
@@ -34,6 +36,8 @@ const ATTEMPTS: &str = "dead-letter-attempts";
 const TRACE_ID: &str = "dead-letter-trace-id";
 const EVENT_ID: &str = "dead-letter-event-id";
 const OURS: &str = "dead-letter-";
+/// Set when the value is only the beginning of the original.
+const CUT: &str = "dead-letter-cut";
 /// A header of a message without a value: the letter at this place was replayed.
 const REPLAYED: &str = "dead-letter-replayed";
 
@@ -42,6 +46,8 @@ const REPLAYED: &str = "dead-letter-replayed";
 pub(crate) struct Letter {
     /// With its value.
     pub(crate) message: Message,
+    /// Whether that is only the beginning of the original.
+    pub(crate) cut: bool,
     /// The event's id and its trace context, where it has them.
     pub(crate) id: String,
     pub(crate) traceparent: Option<String>,
@@ -50,6 +56,24 @@ pub(crate) struct Letter {
 }
 
 impl Letter {
+    /// Makes it small enough for any topic; `false` when it is already.
+    pub(crate) fn cut(&mut self) -> bool {
+        if self.cut {
+            return false;
+        }
+        self.cut = true;
+        self.message.headers.clear();
+        self.message.key = self
+            .message
+            .key
+            .take()
+            .filter(|key| key.len() <= ERROR_BYTES_MAX);
+        if let Some(value) = &mut self.message.value {
+            value.truncate(KAFKA_LETTER_CUT_BYTES);
+        }
+        true
+    }
+
     /// The message for the letters' topic.
     pub(crate) fn outgoing<'a>(&'a self, topic: &'a str) -> Outgoing<'a> {
         let mut headers = OwnedHeaders::new();
@@ -72,6 +96,7 @@ impl Letter {
             (ATTEMPTS, Some(self.attempts.to_string())),
             (TRACE_ID, trace.map(|t| t.trace_id().to_owned())),
             (EVENT_ID, Some(self.id.clone())),
+            (CUT, self.cut.then(|| "true".to_owned())),
         ] {
             if let Some(value) = value {
                 headers = headers.insert(Header {
@@ -99,6 +124,18 @@ pub enum KafkaProblem {
     /// The topic was not read to its end in time.
     #[error("the dead letters of {0} could not be read to the end in time; is Kafka healthy?")]
     Slow(String),
+    /// It was too large for the letters' topic.
+    #[error(
+        "of this dead letter only the beginning was kept; the original is on {topic}, partition {partition}, offset {offset}, for as long as that topic keeps it"
+    )]
+    Cut {
+        /// Where the original is.
+        topic: String,
+        /// Its partition.
+        partition: i32,
+        /// Its offset.
+        offset: i64,
+    },
     /// No such letter, or it was replayed.
     #[error("{0} has no dead letter {1}/{2}; list them to see what there is")]
     Unknown(String, i32, i64),
@@ -131,6 +168,8 @@ pub struct KafkaLetter {
     pub trace_id: Option<String>,
     /// The original value, with replacement characters where it is no text.
     pub value: String,
+    /// Whether `value` is only the beginning of the original, which was too large.
+    pub cut: bool,
     /// When it was given up, microseconds since the epoch.
     pub dead_at: i64,
 }
@@ -186,6 +225,13 @@ impl KafkaLetters {
             .find(|m| (m.partition, m.offset) == (partition, offset))
             .ok_or_else(|| KafkaProblem::Unknown(service.to_owned(), partition, offset))?;
         let letter = letter(service, message);
+        if letter.cut {
+            return Err(KafkaProblem::Cut {
+                topic: letter.topic,
+                partition: letter.original_partition,
+                offset: letter.original_offset,
+            });
+        }
         let mut headers = OwnedHeaders::new();
         let mut named = false;
         for (name, value) in &message.headers {
@@ -312,6 +358,7 @@ fn letter(service: &str, message: &Message) -> KafkaLetter {
             .unwrap_or(0),
         trace_id: text(TRACE_ID),
         value: message.value.as_deref().map(lossy).unwrap_or_default(),
+        cut: message.header(CUT).is_some(),
         dead_at: message.timestamp_ms.unwrap_or(0).saturating_mul(1_000),
     }
 }

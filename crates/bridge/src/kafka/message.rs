@@ -81,7 +81,8 @@ impl Message {
     /// Reads the event. A CloudEvent stays what it is. A plain object becomes the `data` of one whose
     /// id is its place on the topic, and whose source says that no service of ours vouches for it.
     ///
-    /// With a signing key a CloudEvent without a signature is nobody's of ours either.
+    /// With a signing key a CloudEvent without a signature is nobody's of ours either, and its id
+    /// says so too.
     ///
     /// # Errors
     /// Why it is no event; that does not change, so it is a dead letter.
@@ -127,34 +128,37 @@ impl Message {
                 .or_else(|| text("subject"))
                 .unwrap_or_default(),
         };
+        let mut id = text("id").unwrap_or_default();
+        if !signed {
+            // Under one of our ids it would pass for an event of ours that was delivered before.
+            id = format!("{EXTERNAL}-{id}");
+        }
         let forged = !signed && text("source").is_some_and(|source| source.starts_with(OURS));
         // CloudEvents leaves these two to the sender, a service does not.
         let whole = members.contains_key("time") && members.contains_key("data");
-        let envelope = match whole && !forged {
+        let envelope = match whole && signed {
             true => None,
             false => {
                 let raw =
                     |text: &str| serde_json::value::to_raw_value(text).map_err(|e| e.to_string());
-                let (time, external) = (raw(&self.time())?, raw(EXTERNAL)?);
+                let (time, id, external) = (raw(&self.time())?, raw(&id)?, raw(EXTERNAL)?);
                 let mut members = members.clone();
                 members.entry("time".into()).or_insert(&time);
                 members.entry("data".into()).or_insert(RawValue::NULL);
+                members.insert("id".into(), &id);
                 if forged {
                     members.insert("source".into(), &external);
                 }
                 Some(serde_json::to_string(&members).map_err(|e| e.to_string())?)
             }
         };
-        Ok(Decoded {
-            id: text("id").unwrap_or_default(),
-            key,
-            envelope,
-        })
+        Ok(Decoded { id, key, envelope })
     }
 
     fn external(&self, kind: &str, text: &str) -> Decoded {
         let id = match self.header(ID_HEADER) {
-            Some(id) if !id.is_empty() => id.into_owned(),
+            // Only the name of a place: another one could be that of an event of ours.
+            Some(id) if id.starts_with(&format!("{}-", self.topic)) => id.into_owned(),
             _ => format!("{}-{}-{}", self.topic, self.partition, self.offset),
         };
         let key = self
@@ -240,20 +244,28 @@ mod tests {
             let envelope = decoded.envelope.unwrap_or_else(|| text.to_owned());
             assert!(envelope.contains("12345678901234567890"), "{envelope}");
             let event: Value = serde_json::from_str(&envelope).expect("JSON");
-            event["source"].as_str().expect("text").to_owned()
+            assert_eq!(event["id"], json!(decoded.id));
+            (
+                event["source"].as_str().expect("text").to_owned(),
+                decoded.id,
+            )
         };
-        assert_eq!(source(&message), "external");
+        let external = ("external".to_owned(), "external-e1".to_owned());
+        assert_eq!(source(&message), external);
         let signature = signature::sign("wrong", "t", text.as_bytes()).expect("signed");
         message
             .headers
             .push((signature::HEADER.into(), signature.into_bytes()));
-        assert_eq!(source(&message), "external");
+        assert_eq!(source(&message), external);
         let signature = signature::sign("key", "t", text.as_bytes()).expect("signed");
         message.headers.pop();
         message
             .headers
             .push((signature::HEADER.into(), signature.into_bytes()));
-        assert_eq!(source(&message), "/innover/ledger");
+        assert_eq!(
+            source(&message),
+            ("/innover/ledger".to_owned(), "e1".to_owned())
+        );
     }
 
     #[test]
@@ -291,6 +303,19 @@ mod tests {
                 .expect("an event")
                 .id,
             "payment.initiated-0-7"
+        );
+    }
+
+    #[test]
+    fn a_plain_object_cannot_take_the_id_of_an_event_of_ours() {
+        let mut message = message("{}");
+        message.headers.push((ID_HEADER.into(), b"e1".to_vec()));
+        assert_eq!(
+            message
+                .event("payment.initiated", None)
+                .expect("an event")
+                .id,
+            "payment.initiated-3-42"
         );
     }
 

@@ -60,7 +60,7 @@ pub(crate) struct Outgoing<'a> {
 
 /// Why a message was not acknowledged.
 #[derive(Debug)]
-enum Refused {
+pub(crate) enum Refused {
     /// It would be refused again, and only it.
     Itself(String),
     /// Whatever is sent may be refused.
@@ -194,16 +194,15 @@ impl Producer {
     ///
     /// # Errors
     /// Why it is not there.
-    pub(crate) async fn put(&self, message: Outgoing<'_>) -> Result<(), String> {
+    pub(crate) async fn put(&self, message: Outgoing<'_>) -> Result<(), Refused> {
         let topic = message.topic;
-        self.topics.ensure([topic]).await?;
-        let delivery = self.send(message).map_err(|e| e.to_string())?;
-        self.acknowledged(delivery).await.map_err(|refused| {
+        self.topics.ensure([topic]).await.map_err(Refused::Now)?;
+        let delivery = self.send(message).map_err(|e| refusal(&e))?;
+        let acknowledged = self.acknowledged(delivery).await;
+        if let Err(Refused::Now(_)) = &acknowledged {
             self.distrust(topic);
-            match refused {
-                Refused::Itself(error) | Refused::Now(error) => error,
-            }
-        })
+        }
+        acknowledged
     }
 
     fn send(&self, message: Outgoing<'_>) -> Result<DeliveryFuture, KafkaError> {

@@ -15,6 +15,7 @@ use super::{
     letters::Letter,
     member::{Member, Notice},
     message::Message,
+    producer::Refused,
     window::{Place, Window},
 };
 use crate::{
@@ -127,6 +128,8 @@ impl Subscriber {
             }
         }
         self.hand_on(&mut work, &member);
+        // Whoever still waits in a rebalance need not wait any longer.
+        drop(work);
         member.stop(KAFKA_LEAVE_WAIT).await;
     }
 
@@ -304,8 +307,9 @@ impl Subscriber {
             error,
             "an event is a dead letter"
         );
-        let letter = Letter {
+        let mut letter = Letter {
             message,
+            cut: false,
             id,
             traceparent,
             error,
@@ -320,7 +324,12 @@ impl Subscriber {
         work.burials.push(
             async move {
                 let mut failures = 0;
-                while let Err(error) = bus.producer.put(letter.outgoing(&topic)).await {
+                while let Err(refused) = bus.producer.put(letter.outgoing(&topic)).await {
+                    let error = match refused {
+                        // The topic it was on takes larger messages than this one.
+                        Refused::Itself(_) if letter.cut() => continue,
+                        Refused::Itself(error) | Refused::Now(error) => error,
+                    };
                     failures += 1;
                     if failures == 1 {
                         tracing::warn!(
