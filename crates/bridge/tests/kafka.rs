@@ -1229,4 +1229,39 @@ async fn events_per_second() {
         }
         bridge.shutdown().await;
     }
+    let (platform, kafka, door) = (payments(), config(&brokers), FakeDoor::ok());
+    let commits = Commits::new(&platform.services);
+    let bridge = Bridge::start(
+        bridge_config(&platform, &kafka),
+        door.clone(),
+        Arc::new(NoGate),
+        commits.clone(),
+    )
+    .await
+    .unwrap();
+    let connection = platform.open("payment");
+    let mut took = Vec::new();
+    for n in 0..220_usize {
+        emit(
+            &connection,
+            &format!("e-{n}"),
+            "payment.initiated",
+            "a",
+            "{}",
+        );
+        let started = Instant::now();
+        commits.committed("payment");
+        while door.seen().len() <= n {
+            tokio::time::sleep(Duration::from_micros(200)).await;
+        }
+        took.push(started.elapsed());
+    }
+    // The first ones wait for topics and the group.
+    let mut took = took.split_off(20);
+    took.sort();
+    println!(
+        "outbox to door, one at a time: p50 {:?}, p99 {:?}",
+        took[100], took[198]
+    );
+    bridge.shutdown().await;
 }
