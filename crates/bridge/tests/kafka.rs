@@ -9,7 +9,10 @@ use std::{
     collections::{BTreeMap, HashMap, HashSet},
     path::{Path, PathBuf},
     process::Command,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
     time::{Duration, Instant},
 };
 
@@ -938,8 +941,8 @@ async fn what_waits_for_its_next_try_goes_with_its_partition() {
     .await;
 }
 
-/// A second member joins while the first is busy, and leaves while both are. Every event is
-/// acknowledged in the end.
+/// A second member joins while the first is busy, and leaves while both are, four times. Every event
+/// is acknowledged in the end.
 async fn come_and_go(
     brokers: &str,
     rule: impl Fn(&str, &Value, usize) -> Answer + Clone + Send + Sync + 'static,
@@ -957,23 +960,47 @@ async fn come_and_go(
         good.map(|s| s.id).collect::<HashSet<_>>().len()
     };
     let bridge_one = start(&one, &kafka, &first).await;
-    emit_many(&one, "come", 4_000);
-    until("the first works", || first.seen().len() > 400).await;
-    let bridge_two = start(&two, &kafka, &second).await;
-    soon("the second has a share", Duration::from_secs(30), || {
-        second.seen().len() > 200
-    })
-    .await;
+    // A trickle rather than a flood: each delivery then has events of several partitions.
+    let stop = Arc::new(AtomicBool::new(false));
+    let trickle = {
+        let (stop, connection) = (stop.clone(), one.open("payment"));
+        std::thread::spawn(move || {
+            let mut n = 0;
+            while !stop.load(Relaxed) {
+                connection.execute_batch("BEGIN IMMEDIATE").unwrap();
+                for _ in 0..20 {
+                    let payload = json!({ "n": n }).to_string();
+                    let key = format!("key-{}", n % 10);
+                    emit(
+                        &connection,
+                        &format!("e-{n}"),
+                        "payment.initiated",
+                        &key,
+                        &payload,
+                    );
+                    n += 1;
+                }
+                connection.execute_batch("COMMIT").unwrap();
+                std::thread::sleep(Duration::from_millis(15));
+            }
+            n
+        })
+    };
+    for _ in 0..4 {
+        let before = first.seen().len();
+        until("the first works", || first.seen().len() > before + 200).await;
+        let before = second.seen().len();
+        let bridge_two = start(&two, &kafka, &second).await;
+        soon("the second has a share", Duration::from_secs(30), || {
+            second.seen().len() > before + 200
+        })
+        .await;
+        bridge_two.shutdown().await;
+    }
+    stop.store(true, Relaxed);
+    let sent = trickle.join().unwrap();
     soon("all delivered", Duration::from_secs(60), || {
-        acknowledged() == 4_000
-    })
-    .await;
-    emit_many(&one, "go", 4_000);
-    let before = second.seen().len();
-    until("the second works", || second.seen().len() > before + 200).await;
-    bridge_two.shutdown().await;
-    soon("all delivered again", Duration::from_secs(60), || {
-        acknowledged() == 8_000
+        acknowledged() == sent
     })
     .await;
     soon("all committed", Duration::from_secs(20), || {

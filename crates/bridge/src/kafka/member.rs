@@ -27,7 +27,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::{client, config::KafkaConfig, locked, message::Message, window::Place};
 use crate::{
     limits::{
-        KAFKA_COMMIT_EVERY, KAFKA_POLL, KAFKA_REVOKE_WAIT, KAFKA_WINDOW_BYTES_MAX,
+        KAFKA_COMMIT_EVERY, KAFKA_POLL, KAFKA_REVOKE_WAIT, KAFKA_ROOM_WAIT, KAFKA_WINDOW_BYTES_MAX,
         KAFKA_WINDOW_EVENTS_MAX, UNAVAILABLE_BACKOFF_MAX,
     },
     metrics::Metrics,
@@ -67,7 +67,7 @@ impl Load {
             || self.bytes.load(Relaxed) >= KAFKA_WINDOW_BYTES_MAX
     }
 
-    /// Some way below the limit, so that reading does not stop and go with every event.
+    /// Somewhat below the limit, so that reading does not stop and go with every event.
     fn has_room(&self) -> bool {
         self.events.load(Relaxed) < KAFKA_WINDOW_EVENTS_MAX / 10 * 9
             && self.bytes.load(Relaxed) < KAFKA_WINDOW_BYTES_MAX / 10 * 9
@@ -306,7 +306,7 @@ impl Reader {
         // Partitions that came while others were held back are held back as well.
         let came = consumer.context().assigned.swap(false, Relaxed);
         match paused {
-            false if self.load.full() => {
+            false if self.load.full() && !self.waits_for_room() => {
                 change(true);
                 true
             }
@@ -320,6 +320,20 @@ impl Reader {
             }
             paused => paused,
         }
+    }
+
+    /// Waits a moment before partitions are paused: a pause throws away what was fetched ahead, and a
+    /// subscriber that is merely slower than the network has room again soon. Not for long, since
+    /// rebalances wait meanwhile.
+    fn waits_for_room(&self) -> bool {
+        let until = Instant::now() + KAFKA_ROOM_WAIT;
+        while Instant::now() < until && !self.ends() {
+            if self.load.has_room() {
+                return true;
+            }
+            std::thread::sleep(KAFKA_POLL / 10);
+        }
+        false
     }
 }
 
