@@ -708,6 +708,40 @@ async fn an_event_kafka_refuses_for_itself_is_parked_and_the_rest_flows() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_topic_that_was_deleted_is_made_again_and_holds_others_up_without_repeating_them() {
+    let Some(brokers) = kafka() else { return };
+    let (platform, kafka, door) = (payments(), config(&brokers), FakeDoor::ok());
+    let bridge = start(&platform, &kafka, &door).await;
+    platform.emit("payment", "e1", "payment.noted", "a");
+    until("published", || platform.outbox("payment") == 0).await;
+    let admin: AdminClient<DefaultClientContext> = client(&brokers).create().unwrap();
+    let deleted = kafka.topic("payment.noted");
+    let options = AdminOptions::new().operation_timeout(Some(Duration::from_secs(10)));
+    let done = admin.delete_topics(&[&deleted], &options).await.unwrap();
+    done.into_iter().for_each(|d| drop(d.unwrap()));
+    let connection = platform.open("payment");
+    connection.execute_batch("BEGIN").unwrap();
+    emit(&connection, "e2", "payment.noted", "a", "{}");
+    emit(&connection, "e3", "payment.initiated", "a", "{}");
+    connection.execute_batch("COMMIT").unwrap();
+    // The client gives a topic time to become known before it believes that there is none.
+    soon("published again", Duration::from_secs(90), || {
+        platform.outbox("payment") == 0
+    })
+    .await;
+    bridge.shutdown().await;
+    let ids = |kind: &str| -> Vec<String> {
+        let messages = read_topic(&brokers, &kafka.topic(kind));
+        messages
+            .into_iter()
+            .map(|m| m.headers["ce_id"].clone())
+            .collect()
+    };
+    assert_eq!(ids("payment.noted"), ["e2"]);
+    assert_eq!(ids("payment.initiated"), ["e3"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn jobs_and_events_of_one_outbox_go_their_own_ways() {
     let Some(brokers) = kafka() else { return };
     let (platform, kafka, door) = (payments(), config(&brokers), FakeDoor::ok());

@@ -1,7 +1,7 @@
 //! Events → Kafka.
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{HashMap, HashSet, VecDeque},
     sync::{Arc, Mutex},
     time::Duration,
 };
@@ -45,6 +45,10 @@ pub(crate) struct Producer {
     topics: Arc<Topics>,
     config: KafkaConfig,
     metrics: Arc<Metrics>,
+    /// Ids of events that are on their topics, of lists that failed for others of their events. Such a
+    /// list comes again until an operator has dealt with the topic in question, and every time would
+    /// leave another copy.
+    done: Arc<Mutex<HashSet<String>>>,
     /// Set when the relays are to end: then nobody waits for a broker that is away.
     stop: watch::Receiver<bool>,
 }
@@ -95,6 +99,7 @@ impl Producer {
             topics,
             config,
             metrics,
+            done: Arc::default(),
             stop,
         })
     }
@@ -115,7 +120,12 @@ impl Producer {
         let signing_key = self.config.signing_key.as_deref();
         let mut letters = Vec::new();
         let mut good = Vec::with_capacity(events.len());
-        for event in events {
+        let done: HashSet<&str> = {
+            let all = locked(&self.done);
+            let ids = events.iter().map(|event| event.id.as_str());
+            ids.filter(|id| all.contains(*id)).collect()
+        };
+        for event in events.iter().filter(|e| !done.contains(e.id.as_str())) {
             let topic = self.config.topic(&event.topic);
             match legal(&topic) {
                 Ok(()) => good.push((event, topic)),
@@ -157,37 +167,52 @@ impl Producer {
         }
         failed.sort_by_key(|(place, _)| *place);
 
-        let mut counts: HashMap<&str, u64> = HashMap::new();
-        for (event, _) in &good {
-            *counts.entry(&event.topic).or_default() += 1;
-        }
+        let mut now = None;
+        let mut missing: HashSet<usize> = failed.iter().map(|(place, _)| *place).collect();
         for (place, mut refused) in failed {
             let (event, topic) = &good[place];
             // A batch is refused as one: perhaps this event is fine by itself.
             if let Refused::Itself(_) = refused {
                 refused = match self.send(outgoing(signing_key, event, topic)) {
                     Ok(delivery) => match self.acknowledged(delivery).await {
-                        Ok(()) => continue,
+                        Ok(()) => {
+                            missing.remove(&place);
+                            continue;
+                        }
                         Err(refused) => refused,
                     },
                     Err(error) => refusal(&error),
                 };
             }
             match refused {
-                Refused::Itself(error) => {
-                    if let Some(count) = counts.get_mut(event.topic.as_str()) {
-                        *count -= 1;
-                    }
-                    letters.push(letter(event, error));
-                }
+                Refused::Itself(error) => letters.push(letter(event, error)),
                 Refused::Now(error) => {
                     self.distrust(topic);
-                    return Err(StoreError::Bus(format!("{topic}: {error}")));
+                    now.get_or_insert(format!("{topic}: {error}"));
                 }
             }
         }
+        let mut counts: HashMap<&str, u64> = HashMap::new();
+        let mut all_done = locked(&self.done);
+        for (place, (event, _)) in good.iter().enumerate() {
+            if !missing.contains(&place) {
+                *counts.entry(&event.topic).or_default() += 1;
+                if now.is_some() {
+                    all_done.insert(event.id.clone());
+                }
+            }
+        }
+        if now.is_none() {
+            for id in &done {
+                all_done.remove(*id);
+            }
+        }
+        drop(all_done);
         self.metrics.published_to(&counts);
-        Ok(letters)
+        match now {
+            Some(problem) => Err(StoreError::Bus(problem)),
+            None => Ok(letters),
+        }
     }
 
     /// Puts one message on a topic that may not be there yet.
