@@ -322,6 +322,18 @@ mod tests {
     }
 
     #[test]
+    fn tls_is_there_or_the_answer_says_how_to_get_it() {
+        let asked = KafkaConfig::from_settings([
+            ("KAFKA_BROKERS", "a:1"),
+            ("KAFKA_SECURITY_PROTOCOL", "ssl"),
+        ]);
+        assert_eq!(asked.is_ok(), cfg!(feature = "kafka-tls"), "{asked:?}");
+        if let Err(refused) = asked {
+            assert!(refused.to_string().contains("`kafka-tls`"), "{refused}");
+        }
+    }
+
+    #[test]
     fn every_clients_settings_are_known_to_librdkafka() {
         let config = KafkaConfig::new("127.0.0.1:1");
         for client in [
