@@ -11,7 +11,7 @@ use std::{
 use innover_contract::Job;
 use serde_json::Value;
 
-use crate::clock::Clock;
+use crate::{clock::Clock, kafka::KafkaConfig};
 
 /// Everything the bridge needs to know at start.
 #[derive(Clone, Debug)]
@@ -26,6 +26,8 @@ pub struct BridgeConfig {
     pub clock: Clock,
     /// Where Celery's clients put jobs; without it there is only the store's own queue.
     pub redis: Option<RedisConfig>,
+    /// Where events go; without it they go through the store.
+    pub kafka: Option<KafkaConfig>,
 }
 
 /// Redis as Celery's broker and result backend.
@@ -47,6 +49,7 @@ impl BridgeConfig {
             retention,
             clock: Clock::System,
             redis: None,
+            kafka: None,
         }
     }
 }

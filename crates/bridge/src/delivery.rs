@@ -47,15 +47,16 @@ pub(crate) struct Subscriber {
     pub(crate) shutdown: watch::Receiver<bool>,
 }
 
+/// Which of a subscriber's two deliveries.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Lane {
+pub(crate) enum Lane {
     Batch,
     Alone,
 }
 
 /// What a lane does.
 #[derive(Default)]
-enum Slot {
+pub(crate) enum Slot {
     #[default]
     Idle,
     Flying,
@@ -64,22 +65,22 @@ enum Slot {
 }
 
 /// A delivery that came back.
-struct Landed {
-    lane: Lane,
-    batch: Batch,
-    answer: Result<Vec<Verdict>, Whole>,
-    took: Duration,
+pub(crate) struct Landed {
+    pub(crate) lane: Lane,
+    pub(crate) batch: Batch,
+    pub(crate) answer: Result<Vec<Verdict>, Whole>,
+    pub(crate) took: Duration,
 }
 
 /// A delivery without an answer per event.
-enum Whole {
+pub(crate) enum Whole {
     /// No handler ran.
     Unavailable(String),
     /// The status that counts for all of them, and why.
     Failed(Verdict),
 }
 
-type Flights = FuturesUnordered<BoxFuture<'static, Landed>>;
+pub(crate) type Flights = FuturesUnordered<BoxFuture<'static, Landed>>;
 
 impl Subscriber {
     /// Runs until shutdown; deliveries under way are finished and settled.
@@ -91,14 +92,16 @@ impl Subscriber {
         let topics = serde_json::json!(self.topics).to_string();
         let mut flights = Flights::new();
         let (mut main, mut alone) = (Slot::Idle, Slot::Idle);
-        let mut unavailable = 0_u32;
+        let mut reach = Reach::new(self.service.clone(), self.metrics.clone());
         let (mut saved, mut saved_at) = (cursor, self.clock.now());
         loop {
             let closing = *self.shutdown.borrow();
             let now = self.clock.now();
             if !closing {
                 main = match std::mem::take(&mut main) {
-                    Slot::Held(batch, at) if at <= now => self.fly(&flights, Lane::Batch, batch),
+                    Slot::Held(batch, at) if at <= now => {
+                        fly(&flights, Lane::Batch, batch, &self.door, &self.service)
+                    }
                     Slot::Idle => match self.next_batch(&mut subscription, &topics, now).await {
                         Ok(Some(batch)) if batch.events.is_empty() => {
                             let settled = subscription.settle(batch, &[], now, 0.0);
@@ -106,7 +109,9 @@ impl Subscriber {
                             saved = settled.cursor.unwrap_or(saved);
                             continue;
                         }
-                        Ok(Some(batch)) => self.fly(&flights, Lane::Batch, batch),
+                        Ok(Some(batch)) => {
+                            fly(&flights, Lane::Batch, batch, &self.door, &self.service)
+                        }
                         Ok(None) => Slot::Idle,
                         Err(error) => {
                             tracing::warn!(subscriber = &*self.service, %error, "events cannot be read; trying again");
@@ -117,9 +122,11 @@ impl Subscriber {
                     other => other,
                 };
                 alone = match std::mem::take(&mut alone) {
-                    Slot::Held(batch, at) if at <= now => self.fly(&flights, Lane::Alone, batch),
+                    Slot::Held(batch, at) if at <= now => {
+                        fly(&flights, Lane::Alone, batch, &self.door, &self.service)
+                    }
                     Slot::Idle => match self.next_suspect(&mut subscription, now).await {
-                        Some(batch) => self.fly(&flights, Lane::Alone, batch),
+                        Some(batch) => fly(&flights, Lane::Alone, batch, &self.door, &self.service),
                         None => Slot::Idle,
                     },
                     other => other,
@@ -167,7 +174,7 @@ impl Subscriber {
             };
             let Some(landed) = landed else { continue };
             let lane = landed.lane;
-            let (slot, cursor) = self.land(&mut subscription, landed, &mut unavailable).await;
+            let (slot, cursor) = self.land(&mut subscription, landed, &mut reach).await;
             if let Some(cursor) = cursor {
                 (saved, saved_at) = (cursor, self.clock.now());
             }
@@ -312,30 +319,12 @@ impl Subscriber {
         Ok(found)
     }
 
-    fn fly(&self, flights: &Flights, lane: Lane, batch: Batch) -> Slot {
-        let (service, door) = (self.service.clone(), self.door.clone());
-        flights.push(
-            async move {
-                let started = Instant::now();
-                let answer = deliver(&*door, &service, &batch.events).await;
-                Landed {
-                    lane,
-                    batch,
-                    answer,
-                    took: started.elapsed(),
-                }
-            }
-            .boxed(),
-        );
-        Slot::Flying
-    }
-
     /// Settles what came back; returns what its lane does next and the cursor when it moved.
     async fn land(
         &self,
         subscription: &mut Subscription,
         landed: Landed,
-        unavailable: &mut u32,
+        reach: &mut Reach,
     ) -> (Slot, Option<i64>) {
         let Landed {
             batch,
@@ -344,29 +333,18 @@ impl Subscriber {
             ..
         } = landed;
         let now = self.clock.now();
-        let who = format!("{} (events)", self.service);
         let settled = match answer {
             Ok(verdicts) => {
-                self.reached(unavailable, &who);
+                reach.reached();
                 self.metrics.delivery(&self.service, took);
                 subscription.settle(batch, &verdicts, now, random())
             }
             Err(Whole::Unavailable(problem)) => {
-                if *unavailable == 0 {
-                    tracing::warn!(
-                        subscriber = &*self.service,
-                        problem,
-                        "the subscriber cannot be reached; its events wait"
-                    );
-                }
-                *unavailable += 1;
-                self.metrics.reachable(&who, Some(&problem));
-                let (min, max) = (UNAVAILABLE_BACKOFF_MIN, UNAVAILABLE_BACKOFF_MAX);
-                let wait = backoff(*unavailable, min, max, EVENT_JITTER, random());
+                let wait = reach.unreachable(&problem);
                 return (Slot::Held(batch, now + micros(wait)), None);
             }
             Err(Whole::Failed(verdict)) => {
-                self.reached(unavailable, &who);
+                reach.reached();
                 let (events, error) = (batch.events.len(), verdict.error.clone());
                 tracing::warn!(
                     subscriber = &*self.service,
@@ -398,17 +376,6 @@ impl Subscriber {
         (Slot::Idle, settled.cursor)
     }
 
-    fn reached(&self, unavailable: &mut u32, who: &str) {
-        if *unavailable > 0 {
-            tracing::info!(
-                subscriber = &*self.service,
-                "the subscriber can be reached again"
-            );
-            *unavailable = 0;
-            self.metrics.reachable(who, None);
-        }
-    }
-
     /// Writes a settlement, as often as it takes: memory is ahead of the file until it succeeds, and
     /// after a crash the file's older state only means that events are delivered again.
     async fn save(&self, settled: &Settled, now: i64) {
@@ -435,6 +402,77 @@ impl Subscriber {
                 }
             }
         }
+    }
+}
+
+/// Sends a batch on its way.
+pub(crate) fn fly(
+    flights: &Flights,
+    lane: Lane,
+    batch: Batch,
+    door: &Arc<dyn Door>,
+    service: &Arc<str>,
+) -> Slot {
+    let (service, door) = (service.clone(), door.clone());
+    flights.push(
+        async move {
+            let started = Instant::now();
+            let answer = deliver(&*door, &service, &batch.events).await;
+            Landed {
+                lane,
+                batch,
+                answer,
+                took: started.elapsed(),
+            }
+        }
+        .boxed(),
+    );
+    Slot::Flying
+}
+
+/// Whether a subscriber can be reached, said once when it changes.
+pub(crate) struct Reach {
+    service: Arc<str>,
+    who: String,
+    metrics: Arc<Metrics>,
+    failures: u32,
+}
+
+impl Reach {
+    pub(crate) fn new(service: Arc<str>, metrics: Arc<Metrics>) -> Reach {
+        Reach {
+            who: format!("{service} (events)"),
+            service,
+            metrics,
+            failures: 0,
+        }
+    }
+
+    /// It answered.
+    pub(crate) fn reached(&mut self) {
+        if self.failures > 0 {
+            tracing::info!(
+                subscriber = &*self.service,
+                "the subscriber can be reached again"
+            );
+            self.failures = 0;
+            self.metrics.reachable(&self.who, None);
+        }
+    }
+
+    /// It did not; returns how long to wait.
+    pub(crate) fn unreachable(&mut self, problem: &str) -> Duration {
+        if self.failures == 0 {
+            tracing::warn!(
+                subscriber = &*self.service,
+                problem,
+                "the subscriber cannot be reached; its events wait"
+            );
+        }
+        self.failures += 1;
+        self.metrics.reachable(&self.who, Some(problem));
+        let (min, max) = (UNAVAILABLE_BACKOFF_MIN, UNAVAILABLE_BACKOFF_MAX);
+        backoff(self.failures, min, max, EVENT_JITTER, random())
     }
 }
 

@@ -12,7 +12,8 @@
 //! Code map: `relay` reads each `outbox`; `publish` commits to `store` and wakes readers; `tail` keeps the
 //! newest events in memory; `subscription` decides what is delivered next and what an answer means
 //! (pure); `delivery` and `queue` do it; `celery` is the queues' other half, in Redis; `handover` is
-//! what both do with a service; `schedule` is the clock; `housekeeping` is retention and
+//! what both do with a service; `kafka` takes the place of the log, and of `delivery`'s loop, where it
+//! is configured; `schedule` is the clock; `housekeeping` is retention and
 //! leases; `inspect` reads the file of a running bridge.
 //!
 //! Architecture invariant: `store`'s writer is the only one that changes the bridge's file, and a
@@ -29,6 +30,7 @@ mod door;
 mod handover;
 mod housekeeping;
 pub mod inspect;
+mod kafka;
 pub mod limits;
 mod metrics;
 mod outbox;
@@ -62,6 +64,7 @@ pub use config::{
 pub use door::{
     CALLER, Delivery, Door, DoorError, EVENTS_PATH, HttpDoor, NoGate, TASKS_PATH, WriteGate,
 };
+pub use kafka::{KafkaConfig, KafkaLetter, KafkaLetters, KafkaProblem};
 pub use store::StoreError;
 
 use metrics::Metrics;
@@ -154,6 +157,7 @@ impl Bridge {
             retention,
             clock,
             redis,
+            kafka,
         } = config;
         let routes = Arc::new(Routes::new(&services)?);
         check(&services)?;
@@ -202,7 +206,14 @@ impl Bridge {
                 .map(|q| (q.name.clone(), Arc::default()))
                 .collect(),
         );
+        let (stop_workers, workers_stop) = watch::channel(false);
+        let (stop_relays, relays_stop) = watch::channel(false);
+        let bus = kafka
+            .map(|kafka| kafka::Bus::new(kafka, retention, metrics.clone(), relays_stop.clone()))
+            .transpose()?
+            .map(Arc::new);
         let publisher = Publisher {
+            kafka: bus.as_ref().map(|bus| bus.producer.clone()),
             store: store.clone(),
             tail: tail.clone(),
             queues: queues.clone(),
@@ -219,9 +230,11 @@ impl Bridge {
             })
             .collect();
 
-        let (stop_workers, workers_stop) = watch::channel(false);
-        let (stop_relays, relays_stop) = watch::channel(false);
         let (mut workers, mut relays) = (JoinSet::new(), JoinSet::new());
+        if let Some(bus) = &bus {
+            let watch = bus.clone().watch(services.clone(), workers_stop.clone());
+            workers.spawn(watch);
+        }
         for service in &services {
             if let (Some(database), Some(wake)) =
                 (&service.database, relay_bells.get(service.name.as_str()))
@@ -239,6 +252,35 @@ impl Bridge {
                     shutdown: relays_stop.clone(),
                 };
                 relays.spawn(relay.run());
+            }
+            if let Some(bus) = &bus
+                && !service.subscribes.is_empty()
+            {
+                let subscriber = kafka::Subscriber {
+                    service: service.name.as_str().into(),
+                    kinds: service.subscribes.clone(),
+                    batch: service
+                        .event_batch
+                        .clamp(1, innover_contract::limits::EVENT_BATCH_MAX),
+                    bus: bus.clone(),
+                    door: door.clone(),
+                    relay: relay_bells.get(service.name.as_str()).cloned(),
+                    clock: clock.clone(),
+                    metrics: metrics.clone(),
+                    shutdown: workers_stop.clone(),
+                };
+                workers.spawn(subscriber.run());
+                let topics = serde_json::json!(service.subscribes).to_string();
+                let name = service.name.clone();
+                let owed = store.read(move |c| events::owes(c, &name, &topics)).await;
+                if !owed.map_err(unusable)? {
+                    continue;
+                }
+                // Published before Kafka was configured: nobody else would deliver them.
+                tracing::info!(
+                    subscriber = service.name,
+                    "events from the time before Kafka are still delivered from the store"
+                );
             }
             if let Some(bell) = bells.get(service.name.as_str()) {
                 let subscriber = delivery::Subscriber {

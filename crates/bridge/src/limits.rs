@@ -146,3 +146,51 @@ pub const TIME_LIMIT_MAX: Duration = Duration::from_secs(60 * 60);
 pub const RELAY_LEASE: Duration = Duration::from_secs(10);
 /// Longest statement on a service's outbox in PostgreSQL; shorter than the lease.
 pub const OUTBOX_STATEMENT: Duration = Duration::from_secs(5);
+
+/// One message of Kafka: an envelope, its headers and what the protocol adds.
+pub const KAFKA_MESSAGE_BYTES_MAX: usize = ENVELOPE_BYTES_MAX + (64 << 10);
+/// A batch that is written to Kafka, below what a broker takes unless told otherwise (1 MiB): a batch
+/// that is refused for its size takes events with it that are small.
+pub const KAFKA_BATCH_BYTES: usize = 900_000;
+/// A producer waits this long for more to share a batch with: a relay's pass is there at once, and a
+/// payment has five hops.
+pub const KAFKA_LINGER: Duration = Duration::from_millis(1);
+/// Events a member reads ahead of its task, at least.
+pub const KAFKA_PREFETCH_EVENTS: usize = 1_000;
+/// KiB of events a member reads ahead of its task, at most.
+pub const KAFKA_PREFETCH_KBYTES: usize = 16 << 10;
+/// Events of one subscriber that are read and not settled. As many as may wait for their next try,
+/// and the same reason: beyond it nothing more is read until some are settled.
+pub const KAFKA_WINDOW_EVENTS_MAX: usize = RETRY_ROWS_MAX;
+/// Bytes of them.
+pub const KAFKA_WINDOW_BYTES_MAX: usize = 32 << 20;
+/// A full subscriber is waited for so long before its partitions are paused.
+pub const KAFKA_ROOM_WAIT: Duration = Duration::from_millis(500);
+/// A member that is silent for this long is dead, and others take its partitions.
+pub const KAFKA_SESSION_TIMEOUT: Duration = Duration::from_secs(10);
+/// Time between two signs of life; a member learns of a rebalance from the answer.
+pub const KAFKA_HEARTBEAT: Duration = Duration::from_secs(1);
+/// Time between two commits of offsets: what is settled and not committed comes again after a crash.
+pub const KAFKA_COMMIT_EVERY: Duration = Duration::from_millis(200);
+/// One look for messages; commits and the end wait for it.
+pub const KAFKA_POLL: Duration = Duration::from_millis(50);
+/// A partition that is to be given away waits this long for deliveries under way: one delivery's
+/// deadline and the dead letter after it.
+pub const KAFKA_REVOKE_WAIT: Duration = Duration::from_secs(12);
+/// At shutdown, what Kafka does not take within this time stays in the outboxes.
+pub const KAFKA_CLOSE_WAIT: Duration = Duration::from_secs(5);
+/// At shutdown, a member's last commit and its leave. Without a broker both are for nothing: the
+/// session ends by itself, and what was not committed comes again.
+pub const KAFKA_LEAVE_WAIT: Duration = Duration::from_secs(5);
+/// An acknowledgement that takes this long makes the bridge not ready.
+pub const KAFKA_SLOW_ACK: Duration = Duration::from_secs(5);
+/// Questions about topics are answered within this time.
+pub const KAFKA_ADMIN_WAIT: Duration = Duration::from_secs(5);
+/// Time between two looks whether a broker answers.
+pub const KAFKA_LOOK_EVERY: Duration = Duration::from_secs(5);
+/// New partitions and topics are noticed within this time.
+pub const KAFKA_METADATA_EVERY: Duration = Duration::from_secs(30);
+/// What is kept of a message that is too large to be a dead letter.
+pub const KAFKA_LETTER_CUT_BYTES: usize = 64 << 10;
+/// Reading all dead letters of a service ends within this time.
+pub const KAFKA_LETTERS_WAIT: Duration = Duration::from_secs(30);

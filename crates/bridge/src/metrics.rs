@@ -1,7 +1,7 @@
 //! Counters and gauges in Prometheus' text format, and the state behind readiness.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashMap},
     fmt::{Display, Write},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -131,6 +131,13 @@ impl Metrics {
         }
     }
 
+    /// As [`Metrics::published`], for events that have no copy here.
+    pub(crate) fn published_to(&self, topics: &HashMap<&str, u64>) {
+        for (topic, n) in topics {
+            self.add("innover_events_published_total", label("topic", topic), *n);
+        }
+    }
+
     pub(crate) fn parked(&self, kind: &str) {
         self.add("innover_parked_total", label("kind", kind), 1);
     }
@@ -170,6 +177,40 @@ impl Metrics {
             label("subscriber", subscriber),
             waiting as f64,
         );
+    }
+
+    /// What is on this member's partitions and not settled, by topic.
+    pub(crate) fn kafka_lag(&self, subscriber: &str, topics: &HashMap<&str, i64>) {
+        for (topic, lag) in topics {
+            let labels = format!(
+                "{},{}",
+                label("subscriber", subscriber),
+                label("topic", topic)
+            );
+            self.set("innover_kafka_lag_events", labels, *lag as f64);
+        }
+        self.set(
+            "innover_subscriber_lag_events",
+            label("subscriber", subscriber),
+            topics.values().sum::<i64>() as f64,
+        );
+    }
+
+    /// What a member has read and not settled, and how much of it waits for its next try.
+    pub(crate) fn kafka_held(&self, subscriber: &str, held: usize, waiting: usize) {
+        let labels = label("subscriber", subscriber);
+        self.set("innover_kafka_held_events", labels.clone(), held as f64);
+        self.set("innover_subscriber_retry_events", labels, waiting as f64);
+    }
+
+    pub(crate) fn kafka_read(&self, subscriber: &str, n: u64) {
+        if n > 0 {
+            self.add(
+                "innover_kafka_read_total",
+                label("subscriber", subscriber),
+                n,
+            );
+        }
     }
 
     /// `outcome` is `done`, `failed`, `retried`, `revoked` or `dead`.

@@ -1,4 +1,5 @@
-//! The one way into the bus and the queues: a commit, then the wake-up of whoever waits.
+//! The one way into the bus and the queues: a commit, then the wake-up of whoever waits. With Kafka
+//! events go there, and everything else into the store as before.
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -6,6 +7,7 @@ use innover_contract::Job;
 use tokio::sync::Notify;
 
 use crate::{
+    kafka,
     metrics::Metrics,
     store::{
         self, Durability, Store, StoreError,
@@ -46,11 +48,50 @@ pub(crate) struct Publisher {
     /// Queue → its workers' bell.
     pub(crate) queues: Arc<HashMap<Arc<str>, Arc<Notify>>>,
     pub(crate) metrics: Arc<Metrics>,
+    /// Where events go when they do not go into the store.
+    pub(crate) kafka: Option<kafka::Producer>,
 }
 
 impl Publisher {
-    /// Publishes all or nothing.
+    /// Publishes all; after an error all is to be published again, and what was there is known by its
+    /// id.
     pub(crate) async fn publish(
+        &self,
+        mut items: Vec<Item>,
+        durability: Durability,
+        now: i64,
+    ) -> Result<Published, StoreError> {
+        let Some(kafka) = &self.kafka else {
+            return self.store(items, durability, now).await;
+        };
+        let mut events = Vec::new();
+        items = items
+            .into_iter()
+            .filter_map(|item| match item {
+                Item::Event(event) => {
+                    events.push(event);
+                    None
+                }
+                other => Some(other),
+            })
+            .collect();
+        // The store first: jobs go on while Kafka is away.
+        let published = match items.is_empty() {
+            true => Published::default(),
+            false => self.store(items, durability, now).await?,
+        };
+        if !events.is_empty() {
+            let refused = kafka.publish(&events).await?;
+            if !refused.is_empty() {
+                let letters = refused.into_iter().map(Item::Dead).collect();
+                self.store(letters, durability, now).await?;
+            }
+        }
+        Ok(published)
+    }
+
+    /// Commits all or nothing.
+    async fn store(
         &self,
         items: Vec<Item>,
         durability: Durability,

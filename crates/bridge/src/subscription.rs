@@ -399,6 +399,16 @@ impl Subscription {
         }
     }
 
+    /// Forgets events that another member of the group delivers now.
+    pub(crate) fn forget(&mut self, gone: &HashSet<i64>) {
+        for rows in self.waiting.values_mut() {
+            rows.retain(|row| !gone.contains(&row.seq));
+        }
+        self.waiting.retain(|_, rows| !rows.is_empty());
+        self.rows = self.waiting.values().map(VecDeque::len).sum();
+        self.alone = self.alone.filter(|seq| !gone.contains(seq));
+    }
+
     /// Forgets a waiting event whose text is gone from the log.
     pub(crate) fn lose(&mut self, seq: i64) {
         let order = self

@@ -97,7 +97,7 @@ pub enum Command {
         #[arg(long)]
         without_redis: bool,
     },
-    /// What the bus carries, read from the state folder
+    /// What the bus carries, read from the state folder (dead letters also from Kafka)
     #[command(subcommand)]
     Events(EventsCommand),
     /// The job queues, read from the state folder
@@ -399,8 +399,18 @@ pub enum EventsCommand {
         subscriber: Option<String>,
         #[arg(long, default_value_t = 50)]
         limit: usize,
+        /// The application, which says who subscribes (with Kafka)
+        #[arg(long, default_value = "spin.toml")]
+        manifest: PathBuf,
         #[command(flatten)]
         state: StateOnly,
+    },
+    /// Put an event that could not be delivered back on its topic (with Kafka)
+    Replay {
+        /// The service that did not take it
+        service: String,
+        /// Its place among the service's dead letters, as `dead-letters` shows it: partition/offset
+        letter: String,
     },
 }
 

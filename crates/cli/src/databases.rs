@@ -4,12 +4,14 @@
 use std::{collections::BTreeMap, fmt, fs};
 
 use anyhow::{Context, Result, bail, ensure};
-use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
-use hmac::{Hmac, KeyInit, Mac};
 use innover_bridge::Place;
-use sha2::Sha256;
 
-use crate::{arguments::Databases as Arguments, keys::BRIDGE, secrets::Secrets, state::StateDir};
+use crate::{
+    arguments::Databases as Arguments,
+    keys::BRIDGE,
+    secrets::{self, Secrets},
+    state::StateDir,
+};
 
 /// See the module.
 #[derive(Clone)]
@@ -63,11 +65,9 @@ impl Databases {
         };
         server.passwords = labels
             .into_iter()
-            .filter_map(|label| {
-                let mut mac = Hmac::<Sha256>::new_from_slice(secret).ok()?;
-                mac.update(format!("postgres role of {label}").as_bytes());
-                let password = URL_SAFE_NO_PAD.encode(mac.finalize().into_bytes());
-                Some((label.to_owned(), password))
+            .map(|label| {
+                let password = secrets::derive(secret, &format!("postgres role of {label}"));
+                (label.to_owned(), password)
             })
             .collect();
     }

@@ -3,10 +3,16 @@
 use std::{path::Path, time::Duration};
 
 use anyhow::{Context, Result};
-use innover_bridge::inspect::{self, DeadLetterRow, EventFilter, EventRow, LetterFilter};
+use innover_bridge::{
+    KafkaConfig, KafkaLetters,
+    inspect::{self, DeadLetterRow, EventFilter, EventRow, LetterFilter},
+};
 use serde_json::Value;
 
-use crate::print::{self, cut, time};
+use crate::{
+    app::App,
+    print::{self, cut, time},
+};
 
 /// How often `tail` looks for new events: a person reads it.
 const FOLLOW: Duration = Duration::from_millis(200);
@@ -114,6 +120,67 @@ pub fn dead_letters(store: &Path, subscriber: Option<String>, limit: usize) -> R
         ..LetterFilter::default()
     };
     print_letters("event", inspect::dead_letters(store, &filter, limit)?);
+    Ok(())
+}
+
+/// The services that events are delivered to.
+pub fn subscribers(app: &App) -> Vec<String> {
+    let components = app.manifest.components.iter();
+    components
+        .filter(|(_, component)| !component.innover.subscribes.is_empty())
+        .map(|(id, component)| component.innover.service_name(id).to_owned())
+        .collect()
+}
+
+/// The dead letters of these services on Kafka.
+pub async fn kafka_dead_letters(
+    kafka: KafkaConfig,
+    services: Vec<String>,
+    limit: usize,
+) -> Result<()> {
+    let letters = tokio::task::spawn_blocking(move || {
+        let letters = KafkaLetters::new(kafka);
+        let of = |service: &String| letters.list(service, limit);
+        services.iter().map(of).collect::<Result<Vec<_>, _>>()
+    });
+    let letters = letters.await??.into_iter().flatten();
+    let rows: Vec<_> = letters
+        .map(|letter| {
+            [
+                time(letter.dead_at),
+                letter.service,
+                format!("{}/{}", letter.partition, letter.offset),
+                letter.topic,
+                letter.id,
+                letter.attempts.to_string(),
+                cut(&letter.error, 100),
+            ]
+        })
+        .collect();
+    if rows.is_empty() {
+        print::line("no dead events");
+        return Ok(());
+    }
+    print::table(
+        ["given up", "for", "letter", "topic", "id", "tries", "error"],
+        &rows,
+    );
+    print::line("`innover events replay <for> <letter>` puts one back on its topic");
+    Ok(())
+}
+
+/// Puts a dead letter back on its topic.
+pub async fn replay(kafka: KafkaConfig, service: String, letter: &str) -> Result<()> {
+    let place = letter.split_once('/').and_then(|(partition, offset)| {
+        Some((partition.parse::<i32>().ok()?, offset.parse::<i64>().ok()?))
+    });
+    let (partition, offset) =
+        place.context("a dead letter is named partition/offset, e.g. 0/17")?;
+    let replayed = tokio::task::spawn_blocking(move || {
+        KafkaLetters::new(kafka).replay(&service, partition, offset)
+    });
+    let replayed = replayed.await??;
+    print::line(format!("{} is on {} again", replayed.id, replayed.topic));
     Ok(())
 }
 

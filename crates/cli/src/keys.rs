@@ -4,11 +4,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Context, Result};
+use innover_bridge::KafkaConfig;
 use innover_contract::Keyring;
 use serde_json::json;
 
 use crate::{
     app::App,
+    bus,
     databases::Databases,
     migrate,
     secrets::{self, Added, Secrets},
@@ -40,6 +42,8 @@ pub struct Keys {
     pub variables: BTreeMap<String, String>,
     /// The bridge's own keyring.
     pub bridge: Keyring,
+    /// The bus of events, when it is Kafka.
+    pub kafka: Option<KafkaConfig>,
     /// The settings' databases, with passwords.
     pub databases: Databases,
     pub added: Added,
@@ -61,6 +65,7 @@ pub fn write(app: &App, state: &StateDir, settings: &Settings) -> Result<Keys> {
     Ok(Keys {
         variables,
         bridge,
+        kafka: bus::kafka(&secrets)?,
         databases,
         added,
         services: names.len() - 1,

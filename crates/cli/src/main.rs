@@ -4,6 +4,7 @@ mod app;
 mod arguments;
 mod bench;
 mod bridge;
+mod bus;
 mod client;
 mod databases;
 mod demo;
@@ -247,8 +248,24 @@ async fn events_command(command: EventsCommand) -> Result<()> {
         EventsCommand::DeadLetters {
             subscriber,
             limit,
+            manifest,
             state,
-        } => events::dead_letters(&store(&state)?, subscriber, limit),
+        } => match bus::unsigned()? {
+            None => events::dead_letters(&store(&state)?, subscriber, limit),
+            Some(kafka) => {
+                let services = match subscriber {
+                    Some(service) => vec![service],
+                    None => events::subscribers(&App::load(&manifest)?),
+                };
+                events::kafka_dead_letters(kafka, services, limit).await
+            }
+        },
+        EventsCommand::Replay { service, letter } => {
+            let kafka = bus::unsigned()?.context(
+                "KAFKA_BROKERS is not set: dead letters in the bridge's file cannot be replayed yet",
+            )?;
+            events::replay(kafka, service, &letter).await
+        }
     }
 }
 

@@ -11,7 +11,7 @@ use anyhow::{Context, Result, anyhow, bail};
 use bytes::Bytes;
 use futures::future::join_all;
 use http::Request;
-use innover_bridge::{Bridge, BridgeConfig, Commits, RedisConfig, ServiceSpec};
+use innover_bridge::{Bridge, BridgeConfig, Commits, RedisConfig};
 use innover_contract::Keyring;
 use innover_host::{Host, HostConfig, KeyValueStore};
 use innover_manifest::HttpRoute;
@@ -22,6 +22,7 @@ use tokio::{
 
 use crate::{
     app::App,
+    bus,
     databases::Databases,
     door::{self, HostDoor, HostGate},
     keys::{self, Settings},
@@ -202,7 +203,11 @@ async fn start(app: App, state: &StateDir, options: &Options) -> Result<Running>
     let bridge = match &options.bridge_elsewhere {
         None => {
             let specs = door::services(&app, |label| databases.place(state, label));
-            Some(start_bridge(specs, state, &host, keys.bridge, &options.redis).await?)
+            step("bus", bus::shown(keys.kafka.as_ref()));
+            let mut config = BridgeConfig::new(state.bridge(), specs);
+            config.redis = Some(options.redis.clone());
+            config.kafka = keys.kafka;
+            Some(start_bridge(config, &host, keys.bridge).await?)
         }
         Some(url) => {
             step("bridge", format!("in a process of its own, at {url}"));
@@ -231,15 +236,11 @@ async fn start(app: App, state: &StateDir, options: &Options) -> Result<Running>
 
 /// Starts the bridge in this process and shows it on the host's management listener.
 async fn start_bridge(
-    specs: Vec<ServiceSpec>,
-    state: &StateDir,
+    config: BridgeConfig,
     host: &Arc<Host>,
     keyring: Keyring,
-    redis: &RedisConfig,
 ) -> Result<(Arc<Bridge>, JoinHandle<()>)> {
-    let bells = Commits::new(&specs);
-    let mut config = BridgeConfig::new(state.bridge(), specs);
-    config.redis = Some(redis.clone());
+    let bells = Commits::new(&config.services);
     let bridge = Bridge::start(
         config,
         Arc::new(HostDoor::new(host.caller(), keyring.clone())),

@@ -163,6 +163,19 @@ pub(crate) fn load(c: &Connection, subscriber: &str) -> Result<(i64, Vec<RetryRo
     Ok((cursor, rows))
 }
 
+/// Whether the log holds something of the topics (a JSON array of text) that the subscriber has not
+/// settled.
+pub(crate) fn owes(c: &Connection, subscriber: &str, topics: &str) -> Result<bool> {
+    c.query_row(
+        "SELECT EXISTS (SELECT 1 FROM retries WHERE subscriber = ?1)
+             OR EXISTS (SELECT 1 FROM event_log
+                 WHERE seq > coalesce((SELECT seq FROM cursors WHERE subscriber = ?1), 0)
+                   AND topic IN (SELECT value FROM json_each(?2)))",
+        params![subscriber, topics],
+        |r| r.get(0),
+    )
+}
+
 /// Writes what a delivery changed, and the cursor when it moved.
 pub(crate) fn settle(
     c: &Connection,

@@ -58,6 +58,9 @@ pub enum StoreError {
         /// The latest version this program knows.
         known: i64,
     },
+    /// Kafka did not take what was to be published.
+    #[error("Kafka: {0}")]
+    Bus(String),
     /// The writer has ended, or a blocking task was cancelled at shutdown.
     #[error("the bridge's store is closed")]
     Closed,

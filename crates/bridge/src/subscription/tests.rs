@@ -279,3 +279,45 @@ proptest! {
         prop_assert_eq!((tries, world.dead.get(&1).copied()), (25, Some(25)));
     }
 }
+
+#[test]
+fn what_is_forgotten_neither_waits_nor_holds_up_its_key() {
+    let event = |seq: i64, key: &str| {
+        Arc::new(LogEvent {
+            seq,
+            id: seq.to_string(),
+            topic: "t".into(),
+            key: key.into(),
+            envelope: "{}".into(),
+        })
+    };
+    let refused = |status| Verdict {
+        status,
+        error: String::new(),
+    };
+    let mut subscription = Subscription::new(0, Vec::new());
+    let batch = subscription.batch(
+        Vec::new(),
+        vec![event(1, "a"), event(2, "a"), event(3, "b")],
+        Some(3),
+        0,
+    );
+    let all = [refused(503), refused(503), refused(503)];
+    subscription.settle(batch, &all, 0, 0.5);
+    assert_eq!(subscription.waiting(), 3);
+    subscription.forget(&HashSet::from([1, 2]));
+    assert_eq!(subscription.waiting(), 1);
+    let later = i64::MAX / 2;
+    assert_eq!(subscription.due(later, 10), [3]);
+    let batch = subscription.batch(Vec::new(), vec![event(4, "a")], Some(4), later);
+    assert_eq!(batch.events.len(), 1, "nothing of its key waits any more");
+    // A suspect under way that is forgotten leaves its lane free.
+    let alone = subscription.failed_whole(batch, refused(500), 0, 0.5);
+    assert!(matches!(alone, AfterFailure::Settled(_)));
+    assert_eq!(subscription.suspect(later), Some(4));
+    let _ = subscription.send_alone(event(4, "a"));
+    assert_eq!(subscription.suspect(later), None);
+    subscription.forget(&HashSet::from([4]));
+    assert_eq!(subscription.next_due(true), None);
+    assert_eq!(subscription.waiting(), 1);
+}

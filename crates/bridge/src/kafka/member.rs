@@ -1,0 +1,512 @@
+//! A service's member of its consumer group: one thread that reads, commits, and answers rebalances.
+//!
+//! librdkafka runs a rebalance inside `poll` and gives a partition away when the callback returns.
+//! So the thread may wait there, for a bounded time, until deliveries under way have come back, while
+//! the subscriber's task goes on. The thread alone touches the consumer; the task tells it how far
+//! each partition is settled ([`Offsets`]) and how much it holds ([`Load`]).
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed},
+        mpsc::{RecvTimeoutError, SyncSender, sync_channel},
+    },
+    time::{Duration, Instant},
+};
+
+use rdkafka::{
+    ClientContext, Message as _, Offset, Statistics, TopicPartitionList,
+    config::RDKafkaLogLevel,
+    consumer::{BaseConsumer, CommitMode, Consumer, ConsumerContext, Rebalance},
+    error::{KafkaError, KafkaResult},
+    message::{BorrowedMessage, Headers},
+};
+use tokio::sync::{mpsc, oneshot};
+
+use super::{client, config::KafkaConfig, locked, message::Message, window::Place};
+use crate::{
+    limits::{
+        KAFKA_COMMIT_EVERY, KAFKA_POLL, KAFKA_REVOKE_WAIT, KAFKA_ROOM_WAIT, KAFKA_WINDOW_BYTES_MAX,
+        KAFKA_WINDOW_EVENTS_MAX, UNAVAILABLE_BACKOFF_MAX,
+    },
+    metrics::Metrics,
+};
+
+/// What the thread tells the task, in the order in which it happened.
+pub(crate) enum Notice {
+    /// The partition is ours; the number tells this time from other times.
+    Assigned(Vec<(Place, u64)>),
+    Read(Place, Box<Message>, usize),
+    /// The partitions are wanted elsewhere. Answer when nothing of them is under way.
+    Leaving(Vec<Place>, SyncSender<()>),
+    /// They are not ours any more.
+    Gone(Vec<Place>),
+}
+
+/// How much the task holds. The thread adds what it reads, the task takes off what is settled.
+#[derive(Default)]
+pub(crate) struct Load {
+    events: AtomicUsize,
+    bytes: AtomicUsize,
+}
+
+impl Load {
+    fn add(&self, bytes: usize) {
+        self.events.fetch_add(1, Relaxed);
+        self.bytes.fetch_add(bytes, Relaxed);
+    }
+
+    pub(crate) fn take_off(&self, bytes: usize) {
+        self.events.fetch_sub(1, Relaxed);
+        self.bytes.fetch_sub(bytes, Relaxed);
+    }
+
+    fn full(&self) -> bool {
+        self.events.load(Relaxed) >= KAFKA_WINDOW_EVENTS_MAX
+            || self.bytes.load(Relaxed) >= KAFKA_WINDOW_BYTES_MAX
+    }
+
+    /// Somewhat below the limit, so that reading does not stop and go with every event.
+    fn has_room(&self) -> bool {
+        self.events.load(Relaxed) < KAFKA_WINDOW_EVENTS_MAX / 10 * 9
+            && self.bytes.load(Relaxed) < KAFKA_WINDOW_BYTES_MAX / 10 * 9
+    }
+}
+
+/// A partition of ours and how far it is settled.
+#[derive(Clone, Copy)]
+struct Settled {
+    epoch: u64,
+    /// What may be committed.
+    offset: Option<i64>,
+    /// What was committed last.
+    sent: Option<i64>,
+}
+
+/// The partitions that are ours, and their offsets to commit.
+#[derive(Default)]
+pub(crate) struct Offsets {
+    ours: Mutex<HashMap<Place, Settled>>,
+    /// How many partitions were ever assigned.
+    epochs: AtomicU64,
+}
+
+impl Offsets {
+    /// Notes that everything before `offset` is settled; of another time than `epoch` it means
+    /// nothing any more.
+    pub(crate) fn settled(&self, place: &Place, epoch: u64, offset: i64) {
+        if let Some(ours) = locked(&self.ours).get_mut(place)
+            && ours.epoch == epoch
+        {
+            ours.offset = Some(offset);
+        }
+    }
+
+    /// What changed since it was committed last, now taken as committed.
+    fn ripe(&self, only: Option<&[Place]>) -> TopicPartitionList {
+        let mut list = TopicPartitionList::new();
+        for (place, ours) in locked(&self.ours).iter_mut() {
+            if only.is_some_and(|only| !only.contains(place)) || ours.offset == ours.sent {
+                continue;
+            }
+            if let Some(offset) = ours.offset
+                && list
+                    .add_partition_offset(&place.0, place.1, Offset::Offset(offset))
+                    .is_ok()
+            {
+                ours.sent = ours.offset;
+            }
+        }
+        list
+    }
+
+    /// A commit failed: it is to be made again.
+    fn unsent(&self, list: &TopicPartitionList) {
+        let mut ours = locked(&self.ours);
+        for element in list.elements() {
+            if let Some(ours) = ours.get_mut(&(element.topic().into(), element.partition())) {
+                ours.sent = None;
+            }
+        }
+    }
+}
+
+/// A running member.
+pub(crate) struct Member {
+    pub(crate) load: Arc<Load>,
+    pub(crate) offsets: Arc<Offsets>,
+    stop: Arc<AtomicBool>,
+    ended: oneshot::Receiver<()>,
+}
+
+impl Member {
+    /// Starts the thread. It ends by itself when nobody listens to its notices any more.
+    ///
+    /// # Errors
+    /// The system has no thread to give.
+    pub(crate) fn start(
+        config: KafkaConfig,
+        service: Arc<str>,
+        kinds: Vec<String>,
+        metrics: Arc<Metrics>,
+    ) -> std::io::Result<(Member, mpsc::UnboundedReceiver<Notice>)> {
+        // Not bounded by itself: the limit of `Load` bounds it, and a rebalance must get through.
+        let (notices, inbox) = mpsc::unbounded_channel();
+        let (done, ended) = oneshot::channel();
+        let stop = Arc::new(AtomicBool::new(false));
+        let (load, offsets) = (Arc::<Load>::default(), Arc::<Offsets>::default());
+        let reader = Reader {
+            config,
+            service: service.clone(),
+            kinds,
+            metrics,
+            notices,
+            load: load.clone(),
+            offsets: offsets.clone(),
+            stop: stop.clone(),
+        };
+        std::thread::Builder::new()
+            .name(format!("kafka-{service}"))
+            .spawn(move || {
+                reader.run();
+                let _ = done.send(());
+            })?;
+        Ok((
+            Member {
+                load,
+                offsets,
+                stop,
+                ended,
+            },
+            inbox,
+        ))
+    }
+
+    /// Commits what is settled and leaves the group.
+    pub(crate) async fn stop(self, at_most: Duration) {
+        self.stop.store(true, Relaxed);
+        if tokio::time::timeout(at_most, self.ended).await.is_err() {
+            tracing::warn!(
+                "a consumer of Kafka did not end in time; its last offsets may be missing and its last events come again"
+            );
+        }
+    }
+}
+
+/// The thread's things.
+struct Reader {
+    config: KafkaConfig,
+    service: Arc<str>,
+    kinds: Vec<String>,
+    metrics: Arc<Metrics>,
+    notices: mpsc::UnboundedSender<Notice>,
+    load: Arc<Load>,
+    offsets: Arc<Offsets>,
+    stop: Arc<AtomicBool>,
+}
+
+impl Reader {
+    fn ends(&self) -> bool {
+        self.stop.load(Relaxed) || self.notices.is_closed()
+    }
+
+    fn run(self) {
+        while !self.ends() {
+            let Err(error) = self.read() else { return };
+            // Fenced, or a broker that does not know us: a new member starts from what is committed.
+            tracing::warn!(subscriber = &*self.service, %error, "the consumer of Kafka failed; a new one starts");
+            let lost: Vec<Place> = locked(&self.offsets.ours).drain().map(|(p, _)| p).collect();
+            let _ = self.notices.send(Notice::Gone(lost));
+            std::thread::sleep(UNAVAILABLE_BACKOFF_MAX / 5);
+        }
+    }
+
+    /// Reads until the end, or until the consumer is of no use.
+    fn read(&self) -> Result<(), KafkaError> {
+        let closing = Arc::new(AtomicBool::new(false));
+        let context = Context {
+            service: self.service.clone(),
+            config: self.config.clone(),
+            kinds: self.kinds.clone(),
+            notices: self.notices.clone(),
+            offsets: self.offsets.clone(),
+            metrics: self.metrics.clone(),
+            closing: closing.clone(),
+            assigned: AtomicBool::new(false),
+        };
+        let client = self.config.consumer(&self.service);
+        let consumer: BaseConsumer<Context> = client.create_with_context(context)?;
+        let topics: Vec<String> = self.kinds.iter().map(|k| self.config.topic(k)).collect();
+        let names: Vec<&str> = topics.iter().map(String::as_str).collect();
+        consumer.subscribe(&names)?;
+        let mut interned: HashMap<String, Arc<str>> = HashMap::new();
+        let mut paused = false;
+        let mut commit_at = Instant::now() + KAFKA_COMMIT_EVERY;
+        let outcome = loop {
+            if self.ends() {
+                break Ok(());
+            }
+            if Instant::now() >= commit_at {
+                self.commit(&consumer, CommitMode::Async, None);
+                commit_at = Instant::now() + KAFKA_COMMIT_EVERY;
+            }
+            paused = self.hold_back(&consumer, paused);
+            match consumer.poll(KAFKA_POLL) {
+                None => {}
+                Some(Ok(message)) => {
+                    let topic = match interned.get(message.topic()) {
+                        Some(topic) => topic.clone(),
+                        None => {
+                            let topic: Arc<str> = message.topic().into();
+                            interned.insert(topic.to_string(), topic.clone());
+                            topic
+                        }
+                    };
+                    let message = detach(&message);
+                    let bytes = message.bytes();
+                    self.load.add(bytes);
+                    let place = (topic, message.partition);
+                    let _ = self
+                        .notices
+                        .send(Notice::Read(place, Box::new(message), bytes));
+                }
+                Some(Err(error @ KafkaError::MessageConsumptionFatal(_))) => break Err(error),
+                // A broker that is away, a topic that is being made: it goes on by itself.
+                Some(Err(error)) => {
+                    tracing::debug!(subscriber = &*self.service, %error, "reading from Kafka");
+                }
+            }
+        };
+        closing.store(true, Relaxed);
+        if self.stop.load(Relaxed) {
+            self.commit(&consumer, CommitMode::Sync, None);
+        }
+        // Dropping it leaves the group, so that others need not wait for the session to end.
+        drop(consumer);
+        outcome
+    }
+
+    fn commit(&self, consumer: &BaseConsumer<Context>, mode: CommitMode, only: Option<&[Place]>) {
+        commit(&self.service, &self.offsets, consumer, mode, only);
+    }
+
+    /// Stops reading while the task holds as much as it may, and goes on when it has room again.
+    fn hold_back(&self, consumer: &BaseConsumer<Context>, paused: bool) -> bool {
+        let change = |pause: bool| {
+            let all = consumer.assignment();
+            let done = all.and_then(|all| match pause {
+                true => consumer.pause(&all),
+                false => consumer.resume(&all),
+            });
+            if let Err(error) = done {
+                tracing::warn!(subscriber = &*self.service, %error, pause, "reading from Kafka cannot be held back or resumed");
+            }
+        };
+        // Partitions that came while others were held back are held back as well.
+        let came = consumer.context().assigned.swap(false, Relaxed);
+        match paused {
+            false if self.load.full() && !self.waits_for_room() => {
+                change(true);
+                true
+            }
+            true if self.load.has_room() => {
+                change(false);
+                false
+            }
+            true if came => {
+                change(true);
+                true
+            }
+            paused => paused,
+        }
+    }
+
+    /// Waits a moment before partitions are paused: a pause throws away what was fetched ahead, and a
+    /// subscriber that is merely slower than the network has room again soon. Not for long, since
+    /// rebalances wait meanwhile.
+    fn waits_for_room(&self) -> bool {
+        let until = Instant::now() + KAFKA_ROOM_WAIT;
+        while Instant::now() < until && !self.ends() {
+            if self.load.has_room() {
+                return true;
+            }
+            std::thread::sleep(KAFKA_POLL / 10);
+        }
+        false
+    }
+}
+
+/// Commits what is settled. A failure is made up for by the next commit; without one the events come
+/// again.
+fn commit(
+    service: &str,
+    offsets: &Offsets,
+    consumer: &BaseConsumer<Context>,
+    mode: CommitMode,
+    only: Option<&[Place]>,
+) {
+    let list = offsets.ripe(only);
+    if list.count() == 0 {
+        return;
+    }
+    if let Err(error) = consumer.commit(&list, mode) {
+        tracing::warn!(subscriber = service, %error, "offsets cannot be committed now");
+        offsets.unsent(&list);
+    }
+}
+
+/// A message on its own.
+pub(crate) fn detach(message: &BorrowedMessage<'_>) -> Message {
+    let headers = message.headers().map(|headers| {
+        headers
+            .iter()
+            .map(|h| (h.key.to_owned(), h.value.unwrap_or_default().to_vec()))
+            .collect()
+    });
+    Message {
+        topic: message.topic().to_owned(),
+        partition: message.partition(),
+        offset: message.offset(),
+        key: message.key().map(<[u8]>::to_vec),
+        value: message.payload().map(<[u8]>::to_vec),
+        headers: headers.unwrap_or_default(),
+        timestamp_ms: message.timestamp().to_millis(),
+    }
+}
+
+/// What librdkafka calls back, on the reader's thread.
+struct Context {
+    service: Arc<str>,
+    config: KafkaConfig,
+    kinds: Vec<String>,
+    notices: mpsc::UnboundedSender<Notice>,
+    offsets: Arc<Offsets>,
+    metrics: Arc<Metrics>,
+    closing: Arc<AtomicBool>,
+    /// Set when partitions came.
+    assigned: AtomicBool,
+}
+
+impl ClientContext for Context {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        client::log(level, facility, message);
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        client::failed(&error, reason);
+    }
+
+    /// Lag: what is on our partitions and not settled.
+    fn stats(&self, statistics: Statistics) {
+        let ours = locked(&self.offsets.ours).clone();
+        let mut lags: HashMap<&str, i64> = HashMap::new();
+        for kind in &self.kinds {
+            lags.insert(kind, 0);
+        }
+        for topic in statistics.topics.values() {
+            for partition in topic.partitions.values() {
+                let place = (topic.topic.as_str().into(), partition.partition);
+                let Some(settled) = ours.get(&place) else {
+                    continue;
+                };
+                let end = partition.ls_offset.max(partition.hi_offset);
+                let from = settled
+                    .offset
+                    .unwrap_or(partition.committed_offset.max(partition.lo_offset));
+                if end > from && from >= 0 {
+                    *lags.entry(self.config.kind(&topic.topic)).or_default() += end - from;
+                }
+            }
+        }
+        self.metrics.kafka_lag(&self.service, &lags);
+    }
+}
+
+impl ConsumerContext for Context {
+    fn pre_rebalance(&self, consumer: &BaseConsumer<Self>, rebalance: &Rebalance<'_>) {
+        match rebalance {
+            Rebalance::Assign(_) => {}
+            Rebalance::Revoke(list) => self.revoke(consumer, &places(list)),
+            Rebalance::Error(error) => {
+                tracing::warn!(subscriber = &*self.service, %error, "a rebalance failed");
+            }
+        }
+    }
+
+    fn post_rebalance(&self, _: &BaseConsumer<Self>, rebalance: &Rebalance<'_>) {
+        let Rebalance::Assign(list) = rebalance else {
+            return;
+        };
+        let places = places(list);
+        tracing::debug!(subscriber = &*self.service, ?places, "partitions assigned");
+        let mut assigned = Vec::with_capacity(places.len());
+        let mut ours = locked(&self.offsets.ours);
+        for place in places {
+            let epoch = self.offsets.epochs.fetch_add(1, Relaxed);
+            let settled = Settled {
+                epoch,
+                offset: None,
+                sent: None,
+            };
+            ours.insert(place.clone(), settled);
+            assigned.push((place, epoch));
+        }
+        self.assigned.store(true, Relaxed);
+        let _ = self.notices.send(Notice::Assigned(assigned));
+    }
+
+    fn commit_callback(&self, result: KafkaResult<()>, offsets: &TopicPartitionList) {
+        if let Err(error) = result {
+            tracing::debug!(subscriber = &*self.service, %error, "a commit failed; it is made again");
+            self.offsets.unsent(offsets);
+        }
+    }
+}
+
+impl Context {
+    /// Gives partitions away: deliveries under way are waited for, what is settled is committed, and
+    /// the rest is the next owner's.
+    fn revoke(&self, consumer: &BaseConsumer<Self>, leaving: &[Place]) {
+        // Lost ones have a new owner already: what comes back now is not ours to settle.
+        let lost = consumer.assignment_lost();
+        tracing::debug!(
+            subscriber = &*self.service,
+            ?leaving,
+            lost,
+            "partitions revoked"
+        );
+        if !self.closing.load(Relaxed) && !lost {
+            let (answer, answered) = sync_channel(1);
+            let notice = Notice::Leaving(leaving.to_vec(), answer);
+            if self.notices.send(notice).is_ok() {
+                match answered.recv_timeout(KAFKA_REVOKE_WAIT) {
+                    Ok(()) | Err(RecvTimeoutError::Disconnected) => {}
+                    Err(RecvTimeoutError::Timeout) => tracing::warn!(
+                        subscriber = &*self.service,
+                        "deliveries under way did not end in time; another member makes them again"
+                    ),
+                }
+                commit(
+                    &self.service,
+                    &self.offsets,
+                    consumer,
+                    CommitMode::Sync,
+                    Some(leaving),
+                );
+            }
+        }
+        let mut ours = locked(&self.offsets.ours);
+        for place in leaving {
+            ours.remove(place);
+        }
+        let _ = self.notices.send(Notice::Gone(leaving.to_vec()));
+    }
+}
+
+fn places(list: &TopicPartitionList) -> Vec<Place> {
+    list.elements()
+        .iter()
+        .map(|e| (e.topic().into(), e.partition()))
+        .collect()
+}
