@@ -12,8 +12,8 @@ use serde_json::json;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::{
-    app::App, databases::Databases, door, keys, log_file, migrate, print, secrets, state::StateDir,
-    up,
+    app::App, bus, databases::Databases, door, keys, log_file, migrate, print, secrets,
+    state::StateDir, up,
 };
 
 const GRACE: Duration = Duration::from_secs(20);
@@ -47,6 +47,8 @@ pub async fn run(
         door::services(&app, |label| databases.place(&state, label)),
     );
     config.redis = Some(redis);
+    config.kafka = bus::kafka(&secrets)?;
+    print::line(format!("bus  {}", bus::shown(config.kafka.as_ref())));
     let bridge = Bridge::start(config, Arc::new(door), Arc::new(NoGate), Commits::default())
         .await
         .context("the bridge does not start")?;

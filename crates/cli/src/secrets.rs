@@ -9,11 +9,9 @@ use base64::{
     Engine,
     engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD},
 };
-use hmac::{Hmac, KeyInit, Mac};
-use innover_contract::keyring::KEY_BYTES;
+use innover_contract::keyring::{self, KEY_BYTES};
 use jwt_simple::prelude::{Ed25519KeyPair, HS256Key, RS256KeyPair};
 use serde::Deserialize;
-use sha2::Sha256;
 
 use crate::state;
 
@@ -98,9 +96,7 @@ struct SigningKey {
 
 /// A further secret that follows from one that is kept, for one `purpose`.
 pub fn derive(secret: &[u8; KEY_BYTES], purpose: &str) -> String {
-    let mut mac = Hmac::<Sha256>::new(secret.into());
-    mac.update(purpose.as_bytes());
-    URL_SAFE_NO_PAD.encode(mac.finalize().into_bytes())
+    URL_SAFE_NO_PAD.encode(keyring::derive(secret, purpose))
 }
 
 /// Reads the file. Its content never appears in an error.
