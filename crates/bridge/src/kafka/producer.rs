@@ -2,7 +2,7 @@
 
 use std::{
     collections::{HashMap, HashSet, VecDeque},
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, OnceLock},
     time::Duration,
 };
 
@@ -51,6 +51,8 @@ pub(crate) struct Producer {
     done: Arc<Mutex<HashSet<String>>>,
     /// Set when the relays are to end: then nobody waits for a broker that is away.
     stop: watch::Receiver<bool>,
+    /// When the last wait ends, one time for all of them; set by the first that sees `stop`.
+    end: Arc<OnceLock<Instant>>,
 }
 
 /// A message as it goes to a topic.
@@ -101,6 +103,7 @@ impl Producer {
             metrics,
             done: Arc::default(),
             stop,
+            end: Arc::default(),
         })
     }
 
@@ -250,9 +253,11 @@ impl Producer {
         let slow = tokio::time::sleep(KAFKA_SLOW_ACK);
         tokio::pin!(slow);
         let mut said = false;
-        let mut end: Option<Instant> = None;
+        let mut end = self.end.get().copied();
         let result: Result<OwnedDeliveryResult, _> = loop {
             tokio::select! {
+                // What is there counts, even after the end.
+                biased;
                 result = &mut delivery => break result,
                 () = &mut slow, if !said => {
                     said = true;
@@ -261,7 +266,7 @@ impl Producer {
                     self.metrics.reachable(ACKNOWLEDGEMENTS, Some(&problem));
                 }
                 _ = stop.wait_for(|stop| *stop), if end.is_none() => {
-                    end = Some(Instant::now() + KAFKA_CLOSE_WAIT);
+                    end = Some(*self.end.get_or_init(|| Instant::now() + KAFKA_CLOSE_WAIT));
                 }
                 () = tokio::time::sleep_until(end.unwrap_or_else(Instant::now)), if end.is_some() => {
                     return Err(Refused::Now("no acknowledgement before the end".into()));
