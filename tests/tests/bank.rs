@@ -22,7 +22,7 @@ use tokio::sync::RwLock;
 const LEDGER: &str = "/api/ledger/v1";
 const ACCOUNTS: usize = 8;
 const CLIENTS: usize = 10;
-const EACH: u64 = 100_00;
+const EACH: u64 = 10_000;
 /// A call is repeated this long, and a platform is back well before.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -81,7 +81,7 @@ impl Bank {
                 .wrapping_add(1);
             let from = (random >> 33) as usize % ACCOUNTS;
             let to = (from + 1 + (random >> 40) as usize % (ACCOUNTS - 1)) % ACCOUNTS;
-            let amount = 1 + (random >> 48) % 60_00;
+            let amount = 1 + (random >> 48) % 6_000;
             let body = json!({
                 "id": unique(), "debit_account": self.accounts[from], "credit_account": self.accounts[to],
                 "amount": format!("{}.{:02}", amount / 100, amount % 100), "currency": "EUR",

@@ -1,4 +1,8 @@
 //! `spin:postgres@4.2.0`, synchronous and asynchronous halves alike.
+#![allow(
+    clippy::result_large_err,
+    reason = "the interface's error carries all that the server said"
+)]
 
 use std::sync::Arc;
 

@@ -9,11 +9,13 @@ use tokio_postgres::CancelToken;
 use super::session::{Lease, Session};
 use crate::limits;
 
+/// What a guest gave: an address, and the certificate of its authority.
+type Key = (String, Option<String>);
+
 /// A server, a database and whom to be there.
 pub(crate) struct Address {
     server: innover_postgres::Address,
-    /// What the guest gave: the key of the pool.
-    key: (String, Option<String>),
+    key: Key,
     pool: Arc<Pool>,
 }
 
@@ -28,7 +30,7 @@ pub(crate) enum Unreachable {
 
 /// Every server that guests reach.
 pub(crate) struct Servers {
-    addresses: Mutex<HashMap<(String, Option<String>), Arc<Address>>>,
+    addresses: Mutex<HashMap<Key, Arc<Address>>>,
     pool: Arc<Pool>,
 }
 
@@ -41,13 +43,13 @@ struct Pool {
 
 #[derive(Default)]
 struct Idle {
-    by_address: HashMap<(String, Option<String>), Vec<Session>>,
+    by_address: HashMap<Key, Vec<Session>>,
     count: usize,
 }
 
 impl Idle {
     /// The newest of an address: the others may end of old age.
-    fn take(&mut self, key: &(String, Option<String>)) -> Option<Session> {
+    fn take(&mut self, key: &Key) -> Option<Session> {
         let sessions = self.by_address.get_mut(key)?;
         while let Some(session) = sessions.pop() {
             self.count -= 1;

@@ -235,12 +235,14 @@ mod native {
     }
 
     fn refs(params: &[Param]) -> Vec<&(dyn ToSql + Sync)> {
-        let one = |param| match param {
-            &Param::Int(ref n) => n as &(dyn ToSql + Sync),
-            Param::Text(text) => text,
-            Param::Ints(values) => values,
-            Param::Texts(values) => values,
-        };
+        fn one(param: &Param) -> &(dyn ToSql + Sync) {
+            match param {
+                Param::Int(n) => n,
+                Param::Text(text) => text,
+                Param::Ints(values) => values,
+                Param::Texts(values) => values,
+            }
+        }
         params.iter().map(one).collect()
     }
 
