@@ -28,6 +28,10 @@ pub enum Command {
         /// Where log lines go: stderr, stdout, off, or a file
         #[arg(long, default_value = "stderr", env = "INNOVER_LOG")]
         log: String,
+        /// This bridge's own file, for jobs and the embedded bus; bridge.db in the state folder when absent.
+        /// Several bridges need one each
+        #[arg(long, env = "INNOVER_BRIDGE_STORE")]
+        store: Option<PathBuf>,
         #[command(flatten)]
         queues: Queues,
         #[command(flatten)]
@@ -271,6 +275,7 @@ impl Profile {
 #[derive(Clone, Copy, ValueEnum)]
 pub enum Storage {
     Sqlite,
+    Postgres,
 }
 
 #[derive(Subcommand)]

@@ -1,6 +1,6 @@
 //! `innover bridge`: relay, delivery and queue beside stock Spin, over the same state folder.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use anyhow::{Context, Result};
 use bytes::Bytes;
@@ -18,19 +18,31 @@ use crate::{
 
 const GRACE: Duration = Duration::from_secs(20);
 
+/// What the command line and the environment say.
+pub struct Options {
+    /// Where the gateway is.
+    pub gateway: String,
+    /// This bridge's file; the state folder's when absent.
+    pub store: Option<PathBuf>,
+    pub databases: Databases,
+    pub redis: RedisConfig,
+    pub log: String,
+    pub listen: SocketAddr,
+}
+
 /// Runs until SIGINT or SIGTERM.
-pub async fn run(
-    app: App,
-    state: StateDir,
-    gateway: &str,
-    log: &str,
-    redis: RedisConfig,
-    mut databases: Databases,
-    listen: SocketAddr,
-) -> Result<()> {
+pub async fn run(app: App, state: StateDir, options: Options) -> Result<()> {
+    let Options {
+        gateway,
+        store,
+        mut databases,
+        redis,
+        log,
+        listen,
+    } = options;
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot watch for SIGINT")?;
     let mut terminate = signal(SignalKind::terminate()).context("cannot watch for SIGTERM")?;
-    let log = log_file::open(log)?;
+    let log = log_file::open(&log)?;
     log_file::subscribe(&log);
     let secrets = secrets::read(&state.secrets())?;
     let labels = migrate::labels(&app)?;
@@ -40,10 +52,10 @@ pub async fn run(
         anyhow::bail!("the databases are not up to date: run `innover migrate` first");
     }
     let keyring = keys::bridge_keyring(&app, &secrets);
-    let door = HttpDoor::new(gateway, keyring.clone()).context("cannot set up the HTTP client")?;
+    let door = HttpDoor::new(&gateway, keyring.clone()).context("cannot set up the HTTP client")?;
     // Spin's guests cannot tell when they commit: outboxes are polled.
     let mut config = BridgeConfig::new(
-        state.bridge(),
+        store.unwrap_or_else(|| state.bridge()),
         door::services(&app, |label| databases.place(&state, label)),
     );
     config.redis = Some(redis);
@@ -110,8 +122,11 @@ fn management(bridge: &Arc<Bridge>, keyring: Keyring) -> Handler {
                         true => (StatusCode::OK, "ready"),
                         false => (StatusCode::SERVICE_UNAVAILABLE, "not ready"),
                     };
-                    let missing = readiness.problems.join("; ");
-                    let body = json!({"status": word, "missing": {"bridge": missing}});
+                    let missing = match readiness.ready {
+                        true => json!({}),
+                        false => json!({"bridge": readiness.problems.join("; ")}),
+                    };
+                    let body = json!({"status": word, "missing": missing});
                     (status, "application/json", body.to_string())
                 }
                 "/metrics" => (

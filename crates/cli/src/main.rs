@@ -95,22 +95,23 @@ async fn dispatch(command: Command) -> Result<bool> {
         Command::Bridge {
             gateway,
             log,
+            store,
             queues,
             databases,
             management,
             place,
         } => {
             let gateway = Target { url: gateway }.url()?;
-            bridge::run(
-                App::load(&place.manifest)?,
-                StateDir::open(&place.state_dir)?,
-                &gateway,
-                &log,
-                queues.into(),
-                Databases::new(&databases)?,
-                management.management_listen,
-            )
-            .await?;
+            let options = bridge::Options {
+                gateway,
+                store,
+                databases: Databases::new(&databases)?,
+                redis: queues.into(),
+                log,
+                listen: management.management_listen,
+            };
+            let app = App::load(&place.manifest)?;
+            bridge::run(app, StateDir::open(&place.state_dir)?, options).await?;
         }
         Command::Migrate {
             create,
@@ -182,15 +183,16 @@ async fn dispatch(command: Command) -> Result<bool> {
         Command::Ledger(command) => run_ledger(command).await?,
         Command::Manifest {
             manifest,
-            storage: Storage::Sqlite,
+            storage,
             without_redis,
         } => {
-            let app = App::load(&manifest)?;
-            let text = if without_redis {
-                Manifest::without_redis_triggers(&app.text)?
-            } else {
-                app.text
-            };
+            let mut text = App::load(&manifest)?.text;
+            if without_redis {
+                text = Manifest::without_redis_triggers(&text)?;
+            }
+            if let Storage::Postgres = storage {
+                text = Manifest::without_sqlite_databases(&text)?;
+            }
             print::line(text.trim_end());
         }
         Command::Events(command) => events_command(command).await?,

@@ -30,6 +30,20 @@ pub(crate) fn without_redis_triggers(toml: &str) -> Result<String, ManifestError
     Ok(document.to_string())
 }
 
+/// See [`Manifest::without_sqlite_databases`].
+pub(crate) fn without_sqlite_databases(toml: &str) -> Result<String, ManifestError> {
+    Manifest::parse(toml)?;
+    let mut document: DocumentMut = toml.parse().map_err(not_toml)?;
+    if let Some(components) = table_mut(document.get_mut("component")) {
+        for (_, component) in components.iter_mut() {
+            if let Some(component) = component.as_table_like_mut() {
+                component.remove("sqlite_databases");
+            }
+        }
+    }
+    Ok(document.to_string())
+}
+
 fn only_used_by_redis(manifest: &Manifest) -> BTreeSet<&str> {
     let mut ids: BTreeSet<&str> = manifest
         .redis_triggers

@@ -78,4 +78,10 @@ impl Manifest {
     pub fn without_redis_triggers(toml: &str) -> Result<String, ManifestError> {
         edit::without_redis_triggers(toml)
     }
+
+    /// The same text without `sqlite_databases`, for components whose data is on PostgreSQL: stock
+    /// Spin, or a platform without SQLite, would otherwise look for them.
+    pub fn without_sqlite_databases(toml: &str) -> Result<String, ManifestError> {
+        edit::without_sqlite_databases(toml)
+    }
 }

@@ -1,4 +1,4 @@
-//! The manifest stock Spin is given where no Redis runs.
+//! The manifest as it is printed for other places: without Redis triggers, without SQLite.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
@@ -108,4 +108,32 @@ fn a_manifest_that_is_wrong_is_not_printed() {
         error.to_string().contains("`application` is missing"),
         "{error}"
     );
+}
+
+#[test]
+fn the_application_without_sqlite_is_the_same_in_everything_else() {
+    let toml = include_str!("../../../spin.toml");
+    let printed = Manifest::without_sqlite_databases(toml).unwrap();
+    let (before, after) = (
+        Manifest::parse(toml).unwrap(),
+        Manifest::parse(&printed).unwrap(),
+    );
+    assert!(
+        before
+            .components
+            .values()
+            .any(|c| !c.sqlite_databases.is_empty())
+    );
+    assert!(after.warnings.is_empty(), "{:?}", after.warnings);
+    for (id, component) in &after.components {
+        assert!(component.sqlite_databases.is_empty(), "{id}");
+        assert_eq!(
+            component.innover.database, before.components[id].innover.database,
+            "{id}"
+        );
+        assert_eq!(
+            component.variables.len(),
+            before.components[id].variables.len()
+        );
+    }
 }
