@@ -160,6 +160,8 @@ fn breaks_its_permissions(id: &str, surface: &Surface, component: &Component) ->
         .map(|host| host.to_string())
         // The bridge's address is a variable; what is called is HTTP.
         .map(|host| host.replace("{{ bridge_url }}", "http://127.0.0.1:3001"))
+        // So is the database server's, which is empty where there is none.
+        .map(|host| host.replace("{{ database_server }}", "postgres://127.0.0.1:5432"))
         .map(|host| {
             (
                 host.split("://").next().unwrap_or_default().to_owned(),
@@ -180,6 +182,11 @@ fn breaks_its_permissions(id: &str, surface: &Surface, component: &Component) ->
             vec!["spin:redis/redis"],
             redis,
             "redis hosts in allowed_outbound_hosts",
+        ),
+        (
+            vec!["spin:postgres/postgres"],
+            schemes.contains("postgres"),
+            "PostgreSQL servers in allowed_outbound_hosts",
         ),
         (
             vec!["spin:sqlite/sqlite"],
@@ -212,7 +219,7 @@ fn breaks_its_permissions(id: &str, surface: &Surface, component: &Component) ->
         }
     }
     for (scheme, host) in &hosts {
-        if !["http", "https", "redis", "rediss"].contains(&scheme.as_str()) {
+        if !["http", "https", "postgres", "redis", "rediss"].contains(&scheme.as_str()) {
             faults.push(format!(
                 "spin.toml lets {id} reach {host}, for which its world has no interface"
             ));
@@ -521,7 +528,12 @@ fn what_does_not_fit_is_named_with_component_and_interface() -> Result<()> {
         (
             "",
             r#"allowed_outbound_hosts = ["postgres://a.example"]"#,
-            "reach postgres://a.example, for which",
+            "not import spin:postgres/postgres",
+        ),
+        (
+            "",
+            r#"allowed_outbound_hosts = ["mysql://a.example"]"#,
+            "reach mysql://a.example, for which",
         ),
         (
             "import wasi:http/client@0.3.0;",

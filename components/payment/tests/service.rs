@@ -350,7 +350,7 @@ async fn an_order_that_lacks_something_says_what_to_set() {
         ("/pay", "order_id=1", 400, "invalid_request", ""),
         (
             "/pay",
-            "order_id=%00&amount=1",
+            "order_id=%01&amount=1",
             400,
             "invalid_request",
             "/order_id",
