@@ -131,6 +131,8 @@ async fn a_server_the_manifest_does_not_name_is_out_of_reach() {
         return;
     };
     let (app, address) = server.app("probe_reach", 2).await;
+    let (user, _) = address.split_once('@').unwrap();
+    let password = user.rsplit(':').next().unwrap();
     for other in [
         address.replace(server.host(), "127.0.0.1:1"),
         address.replace(server.host(), "db.example:5432"),
@@ -140,7 +142,7 @@ async fn a_server_the_manifest_does_not_name_is_out_of_reach() {
         let (status, body) = script(&app, "", &[&other, "SELECT 1"]).await;
         assert_eq!(status, StatusCode::FORBIDDEN, "{other}: {body}");
         assert!(body.contains("ConnectionFailed"), "{body}");
-        assert!(!body.contains("postgres:"), "a password is shown: {body}");
+        assert!(!body.contains(password), "a password is shown: {body}");
     }
     let (user, rest) = address.split_once('@').unwrap();
     let wrong = format!("{user}x@{rest}");

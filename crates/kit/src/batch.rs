@@ -209,7 +209,10 @@ impl Batch {
             return Ok(());
         }
         if let Some(done) = self.all_at_once(db).await {
-            if matches!(done, Err(BatchError::Expectation { .. })) {
+            if matches!(
+                done,
+                Err(BatchError::Expectation { .. } | BatchError::Db(DbError::Overtaken(_)))
+            ) {
                 note_lost_race();
             }
             db.unlock().await;

@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use innover_contract::Code;
 use serde_json::Value as Json;
 
-use crate::{Batch, Cx, Db, Failure, Result, batch, batch::BatchError, call, log};
+use crate::{Batch, Cx, Db, Failure, Result, batch, batch::BatchError, call, db::DbError, log};
 
 /// The step's name in a failed batch.
 pub(crate) const STEP: &str = "inbox";
@@ -189,6 +189,9 @@ async fn run_one<I: Item>(
                         last = Failure::new(Code::Conflict, format!("lost a race at step `{step}`"))
                     }
                 }
+            }
+            Err(Attempt::Batch(BatchError::Db(DbError::Overtaken(why)))) => {
+                last = Failure::new(Code::Conflict, why);
             }
             Err(Attempt::Batch(error)) => {
                 last = error.into();

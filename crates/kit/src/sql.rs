@@ -198,8 +198,15 @@ fn columns(pieces: &[Piece<'_>], n: usize) -> Vec<Type> {
     types.collect()
 }
 
-/// One array per column.
+/// One array per column. The rows are put in the order of their first column: statements that update
+/// the same rows then take them one after the other, and none waits for what the other one holds.
 fn arrays(rows: &[Vec<Value>], columns: &[Type], params: &mut Vec<Param>) -> Result<(), DbError> {
+    let mut rows: Vec<&Vec<Value>> = rows.iter().collect();
+    rows.sort_by(|a, b| match (a.first(), b.first()) {
+        (Some(Value::Text(a)), Some(Value::Text(b))) => a.cmp(b),
+        (Some(Value::Int(a)), Some(Value::Int(b))) => a.cmp(b),
+        _ => std::cmp::Ordering::Equal,
+    });
     for (i, of) in columns.iter().enumerate() {
         let misfit = |found: Option<&Value>| {
             DbError::Shape(format!("column {i} of a set of rows is given {found:?}"))

@@ -148,9 +148,10 @@ pub enum DbError {
     /// PostgreSQL gave up this statement so that others could go on; nothing of it happened.
     #[error("the database gave up a statement in favour of others: {0}")]
     GivenUp(String),
-    /// A unique key that was free when it was looked up is taken.
+    /// A constraint does not hold that held by what was read: a key is taken, or two reads were of
+    /// different moments. Nothing of the statement happened.
     #[error("someone was faster: {0}")]
-    Taken(String),
+    Overtaken(String),
     /// A text that cannot be stored or compared: it holds U+0000.
     #[error("a text cannot be stored: {0}")]
     Text(String),
@@ -180,7 +181,7 @@ impl From<DbError> for Failure {
                 Code::Unavailable,
                 "the database cannot be reached; try again with the same key",
             ),
-            DbError::Taken(_) => Failure::new(
+            DbError::Overtaken(_) => Failure::new(
                 Code::Conflict,
                 "someone else changed this at the same time; read it again and retry",
             ),

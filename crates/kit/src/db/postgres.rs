@@ -54,8 +54,8 @@ fn refused(code: &str, text: String) -> DbError {
     match code {
         // serialization_failure, deadlock_detected.
         "40001" | "40P01" => DbError::GivenUp(text),
-        // unique_violation.
-        "23505" => DbError::Taken(text),
+        // unique_violation, check_violation.
+        "23505" | "23514" => DbError::Overtaken(text),
         // character_not_in_repertoire: bodies are checked before, addresses and queries are not.
         "22021" => DbError::Text(text),
         // lock_not_available, query_canceled (its time limit).
