@@ -173,13 +173,13 @@ impl Bridge {
         };
         let store = Store::start(path.clone(), claim(&path).await?).map_err(unusable)?;
         let (now, metrics) = (clock.now(), Arc::new(Metrics::new(clock.clone())));
-        let (owner, head) = store
+        let (instance, owner, head) = store
             .write(Durability::Full, move |c| {
                 let (instance, life) = store::next_life(c)?;
                 let owner = format!("{instance}/{life}");
                 // The claim on the file proves that nobody else holds leases now.
                 jobs::take_back(c, &owner, true, now)?;
-                Ok((owner, events::head(c)?))
+                Ok((instance, owner, events::head(c)?))
             })
             .await
             .map_err(unusable)?;
@@ -244,7 +244,9 @@ impl Bridge {
                     database: database.clone(),
                     publisher: publisher.clone(),
                     routes: routes.clone(),
-                    owner: owner.clone(),
+                    // Without the life: this bridge's next one goes on at once, and its file's
+                    // claim keeps two of one instance from being there together.
+                    owner: instance.clone(),
                     gate: gate.clone(),
                     wake: wake.clone(),
                     clock: clock.clone(),
