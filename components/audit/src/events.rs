@@ -17,6 +17,8 @@ use crate::{
 /// at the same moment meet at the head, and the second reads again.
 pub fn record<'a>(_: &'a Cx, db: &'a Db, events: &'a [Event]) -> Handling<'a> {
     Box::pin(async move {
+        // One chain has one end, which every delivery moves.
+        db.claim([("head", true)]).await?;
         let before = store::head(db).await?;
         let now = ids::now_us();
         let mut records: Vec<Record> = events.iter().map(|event| row(event, now)).collect();

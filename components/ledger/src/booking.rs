@@ -370,7 +370,13 @@ pub async fn book(
         let plan = decide(&mut book, known, asked, now);
         let answer = render(&plan.outcomes)?;
         let mut batch = Batch::new();
-        entries::write(&mut batch, &book, &plan.written, now);
+        entries::write(
+            &mut batch,
+            &book,
+            &plan.written,
+            entries::Ids::Unchecked,
+            now,
+        );
         if !plan.reserved.is_empty() {
             pending::reserve(&mut batch, &plan.reserved);
         }
@@ -399,27 +405,25 @@ pub fn reversed_before() -> Failure {
     Failure::new(Code::AlreadyExists, "the entry was reversed before")
 }
 
-/// What the requests' ids were used for. Unless `careful`, entries are left out.
+/// What the requests' ids were used for; nothing unless `careful`.
 async fn known(db: &Db, asked: &[Asked], careful: bool) -> Result<BTreeMap<String, Became>> {
     let ids = || {
         let callers = asked.iter().filter(|a| a.callers_id);
         callers.map(|a| a.row.id.as_str())
     };
     let mut known = BTreeMap::new();
-    if ids().next().is_none() {
+    if !careful || ids().next().is_none() {
         return Ok(known);
     }
     for row in pending::known(db, ids()).await? {
         known.insert(row.id.clone(), Became::Reserved(row));
     }
-    if careful {
-        for (id, entry) in entries::known(db, ids()).await? {
-            // The entry of a posted reservation has its id; what was asked for is the reservation.
-            known.entry(id).or_insert(match entry {
-                Known::Booked(entry, lines) => Became::Booked(entry, lines),
-                Known::Refused(entry, refused) => Became::Refused(entry, refused),
-            });
-        }
+    for (id, entry) in entries::known(db, ids()).await? {
+        // The entry of a posted reservation has its id; what was asked for is the reservation.
+        known.entry(id).or_insert(match entry {
+            Known::Booked(entry, lines) => Became::Booked(entry, lines),
+            Known::Refused(entry, refused) => Became::Refused(entry, refused),
+        });
     }
     Ok(known)
 }

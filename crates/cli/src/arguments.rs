@@ -112,7 +112,8 @@ pub enum Command {
         #[command(flatten)]
         target: Target,
     },
-    /// Measure throughput, latency, start-up and memory on platforms of its own, as a table
+    /// Measure throughput, latency, start-up and memory on platforms of its own, as a table; with
+    /// DATABASE_URL, DATABASE_ADMIN_URL and KAFKA_BROKERS on those servers, in databases and topics of its own
     Bench {
         /// The application
         #[arg(long, default_value = "spin.toml")]
@@ -308,6 +309,10 @@ pub enum BenchPart {
     Payments,
     /// Entries and transfers
     Ledger,
+    /// Relays and deliveries
+    Events,
+    /// The PostgreSQL server itself, by pgbench
+    Limits,
 }
 
 #[derive(Subcommand)]

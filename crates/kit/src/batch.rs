@@ -11,7 +11,7 @@ use serde_json::Value as Json;
 
 use crate::{
     Cause, Db, Failure, Result, Value, call,
-    db::{DbError, column, note_lost_race},
+    db::{DbError, column},
     ids, params,
     sql::{self, Part},
 };
@@ -213,7 +213,7 @@ impl Batch {
                 done,
                 Err(BatchError::Expectation { .. } | BatchError::Db(DbError::Overtaken(_)))
             ) {
-                note_lost_race();
+                db.note_lost_race();
             }
             db.unlock().await;
             return done;

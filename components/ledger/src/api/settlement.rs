@@ -79,7 +79,13 @@ async fn refuse(cx: &Cx, subject: Subject, id: &str) -> Result<Answer> {
                     refused: vec![(row, refused)],
                     booked: Vec::new(),
                 };
-                entries::write(&mut batch, &Book::default(), &written, now);
+                entries::write(
+                    &mut batch,
+                    &Book::default(),
+                    &written,
+                    entries::Ids::Checked,
+                    now,
+                );
                 batch.commit(&mut db).await?;
                 None
             }

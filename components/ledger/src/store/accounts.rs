@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use innover_kit::{
     Batch, Db, Expect, Row, Value,
     db::{DbError, column},
-    params,
+    ids, params,
 };
 use innover_money::Minor;
 
@@ -100,20 +100,36 @@ pub async fn page(db: &Db, after: &str, limit: i64) -> Result<Vec<AccountRow>, D
     rows.iter().map(account_row).collect()
 }
 
-/// The accounts of `ids` that exist, for a batch of entries: one query however many there are.
+/// An account with a posting this young, in microseconds, is one that others post to as well.
+const IN_DEMAND_US: i64 = 10_000;
+
+/// The accounts of `ids` that exist, for a batch of entries that will change them: one query however
+/// many there are, unless others post to them at this moment.
 pub async fn book<'a>(
     db: &Db,
     ids: impl IntoIterator<Item = &'a AccountId>,
 ) -> Result<Book, DbError> {
+    let unique: BTreeSet<&str> = ids.into_iter().map(AccountId::as_str).collect();
+    let accounts = read(db, &unique).await?;
+    let young = ids::now_us() - IN_DEMAND_US;
+    let claimed = accounts
+        .iter()
+        .map(|a| (a.id.as_str(), a.posted_at > young));
+    let accounts = match db.claim(claimed).await? {
+        true => read(db, &unique).await?,
+        false => accounts,
+    };
+    Ok(Book::new(accounts))
+}
+
+async fn read(db: &Db, ids: &BTreeSet<&str>) -> Result<Vec<Account>, DbError> {
     const SQL: &str = concat!(
         "SELECT ",
         account_columns!(),
         " FROM accounts a WHERE a.id IN (SELECT id FROM rows($1: id TEXT))"
     );
-    let unique: BTreeSet<&str> = ids.into_iter().map(AccountId::as_str).collect();
-    let rows = db.query(SQL, vec![column(unique)]).await?;
-    let accounts = rows.iter().map(account);
-    Ok(Book::new(accounts.collect::<Result<Vec<_>, DbError>>()?))
+    let rows = db.query(SQL, vec![column(ids.iter().copied())]).await?;
+    rows.iter().map(account).collect()
 }
 
 /// The next free account number.

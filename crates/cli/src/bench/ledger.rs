@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use serde_json::json;
 
-use super::{ROUNDS, key, load::Load, load::Report, median, process::Running, row};
+use super::{ROUNDS, load::Load, load::Report, median, process::Running, row, storage::Database};
 use crate::client::Platform;
 
 /// As in the figures this is compared with.
@@ -51,16 +51,7 @@ fn account(n: usize) -> String {
 }
 
 pub async fn rounds(running: &Running, rows: &mut Vec<[String; 5]>) -> Result<()> {
-    let finance = Platform::new(&running.url)?
-        .login("finance", "finance", None)
-        .await?;
-    for n in 0..=ACCOUNTS {
-        let opening =
-            json!({"id": account(n), "code": "bench", "currency": "EUR", "normal_side": "credit"});
-        finance
-            .post("/api/ledger/v1/accounts", &opening, Some(&key()))
-            .await?;
-    }
+    open_accounts(running).await?;
     let token = Platform::new(&running.url)?
         .token("finance", "finance", None)
         .await?;
@@ -72,14 +63,14 @@ pub async fn rounds(running: &Running, rows: &mut Vec<[String; 5]>) -> Result<()
         ),
         (Spread::Hot, "the same, all on one account", "≥ 90 % of it"),
     ] {
-        let before = stored(running)?;
+        let before = stored(running).await?;
         let mut reports = Vec::new();
         for _ in 0..ROUNDS {
             let bodies = (0..ENTRIES).map(|n| (None, entry(spread, n))).collect();
             let load = Load::post(&running.url, "/api/ledger/v1/entries", &token, bodies)?;
             reports.push(load.run(CONNECTIONS, ROUND_MAX).await?);
         }
-        let done = made(running, &before, ROUNDS * ENTRIES)?;
+        let done = made(running, &before, ROUNDS * ENTRIES).await?;
         rows.push(figure(what, "entries/s", &reports, 1, goal));
         if let Spread::Uniform = spread {
             rows.push(row(
@@ -99,7 +90,7 @@ pub async fn rounds(running: &Running, rows: &mut Vec<[String; 5]>) -> Result<()
         ),
         (Spread::Hot, "the same, all on one account", ""),
     ] {
-        let before = stored(running)?;
+        let before = stored(running).await?;
         let mut reports = Vec::new();
         for _ in 0..ROUNDS {
             let bodies = (0..BATCHES).map(|_| (None, batch(spread))).collect();
@@ -111,7 +102,7 @@ pub async fn rounds(running: &Running, rows: &mut Vec<[String; 5]>) -> Result<()
             )?;
             reports.push(load.run(BATCH_CONNECTIONS, ROUND_MAX).await?);
         }
-        let done = made(running, &before, ROUNDS * BATCHES * BATCH)?;
+        let done = made(running, &before, ROUNDS * BATCHES * BATCH).await?;
         rows.push(figure(what, "transfers/s", &reports, BATCH, goal));
         if let Spread::Uniform = spread {
             let bytes = format!("{done:.0} B");
@@ -125,6 +116,32 @@ pub async fn rounds(running: &Running, rows: &mut Vec<[String; 5]>) -> Result<()
         }
     }
     Ok(())
+}
+
+/// Opens the accounts that entries run between; those that are open stay as they are.
+pub async fn open_accounts(running: &Running) -> Result<()> {
+    let finance = Platform::new(&running.url)?
+        .login("finance", "finance", None)
+        .await?;
+    for n in 0..=ACCOUNTS {
+        let opening =
+            json!({"id": account(n), "code": "bench", "currency": "EUR", "normal_side": "credit"});
+        finance
+            .post(
+                "/api/ledger/v1/accounts",
+                &opening,
+                Some(&format!("open-{n}")),
+            )
+            .await?;
+    }
+    Ok(())
+}
+
+/// Requests of one entry each, between all accounts.
+pub fn entries(count: usize) -> Vec<(Option<String>, String)> {
+    (0..count)
+        .map(|n| (None, entry(Spread::Uniform, n)))
+        .collect()
 }
 
 /// An id as a caller would make it: 26 characters, time-ordered.
@@ -172,25 +189,34 @@ fn figure(
     )
 }
 
-/// Entries, and the bytes of the database's pages that are in use.
+/// Entries, and the bytes of what the database has in use.
 struct Stored {
     entries: i64,
     bytes: i64,
 }
 
-fn stored(running: &Running) -> Result<Stored> {
-    let database = running.database("ledger")?;
-    let number = |sql: &str| database.query_row(sql, [], |row| row.get::<_, i64>(0));
-    let pages = number("PRAGMA page_count")? - number("PRAGMA freelist_count")?;
-    Ok(Stored {
-        entries: number("SELECT COUNT(*) FROM entries WHERE postings IS NOT NULL")?,
-        bytes: pages * number("PRAGMA page_size")?,
-    })
+async fn stored(running: &Running) -> Result<Stored> {
+    let database = running.database("ledger").await?;
+    let number = async |sql: &str| database.number(sql, &[]).await;
+    let bytes = match &database {
+        Database::File(_) => {
+            let pages =
+                number("PRAGMA page_count").await? - number("PRAGMA freelist_count").await?;
+            pages * number("PRAGMA page_size").await?
+        }
+        // Rows that were replaced count until the server has cleaned up, so only these, which are not.
+        Database::Server(_) => {
+            number("SELECT pg_total_relation_size('entries') + pg_total_relation_size('postings')")
+                .await?
+        }
+    };
+    let entries = number("SELECT COUNT(*) FROM entries WHERE postings IS NOT NULL").await?;
+    Ok(Stored { entries, bytes })
 }
 
 /// The bytes each of `count` entries took, all of which must be there.
-fn made(running: &Running, before: &Stored, count: usize) -> Result<f64> {
-    let after = stored(running)?;
+async fn made(running: &Running, before: &Stored, count: usize) -> Result<f64> {
+    let after = stored(running).await?;
     let booked = after.entries - before.entries;
     if booked != i64::try_from(count)? {
         bail!("{booked} of {count} were booked; a figure of refusals means nothing");

@@ -23,6 +23,8 @@ pub struct Load {
     /// Each is sent once; a single one is sent again and again.
     requests: Arc<Vec<Vec<u8>>>,
     repeat: bool,
+    /// Requests per second, when they are not sent as fast as answers come.
+    rate: Option<f64>,
 }
 
 /// What a round showed.
@@ -61,6 +63,7 @@ impl Load {
             address,
             requests: Arc::new(vec![request.into_bytes()]),
             repeat: true,
+            rate: None,
         })
     }
 
@@ -88,7 +91,16 @@ impl Load {
             address,
             requests: Arc::new(requests),
             repeat: false,
+            rate: None,
         })
+    }
+
+    /// The same at a steady rate, as long as there are connections that wait for nothing.
+    pub fn paced(self, rate: f64) -> Load {
+        Load {
+            rate: Some(rate),
+            ..self
+        }
     }
 
     /// Runs until all requests are answered, or for `length`.
@@ -110,7 +122,7 @@ impl Load {
         let started = Instant::now();
         let until = started + length;
         let tasks: Vec<_> = (0..connections)
-            .map(|_| tokio::spawn(self.clone().connection(next.clone(), until)))
+            .map(|_| tokio::spawn(self.clone().connection(next.clone(), started, until)))
             .collect();
         let mut report = Report {
             latencies_us: Vec::new(),
@@ -127,7 +139,12 @@ impl Load {
         Ok(report)
     }
 
-    async fn connection(self, next: Arc<AtomicUsize>, until: Instant) -> Result<(Vec<u32>, usize)> {
+    async fn connection(
+        self,
+        next: Arc<AtomicUsize>,
+        started: Instant,
+        until: Instant,
+    ) -> Result<(Vec<u32>, usize)> {
         let mut stream = TcpStream::connect(&self.address)
             .await
             .context("cannot connect")?;
@@ -139,6 +156,10 @@ impl Load {
             let Some(request) = self.requests.get(if self.repeat { 0 } else { n }) else {
                 break;
             };
+            if let Some(rate) = self.rate {
+                let due = started + Duration::from_secs_f64(n as f64 / rate);
+                tokio::time::sleep_until(due.into()).await;
+            }
             let sent = Instant::now();
             stream.write_all(request).await?;
             let status = read_answer(&mut stream, &mut buffer).await?;

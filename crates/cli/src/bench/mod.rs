@@ -4,12 +4,18 @@
 //! touched and an earlier run does not weigh on the next. Every figure is the median of rounds;
 //! the load generator shares the machine, as everybody's does on a laptop.
 
+mod events;
 mod ledger;
+mod limits;
 mod load;
 mod machine;
 mod process;
+mod storage;
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context, Result, bail};
 use serde_json::json;
@@ -17,6 +23,7 @@ use serde_json::json;
 use crate::{app::App, arguments::BenchPart, client::Platform, print};
 use load::{Load, Report};
 use process::Running;
+use storage::Storage;
 
 /// Connections of the load generator, as in the figures this is compared with.
 const CONNECTIONS: usize = 16;
@@ -42,11 +49,30 @@ pub async fn run(app: &App, payments: Option<usize>, only: &[BenchPart]) -> Resu
     ));
     print::line("");
 
+    let storage = Arc::new(Storage::from_environment()?);
     let mut rows: Vec<[String; 5]> = Vec::new();
-    if wanted(BenchPart::Starts) {
-        starts(app, &mut rows).await?;
+    let done = measure(app, &storage, payments, wanted, &mut rows).await;
+    // Whatever happened, nothing stays on the user's server.
+    storage.clear().await?;
+    done?;
+    print::table(["what", "median", "p50", "p99", "goal"], &rows);
+    Ok(())
+}
+
+async fn measure(
+    app: &App,
+    storage: &Arc<Storage>,
+    payments: Option<usize>,
+    wanted: impl Fn(BenchPart) -> bool,
+    rows: &mut Vec<[String; 5]>,
+) -> Result<()> {
+    if let (Storage::Server(server), true) = (&**storage, wanted(BenchPart::Limits)) {
+        limits::rounds(server, rows).await?;
     }
-    let running = Running::start(app, None).await?;
+    if wanted(BenchPart::Starts) {
+        starts(app, storage, rows).await?;
+    }
+    let running = Running::start(app, storage, None).await?;
     tokio::time::sleep(Duration::from_secs(3)).await;
     rows.push(row(
         "memory at rest",
@@ -56,13 +82,16 @@ pub async fn run(app: &App, payments: Option<usize>, only: &[BenchPart]) -> Resu
         "≤ 200 MB",
     ));
     if wanted(BenchPart::Requests) {
-        requests(&running, &mut rows).await?;
+        requests(&running, rows).await?;
     }
     if wanted(BenchPart::Payments) {
-        payment_rounds(&running, payments.unwrap_or(PAYMENTS), &mut rows).await?;
+        payment_rounds(&running, payments.unwrap_or(PAYMENTS), rows).await?;
     }
     if wanted(BenchPart::Ledger) {
-        ledger::rounds(&running, &mut rows).await?;
+        ledger::rounds(&running, rows).await?;
+    }
+    if wanted(BenchPart::Events) {
+        events::rounds(&running, rows).await?;
     }
     rows.push(row(
         "memory after the load",
@@ -72,7 +101,6 @@ pub async fn run(app: &App, payments: Option<usize>, only: &[BenchPart]) -> Resu
         "",
     ));
     running.stop().await?;
-    print::table(["what", "median", "p50", "p99", "goal"], &rows);
     Ok(())
 }
 
@@ -87,14 +115,14 @@ fn row(what: &str, median: impl Into<String>, p50: &str, p99: &str, goal: &str) 
 }
 
 /// Cold: no compiled modules and no keys. Warm: the same state again.
-async fn starts(app: &App, rows: &mut Vec<[String; 5]>) -> Result<()> {
-    let first = Running::start(app, None).await?;
+async fn starts(app: &App, storage: &Arc<Storage>, rows: &mut Vec<[String; 5]>) -> Result<()> {
+    let first = Running::start(app, storage, None).await?;
     let cold = first.started_in;
     let folder = first.stop().await?;
     let mut warm = Vec::new();
     let mut folder = Some(folder);
     for _ in 0..ROUNDS {
-        let again = Running::start(app, folder.take()).await?;
+        let again = Running::start(app, storage, folder.take()).await?;
         warm.push(again.started_in.as_secs_f64() * 1e3);
         folder = Some(again.stop().await?);
     }
@@ -208,7 +236,7 @@ async fn payment_rounds(
                 (Some(key()), body.to_string())
             })
             .collect();
-        let before = running.newest_payment()?;
+        let before = running.newest_payment().await?;
         let load = Load::post(&running.url, "/api/payment/v1/process", &token, bodies)?;
         let posted = load.run(CONNECTIONS, SETTLED_MAX).await?;
         if posted.not_2xx > 0 {
@@ -246,7 +274,7 @@ async fn idle_latency(
     wallets: &[(String, &str)],
     rows: &mut Vec<[String; 5]>,
 ) -> Result<()> {
-    let before = running.newest_payment()?;
+    let before = running.newest_payment().await?;
     let rounds = 50;
     for n in 0..rounds {
         let (payer, currency) = &wallets[n % WALLETS];

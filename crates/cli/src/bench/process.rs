@@ -4,12 +4,13 @@ use std::{
     io::{BufRead, BufReader},
     path::PathBuf,
     process::{Child, Command, Stdio},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result, bail};
-use rusqlite::{Connection, OpenFlags};
+use anyhow::{Context, Result, bail, ensure};
 
+use super::storage::{Database, Storage};
 use crate::app::App;
 
 /// Compiling every component takes some seconds on two cores.
@@ -19,6 +20,7 @@ const READY_MAX: Duration = Duration::from_secs(120);
 pub struct Running {
     child: Child,
     folder: Folder,
+    storage: Arc<Storage>,
     /// The gateway's URL.
     pub url: String,
     /// From the start of the process to `ready`.
@@ -43,28 +45,38 @@ pub struct Settled {
 
 impl Running {
     /// Starts a platform, on an earlier one's state when `folder` is given.
-    pub async fn start(app: &App, folder: Option<Folder>) -> Result<Running> {
+    pub async fn start(
+        app: &App,
+        storage: &Arc<Storage>,
+        folder: Option<Folder>,
+    ) -> Result<Running> {
         let folder = match folder {
             Some(folder) => folder,
             None => {
                 // Beside the usual state, hence on the disk it will live on.
                 let name = format!("innover-bench-{}", uuid::Uuid::now_v7().simple());
-                Folder(app.base.join("target").join(name))
+                let folder = Folder(app.base.join("target").join(name));
+                if let Storage::Server(_) = **storage {
+                    let made = innover(app, storage, &folder)?
+                        .args(["migrate", "--create"])
+                        .stdout(Stdio::null())
+                        .status()
+                        .context("cannot make the databases")?;
+                    ensure!(made.success(), "the databases were not made");
+                }
+                folder
             }
         };
         let (listen, management) = (free_port()?, free_port()?);
         let started = Instant::now();
-        let mut child = Command::new(std::env::current_exe()?)
+        let mut child = innover(app, storage, &folder)?
             .arg("up")
-            .current_dir(&app.base)
             .env("INNOVER_LISTEN", format!("127.0.0.1:{listen}"))
             .env(
                 "INNOVER_MANAGEMENT_LISTEN",
                 format!("127.0.0.1:{management}"),
             )
-            .env("INNOVER_STATE_DIR", &folder.0)
             .stdout(Stdio::piped())
-            .stderr(Stdio::inherit())
             .spawn()
             .context("cannot start a platform")?;
         let lines = BufReader::new(child.stdout.take().context("no output")?);
@@ -89,6 +101,7 @@ impl Running {
         Ok(Running {
             child,
             folder,
+            storage: storage.clone(),
             url: format!("http://127.0.0.1:{listen}"),
             started_in,
         })
@@ -120,34 +133,28 @@ impl Running {
         Ok(kib * 1.024e-3)
     }
 
-    /// A service's database, to be read.
-    pub fn database(&self, service: &str) -> Result<Connection> {
-        let file = self.folder.0.join(format!("db/{service}.db"));
-        Ok(Connection::open_with_flags(
-            file,
-            OpenFlags::SQLITE_OPEN_READ_ONLY,
-        )?)
+    /// A service's database.
+    pub async fn database(&self, service: &str) -> Result<Database> {
+        self.storage.database(&self.folder.0, service).await
     }
 
     /// The newest payment's id; what comes later is greater.
-    pub fn newest_payment(&self) -> Result<String> {
-        Ok(self.database("payment")?.query_row(
-            "SELECT COALESCE(MAX(id), '') FROM payments",
-            [],
-            |r| r.get(0),
-        )?)
+    pub async fn newest_payment(&self) -> Result<String> {
+        let payments = self.database("payment").await?;
+        payments
+            .text("SELECT COALESCE(MAX(id), '') FROM payments")
+            .await
     }
 
     /// Waits until `count` payments after `before` are completed, and says how they fared.
     pub async fn settled(&self, before: &str, count: usize, until: Instant) -> Result<Settled> {
-        let payments = self.database("payment")?;
+        const COUNT: &str = "SELECT COUNT(*) FILTER (WHERE state = 'completed'),
+                COUNT(*) FILTER (WHERE state IN ('failed', 'declined', 'review'))
+             FROM payments WHERE id > $1";
+        let payments = self.database("payment").await?;
         loop {
-            let (done, failed): (i64, i64) = payments.query_row(
-                "SELECT COALESCE(SUM(state = 'completed'), 0), COALESCE(SUM(state IN ('failed', 'declined', 'review')), 0)
-                 FROM payments WHERE id > ?1",
-                [before],
-                |r| Ok((r.get(0)?, r.get(1)?)),
-            )?;
+            let counts = payments.numbers(COUNT, &[before]).await?;
+            let [done, failed] = counts.first().map_or([0, 0], |row| [row[0], row[1]]);
             if failed > 0 {
                 bail!("{failed} payments were not completed");
             }
@@ -161,12 +168,13 @@ impl Running {
             let wait = if count > 100 { 50 } else { 2 };
             tokio::time::sleep(Duration::from_millis(wait)).await;
         }
-        let mut statement = payments.prepare(
-            "SELECT created_at, updated_at FROM payments WHERE id > ?1 ORDER BY updated_at",
-        )?;
-        let rows: Vec<(i64, i64)> = statement
-            .query_map([before], |r| Ok((r.get(0)?, r.get(1)?)))?
-            .collect::<Result<_, _>>()?;
+        let times = "SELECT created_at, updated_at FROM payments WHERE id > $1 ORDER BY updated_at";
+        let rows: Vec<(i64, i64)> = payments
+            .numbers(times, &[before])
+            .await?
+            .into_iter()
+            .map(|row| (row[0], row[1]))
+            .collect();
         let first = rows
             .iter()
             .map(|(created, _)| *created)
@@ -188,6 +196,16 @@ impl Running {
             p99_ms: at(99),
         })
     }
+}
+
+/// A command of this program on the state in `folder`.
+fn innover(app: &App, storage: &Storage, folder: &Folder) -> Result<Command> {
+    let mut command = Command::new(std::env::current_exe()?);
+    command
+        .current_dir(&app.base)
+        .envs(storage.environment())
+        .env("INNOVER_STATE_DIR", &folder.0);
+    Ok(command)
 }
 
 fn free_port() -> Result<u16> {

@@ -69,6 +69,14 @@ pub async fn create(server: &Server, label: &str, admin: &str) -> Result<bool> {
         ))
         .await
         .map_err(reason)?;
+    // Every statement is prepared once and names its rows by keys, so one plan serves all; planning
+    // anew for each set of values costs the server more than running it. Not every server has this.
+    admin
+        .batch_execute(&format!(
+            "ALTER ROLE {name} SET plan_cache_mode = force_generic_plan"
+        ))
+        .await
+        .ok();
     let there = !admin
         .query("SELECT 1 FROM pg_database WHERE datname = $1", &[&name])
         .await

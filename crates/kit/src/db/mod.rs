@@ -7,9 +7,10 @@
 mod postgres;
 mod sqlite;
 
-use std::sync::{
-    Mutex,
-    atomic::{AtomicI64, Ordering},
+use std::{
+    collections::BTreeMap,
+    hash::{DefaultHasher, Hash, Hasher},
+    sync::{Mutex, MutexGuard, PoisonError},
 };
 
 use innover_contract::Code;
@@ -197,8 +198,15 @@ impl From<DbError> for Failure {
 pub struct Db {
     session: Option<Session>,
     transaction: Transaction,
-    /// Whether it has queued for PostgreSQL's lock.
-    queued: bool,
+    claims: Mutex<Claims>,
+}
+
+/// What [`Db::claim`] was told, by the numbers of advisory locks.
+#[derive(Default)]
+struct Claims {
+    named: Vec<i64>,
+    /// Whether some of them are locked.
+    locked: bool,
 }
 
 enum Session {
@@ -228,18 +236,19 @@ impl Session {
     }
 }
 
-/// Until when writers queue, in microseconds since the epoch: races are being lost.
-static CONTENDED_UNTIL: AtomicI64 = AtomicI64::new(0);
+/// Rows that races were lost for, and until when their writers queue; microseconds since the epoch.
+static LOST: Mutex<BTreeMap<i64, i64>> = Mutex::new(BTreeMap::new());
 /// How long after the last lost race.
-const CONTENDED_US: i64 = 1_000_000;
+const LOST_US: i64 = 1_000_000;
+/// More than this many names share locks: a server has room for some ten thousand in all, and a batch
+/// may name thousands of rows.
+const LOCKS_MAX: u64 = 256;
 
-/// Somebody has lost a race.
-pub(crate) fn note_lost_race() {
-    CONTENDED_UNTIL.store(ids::now_us() + CONTENDED_US, Ordering::Relaxed);
-}
-
-fn is_contended() -> bool {
-    ids::now_us() < CONTENDED_UNTIL.load(Ordering::Relaxed)
+/// The lock of a row's name.
+fn lock_of(name: &str) -> i64 {
+    let mut hasher = DefaultHasher::new();
+    name.hash(&mut hasher);
+    (hasher.finish() % LOCKS_MAX) as i64
 }
 
 /// Where a connection stands. One to PostgreSQL never is in a transaction.
@@ -269,7 +278,7 @@ impl Db {
         Ok(Db {
             session: Some(session),
             transaction: Transaction::None,
-            queued: false,
+            claims: Mutex::default(),
         })
     }
 
@@ -282,7 +291,7 @@ impl Db {
         Ok(Db {
             session: Some(Session::Sqlite(sqlite::Session::open_file(path)?)),
             transaction: Transaction::None,
-            queued: false,
+            claims: Mutex::default(),
         })
     }
 
@@ -295,7 +304,7 @@ impl Db {
         Ok(Db {
             session: Some(Session::Postgres(postgres::Session::open(url, "").await?)),
             transaction: Transaction::None,
-            queued: false,
+            claims: Mutex::default(),
         })
     }
 
@@ -349,32 +358,84 @@ impl Db {
     /// waits for it, so it calls nobody and awaits nothing but its own queries. The batch's guards
     /// stay.
     ///
-    /// PostgreSQL lets writers run side by side, so there this does nothing until a race was lost;
-    /// for a moment after that writers queue for an advisory lock. It only saves them from losing
-    /// again: the guards are what counts, and a server without such locks does without.
+    /// PostgreSQL lets writers run side by side, so there this does nothing; see [`Db::claim`].
     ///
     /// # Errors
     /// [`DbError::Busy`] when others held it for too long.
     pub async fn lock(&mut self) -> Result<(), DbError> {
         match self.session()? {
-            Session::Sqlite(_) => return self.begin().await,
-            Session::Postgres(_) if !is_contended() => return Ok(()),
-            Session::Postgres(_) => {}
-        }
-        self.queued = true;
-        match self.session()? {
-            Session::Postgres(server) => server.lock().await,
-            Session::Sqlite(_) => Ok(()),
+            Session::Sqlite(_) => self.begin().await,
+            Session::Postgres(_) => Ok(()),
         }
     }
 
-    /// Lets the next writer in, if this one has queued.
+    /// Names the rows this request has read and is about to change, each with whether others change
+    /// it at this moment. `true`: it has waited for others, and what it has read is to be read again.
+    ///
+    /// On PostgreSQL the guards of a batch say who has lost a race, and the loser starts over. Where
+    /// races are many that is slower than a queue, so writers of rows that others are at, or that a
+    /// race was lost for within the last second, queue by advisory locks until their batch has ended.
+    /// The locks only save them from losing: the guards are what counts, and a server without such
+    /// locks does without. A request claims once: a second time could meet others in a circle.
+    ///
+    /// # Errors
+    /// [`DbError::Busy`] when others held a row for too long.
+    pub async fn claim<'a>(
+        &self,
+        rows: impl IntoIterator<Item = (&'a str, bool)>,
+    ) -> Result<bool, DbError> {
+        let Session::Postgres(server) = self.session()? else {
+            return Ok(false);
+        };
+        let locks = {
+            let mut claims = self.claims();
+            if claims.locked {
+                return Ok(false);
+            }
+            let now = ids::now_us();
+            let mut lost = LOST.lock().unwrap_or_else(PoisonError::into_inner);
+            lost.retain(|_, until| *until > now);
+            let mut locks = Vec::new();
+            claims.named.clear();
+            for (name, in_demand) in rows {
+                let lock = lock_of(name);
+                claims.named.push(lock);
+                if in_demand || lost.contains_key(&lock) {
+                    locks.push(lock);
+                }
+            }
+            // Everybody in one order, so that two never wait for each other.
+            locks.sort_unstable();
+            locks.dedup();
+            claims.locked = !locks.is_empty();
+            locks
+        };
+        if !locks.is_empty() {
+            server.lock(locks).await?;
+            return Ok(true);
+        }
+        Ok(false)
+    }
+
+    fn claims(&self) -> MutexGuard<'_, Claims> {
+        self.claims.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The batch has lost a race for one of the rows that were claimed.
+    pub(crate) fn note_lost_race(&self) {
+        let until = ids::now_us() + LOST_US;
+        let mut lost = LOST.lock().unwrap_or_else(PoisonError::into_inner);
+        lost.extend(self.claims().named.iter().map(|lock| (*lock, until)));
+    }
+
+    /// Lets the next writers in, if this one has locked something.
     pub(crate) async fn unlock(&mut self) {
-        if !std::mem::take(&mut self.queued) {
+        let Claims { locked, .. } = std::mem::take(&mut *self.claims());
+        if !locked {
             return;
         }
         // The session may have been given up by whoever shares connections between statements; a new
-        // one is cheap, and this one takes with it what might be left of the lock.
+        // one is cheap, and this one takes with it what might be left of the locks.
         if let Some(Session::Postgres(server)) = self.session.take() {
             server.unlock().await;
         }
@@ -415,7 +476,7 @@ impl Drop for Db {
         if cfg!(target_family = "wasm")
             && self.transaction == Transaction::None
             // Else it goes, and the lock with it.
-            && !self.queued
+            && !self.claims().locked
             && let (Some(session), Ok(mut idle)) = (self.session.take(), IDLE.lock())
         {
             idle.push(session);

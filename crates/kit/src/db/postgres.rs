@@ -13,17 +13,17 @@ use crate::{
     sql::Statement,
 };
 
-/// The one lock of a service's database; any number does.
-const LOCK: i64 = 0x494e_4e4f_5645;
 /// As long as writers of a SQLite file queue.
 const LOCK_MAX_MS: u64 = 5_000;
 
 impl Session {
-    /// Queues for the database.
-    pub async fn lock(&self) -> Result<(), DbError> {
-        let lock = self.query(statement(
-            "SELECT 1::BIGINT FROM (SELECT pg_advisory_lock($1)) l",
-        ));
+    /// Queues for these advisory locks, in their order.
+    pub async fn lock(&self, locks: Vec<i64>) -> Result<(), DbError> {
+        let lock = self.query(Statement {
+            text: "SELECT 1::BIGINT FROM (SELECT pg_advisory_lock(k) FROM unnest($1::BIGINT[]) AS k) l"
+                .into(),
+            params: vec![Param::Ints(locks.into_iter().map(Some).collect())],
+        });
         match call::within(LOCK_MAX_MS, lock).await {
             Some(Ok(_)) => Ok(()),
             // undefined_function: a server that has no such locks.
@@ -33,19 +33,14 @@ impl Session {
         }
     }
 
-    /// Lets the next one in.
+    /// Lets the next ones in.
     pub async fn unlock(&self) {
+        let unlock = self.query(Statement {
+            text: "SELECT 1::BIGINT FROM (SELECT pg_advisory_unlock_all()) l".into(),
+            params: Vec::new(),
+        });
         // Should it fail, the end of the session does it.
-        let _ = self
-            .query(statement("SELECT CAST(pg_advisory_unlock($1) AS TEXT)"))
-            .await;
-    }
-}
-
-fn statement(text: &str) -> Statement {
-    Statement {
-        text: text.into(),
-        params: vec![Param::Int(LOCK)],
+        let _ = unlock.await;
     }
 }
 
