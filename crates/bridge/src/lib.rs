@@ -9,7 +9,7 @@
 //! as `innover bridge` beside stock Spin ([`HttpDoor`] calls the gateway). At least once everywhere:
 //! consumers have an inbox. In order per key; nothing is dropped without a dead letter.
 //!
-//! Code map: `relay` reads each `outbox`; `publish` commits to `store` and wakes readers; `tail` keeps the
+//! Code map: `relay` reads each `outbox` (`announce` wakes those in other processes); `publish` commits to `store` and wakes readers; `tail` keeps the
 //! newest events in memory; `subscription` decides what is delivered next and what an answer means
 //! (pure); `delivery` and `queue` do it; `celery` is the queues' other half, in Redis; `handover` is
 //! what both do with a service; `kafka` takes the place of the log, and of `delivery`'s loop, where it
@@ -20,6 +20,7 @@
 //! second bridge on it does not start.
 #![warn(missing_docs)]
 
+mod announce;
 mod api;
 mod backoff;
 mod celery;
@@ -54,6 +55,7 @@ use tokio::{
     task::JoinSet,
 };
 
+pub use announce::announce;
 pub use api::JOBS_PATH;
 pub use celery::inspect::{RedisProblem, RedisQueues, TaskResult};
 pub use clock::Clock;

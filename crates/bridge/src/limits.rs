@@ -24,6 +24,8 @@ pub const POLL_MIN: Duration = Duration::from_millis(50);
 pub const POLL_MAX: Duration = Duration::from_secs(1);
 /// How long a relay keeps to [`POLL_MIN`] after the last row: a payment's next hop comes soon.
 pub const POLL_EAGER: Duration = Duration::from_secs(5);
+/// Between two announcements of commits on one database to bridges in other processes.
+pub const ANNOUNCE_PAUSE: Duration = Duration::from_millis(5);
 /// A failed pass (database locked, disk full) is tried again after this, doubled up to [`POLL_MAX`].
 pub const RELAY_BACKOFF: Duration = Duration::from_millis(100);
 /// How long SQLite waits for another process's write lock.

@@ -141,7 +141,7 @@ impl Relay {
         // Put back only when all went well; otherwise the next pass starts anew.
         let mut outbox = match progress.outbox.take() {
             Some(outbox) => outbox,
-            None => Outbox::open(&self.database, &self.owner).await?,
+            None => Outbox::open(&self.database, &self.owner, &self.wake).await?,
         };
         let rows = outbox.read().await?;
         let count = rows.len();

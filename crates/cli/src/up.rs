@@ -11,13 +11,13 @@ use anyhow::{Context, Result, anyhow, bail};
 use bytes::Bytes;
 use futures::future::join_all;
 use http::Request;
-use innover_bridge::{Bridge, BridgeConfig, Commits, RedisConfig};
+use innover_bridge::{Bridge, BridgeConfig, Commits, RedisConfig, announce};
 use innover_contract::Keyring;
 use innover_host::{Host, HostConfig, KeyValueStore};
 use innover_manifest::HttpRoute;
 use tokio::{
     signal::unix::{SignalKind, signal},
-    task::JoinHandle,
+    task::{JoinHandle, JoinSet},
 };
 
 use crate::{
@@ -96,6 +96,8 @@ fn stop_before_ready() -> ! {
 struct Running {
     host: Arc<Host>,
     bridge: Option<(Arc<Bridge>, JoinHandle<()>)>,
+    /// They end with the platform.
+    _announcers: JoinSet<()>,
     watch: Option<JoinHandle<()>>,
     dev: bool,
 }
@@ -200,9 +202,10 @@ async fn start(app: App, state: &StateDir, options: &Options) -> Result<Running>
             .map_err(explain_address)?,
     );
 
+    let specs = door::services(&app, |label| databases.place(state, label));
+    let mut announcers = JoinSet::new();
     let bridge = match &options.bridge_elsewhere {
         None => {
-            let specs = door::services(&app, |label| databases.place(state, label));
             step("bus", bus::shown(keys.kafka.as_ref()));
             let mut config = BridgeConfig::new(state.bridge(), specs);
             config.redis = Some(options.redis.clone());
@@ -211,6 +214,9 @@ async fn start(app: App, state: &StateDir, options: &Options) -> Result<Running>
         }
         Some(url) => {
             step("bridge", format!("in a process of its own, at {url}"));
+            let bells = Commits::new(&specs);
+            announcers = announce(&specs, &bells);
+            announcers.spawn(ring(host.commits(), bells));
             None
         }
     };
@@ -229,6 +235,7 @@ async fn start(app: App, state: &StateDir, options: &Options) -> Result<Running>
     Ok(Running {
         host,
         bridge,
+        _announcers: announcers,
         watch,
         dev: options.profile == "dev",
     })

@@ -2,14 +2,15 @@
 //! command line for migrations. Owns TLS and the limits of a connection; never runs a statement.
 #![warn(missing_docs)]
 
-use std::{sync::Arc, time::Duration};
+use std::{future::poll_fn, sync::Arc, time::Duration};
 
 use rustls::{
     ClientConfig, RootCertStore,
     pki_types::{CertificateDer, pem::PemObject},
 };
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_postgres::{
-    CancelToken, Client, Config,
+    AsyncMessage, CancelToken, Client, Config, Connection,
     config::{Host, SslMode},
 };
 use tokio_postgres_rustls::MakeRustlsConnect;
@@ -92,16 +93,28 @@ impl Address {
     /// # Errors
     /// [`Unreachable::Server`].
     pub async fn connect(&self) -> Result<Client, Unreachable> {
+        self.connect_with(|| ()).await
+    }
+
+    /// As [`Address::connect`], and calls `notified` for each notification of a channel the client
+    /// listens to.
+    ///
+    /// # Errors
+    /// [`Unreachable::Server`].
+    pub async fn connect_with(
+        &self,
+        notified: impl Fn() + Send + 'static,
+    ) -> Result<Client, Unreachable> {
         let connecting = async {
             Ok(match &self.tls {
                 Some(tls) => {
                     let (client, connection) = self.config.connect(tls.clone()).await?;
-                    tokio::spawn(connection);
+                    tokio::spawn(attend(connection, notified));
                     client
                 }
                 None => {
                     let (client, connection) = self.config.connect(tokio_postgres::NoTls).await?;
-                    tokio::spawn(connection);
+                    tokio::spawn(attend(connection, notified));
                     client
                 }
             })
@@ -127,6 +140,18 @@ impl Address {
             }
         };
         let _ = tokio::time::timeout(CONNECT, cancelling).await;
+    }
+}
+
+/// Carries a connection's traffic until it ends.
+async fn attend<S: AsyncRead + AsyncWrite + Unpin, T: AsyncRead + AsyncWrite + Unpin>(
+    mut connection: Connection<S, T>,
+    notified: impl Fn(),
+) {
+    while let Some(Ok(message)) = poll_fn(|cx| connection.poll_message(cx)).await {
+        if let AsyncMessage::Notification(_) = message {
+            notified();
+        }
     }
 }
 

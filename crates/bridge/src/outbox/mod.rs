@@ -8,6 +8,8 @@ mod server;
 
 use std::sync::Arc;
 
+use tokio::sync::Notify;
+
 use crate::{
     config::{Database, Place},
     door::WriteGate,
@@ -38,11 +40,16 @@ pub(crate) enum Outbox {
 
 impl Outbox {
     /// Opens a database's outbox. `owner` names this bridge: of several on one outbox one relays.
-    pub(crate) async fn open(database: &Database, owner: &str) -> Result<Outbox, StoreError> {
+    /// `wake` is rung when another process says that it has committed there.
+    pub(crate) async fn open(
+        database: &Database,
+        owner: &str,
+        wake: &Arc<Notify>,
+    ) -> Result<Outbox, StoreError> {
         Ok(match &database.place {
             Place::File(path) => Outbox::File(file::File::open(path.clone()).await?),
             Place::Server { url, authority } => {
-                Outbox::Server(server::Server::open(url, authority.as_deref(), owner).await?)
+                Outbox::Server(server::Server::open(url, authority.as_deref(), owner, wake).await?)
             }
         })
     }

@@ -8,13 +8,15 @@
 //! not renewed. One that stalls for longer than its lease may publish what the other has published
 //! too, and consumers know events by their ids.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use innover_postgres::{Address, explain};
+use tokio::sync::Notify;
 use tokio_postgres::{Client, Statement};
 
 use super::Row;
 use crate::{
+    announce,
     limits::{OUTBOX_STATEMENT, RELAY_LEASE, RELAY_ROWS_MAX},
     store::StoreError,
 };
@@ -53,12 +55,15 @@ impl Server {
         url: &str,
         authority: Option<&str>,
         owner: &str,
+        wake: &Arc<Notify>,
     ) -> Result<Server, StoreError> {
         let unreachable = |error: innover_postgres::Unreachable| {
             StoreError::Postgres(format!("cannot connect: {error}"))
         };
         let address = Address::parse(url, authority, OUTBOX_STATEMENT).map_err(unreachable)?;
-        let client = address.connect().await.map_err(unreachable)?;
+        let client = announce::connect_listening(&address, wake)
+            .await
+            .map_err(unreachable)?;
         // A delete that is lost has rows published again, which their ids make harmless.
         client.batch_execute("SET synchronous_commit = off").await?;
         Ok(Server {
