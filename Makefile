@@ -21,7 +21,7 @@ environment = $(foreach name,$(settings),$(if $($(name)),$(name)='$($(name))'))
 dry_run = $(findstring n,$(firstword -$(MAKEFLAGS)))
 in_place_of_make = $(if $(dry_run),,$(become $(environment) exec $(1)))
 
-.PHONY: up down health workers logs demo smoke-test test-auth test-flow bench test test-peers test-postgres test-kafka test-peers-full bench-celery \
+.PHONY: up down health workers logs demo smoke-test test-auth test-flow bench test test-peers test-postgres test-kafka test-peers-full bench-celery bench-servers \
     lint format audit \
     train-scorer rebuild spin-up stack-up stack-down stack-check help
 
@@ -66,6 +66,10 @@ train-scorer: ## the shipped fraud model from generated data: model.json and its
 bench: ## throughput, latency, start-up and memory, as a table
 	@$(build_first)
 	@$(innover) bench
+
+bench-servers: ## the same on PostgreSQL and Kafka, beside pgbench
+	@$(build_first)
+	@tests/peers/bench
 
 test: ## unit, property, component and black-box tests on embedded storage
 	@tools/test-services

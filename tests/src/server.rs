@@ -22,8 +22,17 @@ impl Server {
     pub(crate) fn environment(&self) -> Vec<(String, String)> {
         let (_, place) = self.admin.rsplit_once('@').expect("a user");
         let (host, _) = place.split_once('/').expect("a database");
+        // Where the server has a certificate, the platform checks it.
+        let authority = std::env::var("INNOVER_TEST_POSTGRES_FOLDER")
+            .map(|folder| format!("{folder}/authority.pem"))
+            .ok()
+            .filter(|file| std::path::Path::new(file).is_file());
+        let tls = match authority {
+            Some(file) => format!("sslmode=verify-full&sslrootcert={file}"),
+            None => "sslmode=disable".to_owned(),
+        };
         [
-            ("DATABASE_URL", format!("postgres://{host}?sslmode=disable")),
+            ("DATABASE_URL", format!("postgres://{host}?{tls}")),
             ("DATABASE_PREFIX", self.prefix.clone()),
             ("DATABASE_ADMIN_URL", self.admin.clone()),
         ]

@@ -114,7 +114,8 @@ impl Databases {
 }
 
 impl Server {
-    fn parse(url: &str, prefix: &str) -> Result<Server> {
+    /// Reads `DATABASE_URL`; passwords come later.
+    pub fn parse(url: &str, prefix: &str) -> Result<Server> {
         const FORM: &str = "DATABASE_URL is postgres://host:port?sslmode=…: the server alone, since each service has a database and a role of its own there";
         let rest = url
             .strip_prefix("postgres://")

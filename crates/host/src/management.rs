@@ -78,7 +78,8 @@ impl Management {
             "/health" => json(StatusCode::OK, &serde_json::json!({ "status": "ok" })),
             "/readiness" => self.readiness(),
             "/metrics" => {
-                let text = self.shared.metrics.render(self.shared.log.dropped());
+                let mut text = self.shared.metrics.render(self.shared.log.dropped());
+                self.shared.postgres.render(&mut text);
                 answer(
                     StatusCode::OK,
                     "text/plain; version=0.0.4; charset=utf-8",

@@ -379,11 +379,17 @@ fn escaped(text: &str) -> String {
 }
 
 // Writing to a String cannot fail, so the results of `write!` say nothing.
-fn head(out: &mut String, name: &str, help: &str, kind: &str) {
+pub(crate) fn head(out: &mut String, name: &str, help: &str, kind: &str) {
     let _ = writeln!(out, "# HELP {name} {help}\n# TYPE {name} {kind}");
 }
 
-fn line(out: &mut String, name: &str, suffix: &str, labels: &str, value: impl std::fmt::Display) {
+pub(crate) fn line(
+    out: &mut String,
+    name: &str,
+    suffix: &str,
+    labels: &str,
+    value: impl std::fmt::Display,
+) {
     let _ = match labels {
         "" => writeln!(out, "{name}{suffix} {value}"),
         _ => writeln!(out, "{name}{suffix}{{{labels}}} {value}"),

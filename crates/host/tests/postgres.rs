@@ -247,4 +247,14 @@ async fn many_guests_share_few_sessions_and_each_statement_is_whole() {
     }
     let (sessions, ..) = server.sessions(name).await;
     assert!((1..=4).contains(&sessions), "{sessions} sessions");
+    let metrics = app.metrics().await;
+    for line in [
+        "innover_postgres_connections{state=\"lent\"} 0".to_owned(),
+        format!("innover_postgres_connections{{state=\"idle\"}} {sessions}"),
+        "innover_postgres_connections_max 4".to_owned(),
+        format!("innover_postgres_connections_opened_total {sessions}"),
+        "innover_postgres_connections_refused_total 0".to_owned(),
+    ] {
+        assert!(metrics.contains(&line), "no `{line}` in {metrics}");
+    }
 }

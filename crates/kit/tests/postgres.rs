@@ -168,3 +168,36 @@ async fn writers_of_the_same_rows_in_opposite_orders_lose_nothing_and_end() {
         400
     );
 }
+
+#[tokio::test]
+async fn writers_queue_for_a_row_in_demand_or_once_a_race_was_lost_for_it_and_for_no_other() {
+    let Some(url) = database("kit_claim").await else {
+        return;
+    };
+    let open = async || Db::open_postgres(&url).await.unwrap();
+    let moved = |version: i64| {
+        let mut batch = Batch::new();
+        batch.step(
+            "version",
+            "UPDATE account SET version = version + 1 WHERE id = 'a' AND version = $1",
+            params![version],
+            Expect::Rows(1),
+        );
+        batch
+    };
+    let (mut first, second, mut third) = (open().await, open().await, open().await);
+    assert!(first.claim([("a", true)]).await.unwrap());
+    assert!(!third.claim([("a", false), ("b", false)]).await.unwrap());
+    {
+        let waiting = second.claim([("b", false), ("a", true)]);
+        tokio::pin!(waiting);
+        let early = tokio::time::timeout(std::time::Duration::from_millis(200), &mut waiting);
+        assert!(early.await.is_err(), "the row is claimed");
+        moved(1).commit(&mut first).await.unwrap();
+        assert!(waiting.await.unwrap(), "its batch has ended");
+    }
+    drop(second);
+    // It did not queue, and has read version 1.
+    assert!(moved(1).commit(&mut third).await.is_err());
+    assert!(open().await.claim([("a", false)]).await.unwrap());
+}

@@ -45,8 +45,7 @@ pub async fn rounds(server: &Server, rows: &mut Vec<[String; 5]>) -> Result<()> 
         rows.push(row("pgbench is not on this machine", "", "", "", ""));
         return Ok(());
     };
-    let url = server.create("limits").await?;
-    super::storage::execute(&url, SCHEMA).await?;
+    let url = server.create("limits", SCHEMA).await?;
     for (what, script) in [
         (
             "the server alone: pgbench, 20 clients, one row per INSERT",

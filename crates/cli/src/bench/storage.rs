@@ -8,6 +8,8 @@ use innover_postgres::{Address, explain};
 use rusqlite::OpenFlags;
 use tokio_postgres::{Client, types::ToSql};
 
+use crate::databases;
+
 /// A whole round of payments is counted in less.
 const STATEMENT: std::time::Duration = std::time::Duration::from_secs(120);
 
@@ -21,6 +23,8 @@ pub enum Storage {
 pub struct Server {
     /// `DATABASE_ADMIN_URL`.
     admin: String,
+    /// Of the server's certificate.
+    authority: Option<String>,
     /// `DATABASE_PREFIX` of the platforms.
     pub prefix: String,
 }
@@ -35,29 +39,23 @@ fn reason(error: tokio_postgres::Error) -> anyhow::Error {
     anyhow!(explain(&error))
 }
 
-async fn connect(url: &str) -> Result<Client> {
-    Ok(Address::parse(url, None, STATEMENT)?.connect().await?)
-}
-
-/// Runs statements in the database at `url`.
-pub async fn execute(url: &str, sql: &str) -> Result<()> {
-    connect(url).await?.batch_execute(sql).await.map_err(reason)
-}
-
 impl Storage {
     /// What the environment says.
     pub fn from_environment() -> Result<Storage> {
         let set = |name| std::env::var(name).ok().filter(|value| !value.is_empty());
-        if set("DATABASE_URL").is_none() {
+        let Some(url) = set("DATABASE_URL") else {
             return Ok(Storage::Files);
-        }
+        };
         let admin = set("DATABASE_ADMIN_URL").context(
             "with DATABASE_URL the bench makes databases of its own, and needs DATABASE_ADMIN_URL for it",
         )?;
         let unique = uuid::Uuid::now_v7().simple().to_string();
+        let prefix = format!("bench_{}_", &unique[24..]);
+        let authority = databases::Server::parse(&url, &prefix)?.authority;
         Ok(Storage::Server(Server {
             admin,
-            prefix: format!("bench_{}_", &unique[24..]),
+            authority,
+            prefix,
         }))
     }
 
@@ -96,7 +94,9 @@ impl Storage {
                 Ok(Database::File(connection))
             }
             Storage::Server(server) => Ok(Database::Server(
-                connect(&server.url(&format!("{}{service}", server.prefix))?).await?,
+                server
+                    .connect(&format!("{}{service}", server.prefix))
+                    .await?,
             )),
         }
     }
@@ -106,7 +106,7 @@ impl Storage {
         let Storage::Server(server) = self else {
             return Ok(());
         };
-        let admin = connect(&server.admin).await?;
+        let admin = server.open(&server.admin).await?;
         let like = format!("{}%", server.prefix.replace('_', "\\_"));
         let names = admin
             .query(
@@ -129,6 +129,15 @@ impl Storage {
 }
 
 impl Server {
+    async fn open(&self, url: &str) -> Result<Client> {
+        let address = Address::parse(url, self.authority.as_deref(), STATEMENT)?;
+        Ok(address.connect().await?)
+    }
+
+    async fn connect(&self, database: &str) -> Result<Client> {
+        self.open(&self.url(database)?).await
+    }
+
     /// A database as the administrator reaches it.
     pub fn url(&self, database: &str) -> Result<String> {
         let (url, query) = self.admin.split_once('?').unwrap_or((&self.admin, ""));
@@ -144,14 +153,16 @@ impl Server {
         Ok(format!("{server}/{database}{query}"))
     }
 
-    /// Makes a database of the bench's own and returns its address.
-    pub async fn create(&self, name: &str) -> Result<String> {
+    /// Makes a database of the bench's own with a schema, and returns its address.
+    pub async fn create(&self, name: &str, schema: &str) -> Result<String> {
         let name = format!("{}{name}", self.prefix);
-        let admin = connect(&self.admin).await?;
+        let admin = self.open(&self.admin).await?;
         admin
             .batch_execute(&format!("CREATE DATABASE {name}"))
             .await
             .map_err(reason)?;
+        let made = self.connect(&name).await?;
+        made.batch_execute(schema).await.map_err(reason)?;
         self.url(&name)
     }
 }

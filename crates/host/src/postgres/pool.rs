@@ -1,13 +1,14 @@
 //! Sessions by address, and how many there are.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_postgres::CancelToken;
 
 use super::session::{Lease, Session};
-use crate::limits;
+use crate::{limits, metrics};
 
 /// What a guest gave: an address, and the certificate of its authority.
 type Key = (String, Option<String>);
@@ -36,6 +37,10 @@ pub(crate) struct Servers {
 
 struct Pool {
     size: usize,
+    /// Sessions that were opened since the start.
+    opened: AtomicU64,
+    /// Statements that found no session within the time.
+    given_up: AtomicU64,
     /// One permit per session that is lent.
     slots: Arc<Semaphore>,
     idle: Mutex<Idle>,
@@ -112,9 +117,53 @@ impl Servers {
             addresses: Mutex::default(),
             pool: Arc::new(Pool {
                 size,
+                opened: AtomicU64::new(0),
+                given_up: AtomicU64::new(0),
                 slots: Arc::new(Semaphore::new(size)),
                 idle: Mutex::default(),
             }),
+        }
+    }
+
+    /// The pool in Prometheus' text format; nothing when no guest has used it.
+    pub(crate) fn render(&self, out: &mut String) {
+        let unused = self
+            .addresses
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .is_empty();
+        if unused {
+            return;
+        }
+        let pool = &self.pool;
+        let name = "innover_postgres_connections";
+        metrics::head(out, name, "Connections to PostgreSQL.", "gauge");
+        let lent = pool.size - pool.slots.available_permits();
+        for (state, count) in [("lent", lent), ("idle", pool.idle().count)] {
+            metrics::line(out, name, "", &format!("state=\"{state}\""), count);
+        }
+        for (name, help, kind, value) in [
+            (
+                "innover_postgres_connections_max",
+                "The most connections there are at once.",
+                "gauge",
+                pool.size as u64,
+            ),
+            (
+                "innover_postgres_connections_opened_total",
+                "Connections made.",
+                "counter",
+                pool.opened.load(Relaxed),
+            ),
+            (
+                "innover_postgres_connections_refused_total",
+                "Statements that found no free connection in time.",
+                "counter",
+                pool.given_up.load(Relaxed),
+            ),
+        ] {
+            metrics::head(out, name, help, kind);
+            metrics::line(out, name, "", "", value);
         }
     }
 
@@ -162,6 +211,7 @@ impl Address {
             Arc::clone(&pool.slots).acquire_owned(),
         );
         let Ok(Ok(permit)) = waited.await else {
+            pool.given_up.fetch_add(1, Relaxed);
             return Err(Unreachable::Busy(pool.size));
         };
         let slot = Slot { _permit: permit };
@@ -176,7 +226,11 @@ impl Address {
         };
         let session = match kept {
             Some(session) => session,
-            None => Session::new(self.server.connect().await?),
+            None => {
+                let client = self.server.connect().await?;
+                pool.opened.fetch_add(1, Relaxed);
+                Session::new(client)
+            }
         };
         Ok(Lease::new(Arc::clone(self), session, slot))
     }
