@@ -15,6 +15,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use innover_failpoint::{Step, hold_blocking};
 use rdkafka::{
     ClientContext, Message as _, Offset, Statistics, TopicPartitionList,
     config::RDKafkaLogLevel,
@@ -350,6 +351,7 @@ fn commit(
     if list.count() == 0 {
         return;
     }
+    hold_blocking(Step::OffsetsUncommitted, service);
     if let Err(error) = consumer.commit(&list, mode) {
         tracing::warn!(subscriber = service, %error, "offsets cannot be committed now");
         offsets.unsent(&list);
