@@ -194,6 +194,8 @@ struct Matrix {
     holds: Vec<i64>,
     /// Every payment so far.
     ids: Vec<String>,
+    /// How many of them went from one currency to another.
+    converted: i64,
     tokens_at: Instant,
 }
 
@@ -206,17 +208,17 @@ impl Matrix {
         environment: Vec<(String, String)>,
     ) -> Matrix {
         let mut wallets = Vec::new();
-        for _ in 0..WALLETS {
-            wallets.push(platform.funded("user", &decimal(START), "EUR").await);
+        for n in 0..WALLETS {
+            wallets.push(platform.funded("user", &decimal(START), currency(n)).await);
         }
         let paid = platform
-            .pay("user", &wallets[0], &wallets[1], "1.00", "EUR")
+            .pay("user", &wallets[0], &wallets[2], "1.00", "EUR")
             .await;
         let first = platform.settled(&paid.id()).await;
         assert_eq!(first["state"], "completed", "{first}");
         let mut holds = vec![START; WALLETS];
         holds[0] -= 100;
-        holds[1] += 100;
+        holds[2] += 100;
         let apart = bridge.is_some();
         Matrix {
             platform,
@@ -228,6 +230,7 @@ impl Matrix {
             wallets,
             holds,
             ids: vec![paid.id()],
+            converted: 0,
             tokens_at: Instant::now(),
         }
     }
@@ -244,7 +247,10 @@ impl Matrix {
         let mut done = 0;
         for round in &planned {
             if Instant::now() >= end {
-                println!("{name}: the time is over after {done} of {} rounds", planned.len());
+                println!(
+                    "{name}: the time is over after {done} of {} rounds",
+                    planned.len()
+                );
                 break;
             }
             done += 1;
@@ -254,7 +260,11 @@ impl Matrix {
                 "{name} {done}/{}: {} at {}, {} killed: first after {} ms, last after {} ms, round {} ms",
                 planned.len(),
                 round.step.name(),
-                if round.at.is_empty() { "the gateway" } else { round.at },
+                if round.at.is_empty() {
+                    "the gateway"
+                } else {
+                    round.at
+                },
                 round.victim.name(),
                 recovery.first.as_millis(),
                 recovery.last.as_millis(),
@@ -285,13 +295,19 @@ impl Matrix {
         for start in 0..CLIENTS {
             let mine: Vec<_> = (start..PAYMENTS)
                 .step_by(CLIENTS)
-                .map(|n| (format!("crash-{number}-{n}"), self.payment(first + n)))
+                .map(|n| {
+                    (
+                        first + n,
+                        format!("crash-{number}-{n}"),
+                        self.payment(first + n),
+                    )
+                })
                 .collect();
             let client = client.clone();
             clients.spawn(async move {
                 let mut ids = Vec::new();
-                for (key, body) in mine {
-                    ids.push(client.pay(&key, &body).await);
+                for (n, key, body) in mine {
+                    ids.push((n, client.pay(&key, &body).await));
                 }
                 ids
             });
@@ -308,17 +324,15 @@ impl Matrix {
             tokio::spawn(async move { client.pay(&key, &body).await })
         };
         block_in_place(|| self.again(round.victim));
-        let mut ids = vec![late.await.unwrap()];
+        let mut ids = vec![(first + PAYMENTS, late.await.unwrap())];
         while let Some(some) = clients.join_next().await {
             ids.extend(some.unwrap());
         }
-        for n in 0..=PAYMENTS {
-            let (from, to, cents) = transfer(first + n);
-            self.holds[from] -= cents;
-            self.holds[to] += cents;
+        for (n, id) in ids {
+            let paid = self.completed(&client, &id, killed + COMPLETED_MAX).await;
+            self.enter(n, &paid);
+            self.ids.push(id);
         }
-        self.ids.extend(ids.iter().cloned());
-        self.completed(&client, &ids, killed + COMPLETED_MAX).await;
         self.check(first).await;
         // When the last batch of each payment was decided, by the same clock.
         let killed_at = killed_at.as_micros() as i64;
@@ -339,7 +353,20 @@ impl Matrix {
     fn payment(&self, n: usize) -> Value {
         let (from, to, cents) = transfer(n);
         let (payer, payee) = (&self.wallets[from], &self.wallets[to]);
-        payment(payer, payee, &decimal(cents), "EUR")
+        payment(payer, payee, &decimal(cents), currency(from))
+    }
+
+    /// Notes what the `n`th payment, completed as `paid`, must have done to the wallets.
+    fn enter(&mut self, n: usize, paid: &Value) {
+        let (from, to, cents) = transfer(n);
+        let amount = |side: &str| paid[side]["amount"].as_str().unwrap().to_owned();
+        assert_eq!(amount("source"), decimal(cents), "{paid}");
+        match currency(from) == currency(to) {
+            true => assert_eq!(amount("target"), decimal(cents), "{paid}"),
+            false => self.converted += 1,
+        }
+        self.holds[from] -= cents;
+        self.holds[to] += amount("target").replace('.', "").parse::<i64>().unwrap();
     }
 
     fn arm(&self, step: Step, at: &str) {
@@ -397,25 +424,23 @@ impl Matrix {
         }
     }
 
-    /// Waits until all of these are completed.
-    async fn completed(&self, client: &Client, ids: &[String], deadline: Instant) {
-        for id in ids {
-            loop {
-                let seen = client.payment(id).await;
-                match seen.as_ref().and_then(|p| p["state"].as_str()) {
-                    Some("completed") => break,
-                    Some("failed" | "declined" | "cancelled" | "review") => {
-                        panic!("{seen:?}\n{}", self.troubles())
-                    }
-                    _ => {}
+    /// Waits until a payment is completed; returns it.
+    async fn completed(&self, client: &Client, id: &str, deadline: Instant) -> Value {
+        loop {
+            let seen = client.payment(id).await;
+            match seen.as_ref().and_then(|p| p["state"].as_str()) {
+                Some("completed") => return seen.unwrap(),
+                Some("failed" | "declined" | "cancelled" | "review") => {
+                    panic!("{seen:?}\n{}", self.troubles())
                 }
-                assert!(
-                    Instant::now() < deadline,
-                    "{id} is lost: {seen:?}\n{}",
-                    self.troubles()
-                );
-                tokio::time::sleep(Duration::from_millis(20)).await;
+                _ => {}
             }
+            assert!(
+                Instant::now() < deadline,
+                "{id} is lost: {seen:?}\n{}",
+                self.troubles()
+            );
+            tokio::time::sleep(Duration::from_millis(20)).await;
         }
     }
 
@@ -434,10 +459,10 @@ impl Matrix {
         );
         assert_eq!(
             number("forex", "SELECT count(*) FROM conversions"),
-            all,
+            self.converted,
             "one conversion each"
         );
-        // One debit and one credit, of the payment's amount.
+        // One pair of postings each, and two where the house changes money between them.
         let postings = |direction: &str| {
             let sql = format!(
                 "SELECT count(*) FROM postings JOIN entries ON entries.id = postings.entry_id
@@ -445,13 +470,14 @@ impl Matrix {
             );
             number("ledger", &sql)
         };
-        assert_eq!((postings("debit"), postings("credit")), (all, all));
+        let pairs = all + self.converted;
+        assert_eq!((postings("debit"), postings("credit")), (pairs, pairs));
         // Each decision, state, event, entry and job is on the timeline once; the job's effect is one.
         assert_eq!(
             number(
                 "payment",
                 "SELECT count(*) FROM (SELECT payment_id FROM timeline
-                 GROUP BY payment_id, kind, name HAVING count(*) > 1) doubled"
+                 GROUP BY payment_id, kind, name, detail HAVING count(*) > 1) doubled"
             ),
             0,
             "nothing is done twice"
@@ -459,7 +485,11 @@ impl Matrix {
         p.assert_outboxes_empty().await;
         p.assert_balanced().await;
         for (wallet, cents) in self.wallets.iter().zip(&self.holds) {
-            assert_eq!(p.assert_projected(wallet).await, decimal(*cents), "{wallet}");
+            assert_eq!(
+                p.assert_projected(wallet).await,
+                decimal(*cents),
+                "{wallet}"
+            );
         }
         for kind in ["payment.initiated", "forex.converted", "payment.completed"] {
             let sql = format!("SELECT count(*) FROM records WHERE action = '{kind}'");
@@ -524,6 +554,13 @@ fn transfer(n: usize) -> (usize, usize, i64) {
     let from = n % WALLETS;
     let to = (from + 1 + n / WALLETS % (WALLETS - 1)) % WALLETS;
     (from, to, 100 + (n % 900) as i64)
+}
+
+fn currency(wallet: usize) -> &'static str {
+    match wallet % 2 {
+        0 => "EUR",
+        _ => "USD",
+    }
 }
 
 fn decimal(cents: i64) -> String {
@@ -605,7 +642,12 @@ fn report(
                     (sorted[sorted.len() / 2], sorted[sorted.len() - 1])
                 };
                 let ((first, _), (last, longest)) = (of(|r| r.first), of(|r| r.last));
-                format!("{} / {} / {}", seconds(first), seconds(last), seconds(longest))
+                format!(
+                    "{} / {} / {}",
+                    seconds(first),
+                    seconds(last),
+                    seconds(longest)
+                )
             });
             let _ = write!(text, " {} |", cell.unwrap_or_default());
         }
