@@ -770,6 +770,15 @@ fn every_step_is_in_one_of_the_matrices() {
     );
 }
 
+#[test]
+fn the_documentation_has_every_step_as_it_is() {
+    let text = std::fs::read_to_string(repository().join("docs/crash-matrix.md")).unwrap();
+    for step in Step::ALL {
+        let row = format!("| `{}` | {} |", step.name(), step.meaning());
+        assert!(text.contains(&row), "docs/crash-matrix.md lacks: {row}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 3)]
 async fn one_process_killed_at_every_step_loses_and_doubles_nothing() {
     let _turn = TURN.lock().await;
