@@ -19,7 +19,7 @@ use std::{
 use innover_failpoint::{SETTING, Step};
 use innover_tests::{Platform, apart::Bridge, innover, payment, repository, services::Service};
 use serde_json::Value;
-use tokio::task::block_in_place;
+use tokio::task::{JoinSet, block_in_place};
 
 /// Payments that are sent at once in each round. One more follows right after the kill.
 const PAYMENTS: usize = 50;
@@ -27,7 +27,7 @@ const PAYMENTS: usize = 50;
 const CLIENTS: usize = 8;
 const WALLETS: usize = 10;
 /// In each wallet at the start, in cents: no wallet runs dry in a thousand rounds.
-const START: i64 = 100_000_00;
+const START: i64 = 10_000_000;
 /// An ordinary payment comes to a step within this time, or the step is not on its way.
 const REACHED_MAX: Duration = Duration::from_secs(20);
 /// A round's payments are completed within this time after the kill, or they are lost.
@@ -321,6 +321,7 @@ impl Matrix {
         println!("{}", self.report(name, done, steps, victims, &figures));
     }
 
+    /// One round: kills the victim while the step is held, and returns once everything has been checked.
     async fn round(&mut self, number: usize, round: &Round) -> Recovery {
         if self.tokens_at.elapsed() > TOKENS_EVERY {
             self.platform.forget_tokens();
@@ -329,27 +330,7 @@ impl Matrix {
         let client = Arc::new(Client::new(&self.platform).await);
         self.arm(round.step, round.at);
         let first = self.ids.len();
-        let mut clients = tokio::task::JoinSet::new();
-        for start in 0..CLIENTS {
-            let mine: Vec<_> = (start..PAYMENTS)
-                .step_by(CLIENTS)
-                .map(|n| {
-                    (
-                        first + n,
-                        format!("crash-{number}-{n}"),
-                        self.payment(first + n),
-                    )
-                })
-                .collect();
-            let client = client.clone();
-            clients.spawn(async move {
-                let mut ids = Vec::new();
-                for (n, key, body) in mine {
-                    ids.push((n, client.pay(&key, &body).await));
-                }
-                ids
-            });
-        }
+        let mut clients = self.send(number, first, &client);
         let reached = self.reached(round).await;
         let killed_at = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
         let killed = Instant::now();
@@ -387,6 +368,30 @@ impl Matrix {
             first: after("min"),
             last: after("max"),
         }
+    }
+
+    /// Sends the payments of a round from `first` on; each client ends with its payments' numbers and ids.
+    fn send(
+        &self,
+        number: usize,
+        first: usize,
+        client: &Arc<Client>,
+    ) -> JoinSet<Vec<(usize, String)>> {
+        let mut clients = JoinSet::new();
+        for start in 0..CLIENTS {
+            let mine = (start..PAYMENTS).step_by(CLIENTS);
+            let mine: Vec<_> = mine.map(|n| (n, self.payment(first + n))).collect();
+            let client = client.clone();
+            clients.spawn(async move {
+                let mut ids = Vec::new();
+                for (n, body) in mine {
+                    let id = client.pay(&format!("crash-{number}-{n}"), &body).await;
+                    ids.push((first + n, id));
+                }
+                ids
+            });
+        }
+        clients
     }
 
     /// The `n`th payment of all.
