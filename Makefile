@@ -21,7 +21,7 @@ environment = $(foreach name,$(settings),$(if $($(name)),$(name)='$($(name))'))
 dry_run = $(findstring n,$(firstword -$(MAKEFLAGS)))
 in_place_of_make = $(if $(dry_run),,$(become $(environment) exec $(1)))
 
-.PHONY: up down health workers logs demo smoke-test test-auth test-flow bench test test-peers test-postgres test-kafka test-peers-full bench-celery bench-servers \
+.PHONY: up down health workers logs demo smoke-test test-auth test-flow bench bench-servers test test-peers test-postgres test-kafka test-crash test-peers-full bench-celery \
     lint format audit \
     train-scorer rebuild spin-up stack-up stack-down stack-check help
 
@@ -87,6 +87,10 @@ test-postgres: ## the black-box tests on a PostgreSQL of their own
 
 test-kafka: ## the bus on a Kafka of its own
 	@tests/peers/servers kafka
+
+test-crash: ## the crash matrix on a PostgreSQL and a Kafka, 20 rounds of each step and victim (two hours)
+	@$(build_first)
+	@INNOVER_CRASH_ROUNDS=$${INNOVER_CRASH_ROUNDS:-20} tests/peers/servers crash
 
 test-peers-full: ## the same with 20,000 jobs under kill -9
 	@$(build_first)

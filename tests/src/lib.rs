@@ -12,7 +12,10 @@
     reason = "a test stops at the first surprise"
 )]
 
+pub mod apart;
+pub mod books;
 mod server;
+pub mod services;
 
 use std::{
     io::{BufRead, BufReader},
@@ -53,6 +56,8 @@ pub struct Platform {
     child: Option<Child>,
     /// The folder of the spin.toml it runs.
     application: PathBuf,
+    /// What follows `innover up`.
+    arguments: Vec<String>,
     state: PathBuf,
     _folder: Option<tempfile::TempDir>,
     /// `http://127.0.0.1:<port>` of the gateway.
@@ -95,12 +100,20 @@ impl Platform {
 
     /// The same with the spin.toml of another folder.
     pub async fn start_in(application: &Path, environment: &[(&str, &str)]) -> Platform {
+        let mut platform = Platform::new(application, environment);
+        platform.run();
+        platform
+    }
+
+    /// One that does not run yet.
+    fn new(application: &Path, environment: &[(&str, &str)]) -> Platform {
         let folder = tempfile::tempdir().unwrap();
         let state = folder.path().join("state");
         prepare(&state);
         let mut platform = Platform {
             child: None,
             application: application.to_owned(),
+            arguments: Vec::new(),
             state,
             _folder: Some(folder),
             url: format!("http://127.0.0.1:{}", free_port()),
@@ -117,7 +130,6 @@ impl Platform {
             platform.environment.extend(server.environment());
             platform.create_databases();
         }
-        platform.run();
         platform
     }
 
@@ -135,35 +147,9 @@ impl Platform {
 
     /// Starts the process and waits for `ready`.
     pub fn run(&mut self) {
-        let mut child = self
-            .command("up")
-            .stdout(Stdio::piped())
-            .stderr(Stdio::inherit())
-            .spawn()
-            .unwrap();
-        let lines = BufReader::new(child.stdout.take().unwrap());
-        // From now on it ends with this value, also when it never gets ready.
-        self.child = Some(child);
-        let (said, heard) = std::sync::mpsc::channel();
-        // Reads on after `ready`, so that the pipe never fills.
-        std::thread::spawn(move || {
-            for line in lines.lines().map_while(Result::ok) {
-                let _ = said.send(line);
-            }
-        });
-        let deadline = Instant::now() + READY_MAX;
-        let mut seen = Vec::new();
-        loop {
-            let left = deadline.saturating_duration_since(Instant::now());
-            match heard.recv_timeout(left) {
-                Ok(line) if line.starts_with("ready") => break,
-                Ok(line) => seen.push(line),
-                Err(_) => panic!(
-                    "the platform did not get ready; it said:\n{}",
-                    seen.join("\n")
-                ),
-            }
-        }
+        let mut command = self.command("up");
+        command.args(&self.arguments);
+        launch(&mut self.child, command, "ready");
     }
 
     fn command(&self, name: &str) -> Command {
@@ -265,6 +251,11 @@ impl Platform {
             assert_eq!(change.execute(sql, []).unwrap(), 1, "{sql}");
         }
         change.commit().unwrap();
+    }
+
+    /// Tokens are good for an hour; the next requests get new ones.
+    pub fn forget_tokens(&self) {
+        self.tokens.lock().unwrap().clear();
     }
 
     /// An access token of a dev user, whose password is its name.
@@ -416,6 +407,35 @@ impl Drop for Platform {
         if let Some(mut child) = self.child.take() {
             let _ = child.kill();
             let _ = child.wait();
+        }
+    }
+}
+
+/// Starts a process into `child` and waits until a line it says begins with `word`.
+fn launch(child: &mut Option<Child>, mut command: Command, word: &str) {
+    let mut new = command
+        .stdout(Stdio::piped())
+        .stderr(Stdio::inherit())
+        .spawn()
+        .unwrap();
+    let lines = BufReader::new(new.stdout.take().unwrap());
+    // From now on it ends with whoever has it, also when it never gets ready.
+    *child = Some(new);
+    let (said, heard) = std::sync::mpsc::channel();
+    // Reads on after that line, so that the pipe never fills.
+    std::thread::spawn(move || {
+        for line in lines.lines().map_while(Result::ok) {
+            let _ = said.send(line);
+        }
+    });
+    let deadline = Instant::now() + READY_MAX;
+    let mut seen = Vec::new();
+    loop {
+        let left = deadline.saturating_duration_since(Instant::now());
+        match heard.recv_timeout(left) {
+            Ok(line) if line.starts_with(word) => break,
+            Ok(line) => seen.push(line),
+            Err(_) => panic!("`{word}` was not said, but:\n{}", seen.join("\n")),
         }
     }
 }

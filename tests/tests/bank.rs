@@ -6,7 +6,6 @@
 #![allow(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 
 use std::{
-    process::Command,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
@@ -14,7 +13,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use innover_tests::{Platform, repository, unique};
+use innover_tests::{Platform, services::Service, unique};
 use reqwest::Method;
 use serde_json::json;
 use tokio::sync::RwLock;
@@ -114,22 +113,10 @@ impl Bank {
     }
 }
 
-fn server(action: &str, folder: &str) {
-    let done = Command::new(repository().join("tests/services/postgres"))
-        .args([action, folder])
-        .output()
-        .unwrap();
-    assert!(
-        done.status.success(),
-        "{}",
-        String::from_utf8_lossy(&done.stderr)
-    );
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_read_shows_the_same_total_while_money_moves_and_everything_is_killed() {
     let seconds = std::env::var("INNOVER_BANK_SECONDS").map_or(10, |s| s.parse().unwrap());
-    let folder = std::env::var("INNOVER_TEST_POSTGRES_FOLDER").ok();
+    let server = Service::postgres();
     let mut bank = Bank {
         platform: RwLock::new(Platform::start().await),
         accounts: Vec::new(),
@@ -178,12 +165,12 @@ async fn every_read_shows_the_same_total_while_money_moves_and_everything_is_kil
         }
         tokio::time::sleep(Duration::from_millis(kills * 37 % 200)).await;
         let killed = Instant::now();
-        match &folder {
-            Some(folder) if kills % 2 == 1 => {
-                let folder = folder.clone();
+        match &server {
+            Some(server) if kills % 2 == 1 => {
+                let server = server.clone();
                 let back = tokio::task::spawn_blocking(move || {
-                    server("kill", &folder);
-                    server("again", &folder);
+                    server.kill();
+                    server.again();
                 });
                 back.await.unwrap();
             }

@@ -134,68 +134,11 @@ async fn check(platform: &Platform, wallets: &[(String, &'static str)], ids: &[S
             .or_default() += 1;
     }
     println!("{states:?}");
-    let count = |database: &str, sql: &str| platform.number(database, sql);
-    assert_eq!(
-        ids.iter().collect::<std::collections::BTreeSet<_>>().len(),
-        PAYMENTS,
-        "one id per key"
-    );
-    assert_eq!(
-        count("payment", "SELECT count(*) FROM payments"),
-        PAYMENTS as i64,
-        "nothing doubled"
-    );
-    assert_eq!(
-        count(
-            "payment",
-            "SELECT count(*) FROM payments WHERE state NOT IN ('completed', 'failed')"
-        ),
-        0
-    );
-    // Exactly the entries its state demands.
-    let completed = count(
-        "payment",
-        "SELECT count(*) FROM payments WHERE state = 'completed'",
-    );
-    assert_eq!(
-        count(
-            "ledger",
-            "SELECT count(*) FROM entries WHERE kind = 'payment'"
-        ),
-        completed
-    );
-    assert_eq!(
-        count(
-            "payment",
-            "SELECT count(*) FROM payments WHERE (state = 'completed') <> (entry_id IS NOT NULL)"
-        ),
-        0
-    );
-    // The relay takes rows away in groups, a tenth of a second after it published them.
-    let deadline = Instant::now() + Duration::from_secs(10);
-    for database in ["payment", "forex", "ledger", "wallet"] {
-        while count(database, "SELECT count(*) FROM outbox") > 0 {
-            assert!(
-                Instant::now() < deadline,
-                "{database}: events are left in the outbox"
-            );
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    }
+    assert_eq!(ids.len(), PAYMENTS);
+    platform.assert_payments_once(ids);
+    platform.assert_outboxes_empty().await;
     platform.assert_balanced().await;
-    // Wallet projections equal the ledger.
-    for (wallet, currency) in wallets {
-        let shown = platform.balance(wallet).await;
-        let account = wallet.replacen("wal_", "acc_", 1);
-        let ledger = platform
-            .get("auditor", &format!("/api/ledger/v1/accounts/{account}"))
-            .await;
-        assert_eq!(
-            ledger.json["balance"]["posted"],
-            shown.as_str(),
-            "{currency} {}",
-            ledger.text
-        );
-        assert!(!shown.starts_with('-'), "{shown}");
+    for (wallet, _) in wallets {
+        platform.assert_projected(wallet).await;
     }
 }

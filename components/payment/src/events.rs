@@ -70,9 +70,10 @@ pub fn converted<'a>(cx: &'a Cx, db: &'a Db, events: &'a [Event]) -> Handling<'a
         events,
         |e: &Converted| Some(&e.payment_id),
         |writer, at, e, event| {
-            let Some(to) = next(at.state, Signal::Converted) else {
+            let to = next(at.state, Signal::Converted);
+            if to.is_none() && !model::misses_conversion(at.state, at.target_minor) {
                 return;
-            };
+            }
             let cause = Cause::from(event);
             let detail = format!("rate {}, exact {}", e.rate, e.exact);
             writer.note(&at.id, "event", &event.kind, &cause, &detail);
@@ -84,7 +85,10 @@ pub fn converted<'a>(cx: &'a Cx, db: &'a Db, events: &'a [Event]) -> Handling<'a
                 exact: Some(e.exact.clone()),
                 ..Change::default()
             };
-            writer.change(at, to, change, &cause);
+            match to {
+                Some(to) => writer.change(at, to, change, &cause),
+                None => writer.amend(at, change),
+            }
         },
     ))
 }

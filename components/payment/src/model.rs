@@ -128,6 +128,12 @@ pub fn next(state: State, signal: Signal) -> Option<State> {
     }
 }
 
+/// Whether a payment that was booked still lacks what it was converted to. Events of two services
+/// overtake each other where they come over two topics: what the ledger says may be here first.
+pub fn misses_conversion(state: State, target_minor: Option<i64>) -> bool {
+    matches!(state, State::Processing | State::Completed) && target_minor.is_none()
+}
+
 /// What the ledger's final refusal means for a payment: a failure, unless it was asked for because
 /// someone withdrew the payment. `code` is why the ledger refused; a refusal for a reason of its own
 /// stays a failure.

@@ -333,6 +333,11 @@ impl Writer {
             withdrawn_by: Some(who.to_owned()),
             ..Change::default()
         };
+        self.amend(p, change);
+    }
+
+    /// Changes a payment that stays in its state, which nobody needs to hear of.
+    pub fn amend(&mut self, p: &Payment, change: Change) {
         self.update(p, p.state, change);
     }
 

@@ -254,6 +254,36 @@ async fn late_and_repeated_events_change_nothing() {
 }
 
 #[tokio::test]
+async fn a_conversion_that_the_ledgers_event_overtook_is_noted_once() {
+    for late_by in [1, 2, 3] {
+        let store = Store::new();
+        insert(&store, "pay_1", State::Converting).await;
+        let steps: [(EventHandler, Event); 2] = [
+            (events::posted, posted("pay_1")),
+            (events::wallet_updated, wallet_updated("pay_1")),
+        ];
+        for (handler, event) in steps.iter().take(late_by) {
+            handle(&store, *handler, std::slice::from_ref(event)).await;
+        }
+        if late_by == 3 {
+            confirm(&store, "pay_1").await;
+        }
+        let before = store.state("pay_1").await;
+        let announced = store.outbox();
+        for _ in 0..2 {
+            handle(&store, events::converted, &[converted("pay_1")]).await;
+        }
+        let paid = store::by_id(&store.db(), "pay_1").await.unwrap().unwrap();
+        assert_eq!((paid.state, paid.target_minor), (before, Some(3723)));
+        assert_eq!(paid.rate.as_deref(), Some("1.1172"));
+        assert_eq!(store.outbox(), announced, "nobody needs to hear of it");
+        let lines = store::timeline(&store.db(), "pay_1").await.unwrap();
+        let noted = lines.iter().filter(|l| l.name == "forex.converted").count();
+        assert_eq!(noted, 1);
+    }
+}
+
+#[tokio::test]
 async fn an_event_of_another_source_never_moves_a_payment() {
     let store = Store::new();
     insert(&store, "pay_1", State::Initiated).await;

@@ -10,6 +10,7 @@ use std::{
 use bytes::Bytes;
 use futures::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use innover_contract::event::{CLOUDEVENTS_BATCH, EventAnswers};
+use innover_failpoint::{Step, hold};
 use serde::Deserialize;
 use tokio::sync::{Notify, watch};
 
@@ -416,8 +417,12 @@ pub(crate) fn fly(
     let (service, door) = (service.clone(), door.clone());
     flights.push(
         async move {
+            hold(Step::EventsUndelivered, &service).await;
             let started = Instant::now();
             let answer = deliver(&*door, &service, &batch.events).await;
+            if answer.is_ok() {
+                hold(Step::EventsUnsettled, &service).await;
+            }
             Landed {
                 lane,
                 batch,

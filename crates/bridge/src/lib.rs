@@ -211,6 +211,10 @@ impl Bridge {
         let (stop_workers, workers_stop) = watch::channel(false);
         let (stop_relays, relays_stop) = watch::channel(false);
         let bus = kafka
+            .map(|mut kafka| {
+                kafka.instance.get_or_insert_with(|| instance.clone());
+                kafka
+            })
             .map(|kafka| kafka::Bus::new(kafka, retention, metrics.clone(), relays_stop.clone()))
             .transpose()?
             .map(Arc::new);

@@ -184,6 +184,9 @@ pub const KAFKA_CLOSE_WAIT: Duration = Duration::from_secs(5);
 /// At shutdown, a member's last commit and its leave. Without a broker both are for nothing: the
 /// session ends by itself, and what was not committed comes again.
 pub const KAFKA_LEAVE_WAIT: Duration = Duration::from_secs(5);
+/// At shutdown, the partitions of a member are given up within this time; without a broker that is for
+/// nothing as well.
+pub const KAFKA_UNSUBSCRIBE_WAIT: Duration = Duration::from_secs(1);
 /// An acknowledgement that takes this long makes the bridge not ready.
 pub const KAFKA_SLOW_ACK: Duration = Duration::from_secs(5);
 /// Questions about topics are answered within this time.

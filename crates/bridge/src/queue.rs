@@ -8,6 +8,7 @@ use std::{
 
 use futures::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use innover_contract::Job;
+use innover_failpoint::{Step, hold};
 use serde_json::json;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, watch};
 
@@ -388,7 +389,11 @@ impl Flight {
                 took: started.elapsed(),
             };
         }
+        hold(Step::JobsUndelivered, &self.queue.service).await;
         let handed = self.deliver(&jobs).await;
+        if handed.is_ok() {
+            hold(Step::JobsUnsettled, &self.queue.service).await;
+        }
         let unavailable = match &handed {
             Err(DoorError::Unavailable(problem)) => Some(problem.clone()),
             _ => None,

@@ -14,6 +14,7 @@ use innover_contract::{
     event::{OUTBOX_TASK_PREFIX, OutboxHeaders},
     time::rfc3339,
 };
+use innover_failpoint::{Step, hold};
 use serde::Serialize;
 use tokio::{
     sync::{Notify, watch},
@@ -147,6 +148,7 @@ impl Relay {
         let count = rows.len();
         state.oldest_row(rows.first().map_or(0, |r| r.created_at));
         if count > 0 {
+            hold(Step::RowsUnpublished, &self.service).await;
             let items = rows
                 .into_iter()
                 .map(|row| item(&self.service, &self.routes, row))
@@ -157,6 +159,7 @@ impl Relay {
             self.publisher
                 .publish(items, Durability::Normal, self.clock.now())
                 .await?;
+            hold(Step::RowsPublished, &self.service).await;
             progress.undeleted_since.get_or_insert_with(Instant::now);
             if count < RELAY_ROWS_MAX {
                 state.oldest_row(0);
@@ -170,6 +173,7 @@ impl Relay {
             || (closing && progress.undeleted_since.is_some())
         {
             self.publisher.harden(self.clock.now()).await?;
+            hold(Step::RowsUndeleted, &self.service).await;
             outbox.delete(&self.gate, &self.database.label).await?;
             progress.undeleted_since = None;
         }

@@ -947,6 +947,36 @@ async fn two_bridges_share_the_partitions_and_one_takes_over_from_the_other() {
     assert!(all_committed(&kafka, "forex", "payment.initiated"));
 }
 
+/// The session of a member that is gone lasts ten seconds.
+#[tokio::test(flavor = "multi_thread")]
+async fn nobody_waits_for_the_session_of_a_bridge_that_left_in_order() {
+    let Some(brokers) = kafka() else { return };
+    let (one, two, kafka) = (payments(), payments(), config(&brokers));
+    let (first, second) = (FakeDoor::ok(), FakeDoor::ok());
+    let bridge_one = start(&one, &kafka, &first).await;
+    let bridge_two = start(&two, &kafka, &second).await;
+    let mut sent = 0;
+    let both = async {
+        while first.seen().is_empty() || second.seen().is_empty() {
+            emit_many(&one, &format!("warm-{sent}"), 20);
+            sent += 20;
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    };
+    let shared = tokio::time::timeout(Duration::from_secs(40), both).await;
+    assert!(shared.is_ok(), "both get a share");
+    bridge_two.shutdown().await;
+    emit_many(&one, "left", 100);
+    sent += 100;
+    soon("the other has it all", Duration::from_secs(5), || {
+        let mut all: HashSet<String> = first.ids("forex").into_iter().collect();
+        all.extend(second.ids("forex"));
+        all.len() == sent
+    })
+    .await;
+    bridge_one.shutdown().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn members_that_come_and_go_in_order_repeat_nothing() {
     let Some(brokers) = kafka() else { return };

@@ -44,6 +44,7 @@ pub async fn run(app: App, state: StateDir, options: Options) -> Result<()> {
     let mut terminate = signal(SignalKind::terminate()).context("cannot watch for SIGTERM")?;
     let log = log_file::open(&log)?;
     log_file::subscribe(&log);
+    innover_failpoint::announce();
     let secrets = secrets::read(&state.secrets())?;
     let labels = migrate::labels(&app)?;
     databases.unlock(labels.iter().map(String::as_str), &secrets);

@@ -175,6 +175,7 @@ async fn start(app: App, state: &StateDir, options: &Options) -> Result<Running>
         .unwrap_or_else(|| state.log().display().to_string());
     let log = log_file::open(&target)?;
     log_file::subscribe(&log);
+    innover_failpoint::announce();
     step("log", &target);
 
     let loading = Instant::now();

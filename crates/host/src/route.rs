@@ -12,6 +12,7 @@ use http::uri::{Authority, Scheme};
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, Uri};
 use http_body_util::BodyExt;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
+use innover_failpoint::Step;
 use innover_manifest::routes::{RESERVED_PREFIX, RouteMatch, Router};
 use innover_manifest::{Manifest, StaticResponse};
 use wasmtime_wasi_http::{Error, WasiBody};
@@ -104,10 +105,15 @@ impl Entrance {
             return self.well_known(request.uri().path());
         }
         let id = request.headers().get(&REQUEST_ID).cloned();
-        match self.forward(request, client).await {
+        let step = step_of(&request);
+        let response = match self.forward(request, client).await {
             Ok(response) => response,
             Err(problem) => problem.response(id.as_ref().and_then(|id| id.to_str().ok())),
+        };
+        if let Some((step, at)) = step {
+            innover_failpoint::hold(step, &at).await;
         }
+        response
     }
 
     fn well_known(&self, path: &str) -> Response<WasiBody> {
@@ -167,6 +173,19 @@ impl Entrance {
         }
         result
     }
+}
+
+/// Where a test may hold the answer, and at which service: a bridge's delivery names one.
+fn step_of(request: &Request<Incoming>) -> Option<(Step, String)> {
+    if !innover_failpoint::is_armed() || request.method() != http::Method::POST {
+        return None;
+    }
+    let delivered = request.uri().path().strip_prefix("/_deliver/");
+    let service = delivered.and_then(|rest| rest.split('/').next());
+    Some(match service {
+        Some(service) => (Step::DeliveryUnanswered, service.to_owned()),
+        None => (Step::AnswerUnsent, String::new()),
+    })
 }
 
 impl Door {

@@ -39,6 +39,10 @@ pub struct KafkaConfig {
     pub replication: i32,
     /// The consumer group of a service is `<group_prefix>.<service>`.
     pub group_prefix: String,
+    /// Tells this bridge from others across restarts; the bridge gives its own when there is none. A
+    /// member that comes back under its name has its partitions at once, without it only when the
+    /// session of the one that died has ended.
+    pub instance: Option<String>,
     /// Known to every bridge of the platform and to nobody else: events claim to be of one of its
     /// services only with a signature by this key. Without one every writer of a topic is believed.
     pub signing_key: Option<String>,
@@ -55,6 +59,7 @@ impl fmt::Debug for KafkaConfig {
             .field("partitions", &self.partitions)
             .field("replication", &self.replication)
             .field("group_prefix", &self.group_prefix)
+            .field("instance", &self.instance)
             .field("signed", &self.signing_key.is_some())
             .field("settings", &self.settings.keys())
             .finish()
@@ -70,6 +75,7 @@ impl KafkaConfig {
             partitions: 6,
             replication: 1,
             group_prefix: "innover".into(),
+            instance: None,
             signing_key: None,
             settings: BTreeMap::new(),
         }
@@ -188,6 +194,9 @@ impl KafkaConfig {
     pub(crate) fn consumer(&self, service: &str) -> ClientConfig {
         let mut client = self.client();
         let session = self.settings.get("session.timeout.ms").cloned();
+        if let Some(instance) = &self.instance {
+            client.set("group.instance.id", instance);
+        }
         client
             .set("group.id", self.group(service))
             .set("partition.assignment.strategy", "cooperative-sticky")

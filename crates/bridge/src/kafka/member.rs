@@ -15,6 +15,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use innover_failpoint::{Step, hold_blocking};
 use rdkafka::{
     ClientContext, Message as _, Offset, Statistics, TopicPartitionList,
     config::RDKafkaLogLevel,
@@ -27,8 +28,8 @@ use tokio::sync::{mpsc, oneshot};
 use super::{client, config::KafkaConfig, locked, message::Message, window::Place};
 use crate::{
     limits::{
-        KAFKA_COMMIT_EVERY, KAFKA_POLL, KAFKA_REVOKE_WAIT, KAFKA_ROOM_WAIT, KAFKA_WINDOW_BYTES_MAX,
-        KAFKA_WINDOW_EVENTS_MAX, UNAVAILABLE_BACKOFF_MAX,
+        KAFKA_COMMIT_EVERY, KAFKA_POLL, KAFKA_REVOKE_WAIT, KAFKA_ROOM_WAIT, KAFKA_UNSUBSCRIBE_WAIT,
+        KAFKA_WINDOW_BYTES_MAX, KAFKA_WINDOW_EVENTS_MAX, UNAVAILABLE_BACKOFF_MAX,
     },
     metrics::Metrics,
 };
@@ -282,7 +283,9 @@ impl Reader {
         if self.stop.load(Relaxed) {
             self.commit(&consumer, CommitMode::Sync, None);
         }
-        // Dropping it leaves the group, so that others need not wait for the session to end.
+        if outcome.is_ok() {
+            leave(&consumer);
+        }
         drop(consumer);
         outcome
     }
@@ -337,6 +340,23 @@ impl Reader {
     }
 }
 
+/// Leaves the group, so that others need not wait for the session to end. A member with a name of its
+/// own that merely closes is expected back (KIP-345): it leaves by giving up its topics first.
+fn leave(consumer: &BaseConsumer<Context>) {
+    consumer.unsubscribe();
+    let owns = || consumer.assignment().is_ok_and(|all| all.count() > 0);
+    let until = Instant::now() + KAFKA_UNSUBSCRIBE_WAIT;
+    while owns() && Instant::now() < until {
+        // The partitions are given up in here. What it may return is nobody's any more.
+        let _ = consumer.poll(KAFKA_POLL);
+    }
+    // The fetches of these partitions end, and the word is sent: nothing tells when.
+    let until = Instant::now() + KAFKA_POLL * 2;
+    while Instant::now() < until {
+        let _ = consumer.poll(KAFKA_POLL);
+    }
+}
+
 /// Commits what is settled. A failure is made up for by the next commit; without one the events come
 /// again.
 fn commit(
@@ -350,6 +370,7 @@ fn commit(
     if list.count() == 0 {
         return;
     }
+    hold_blocking(Step::OffsetsUncommitted, service);
     if let Err(error) = consumer.commit(&list, mode) {
         tracing::warn!(subscriber = service, %error, "offsets cannot be committed now");
         offsets.unsent(&list);

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use innover_failpoint::{Step, hold};
 use rusqlite::ErrorCode;
 use rusqlite::hooks::Wal;
 use rusqlite::types::{ToSql, ToSqlOutput, ValueRef};
@@ -128,6 +129,10 @@ impl Connection {
         parameters: &[Value],
         blocks_instance: bool,
     ) -> Result<Rows, Error> {
+        let commits = statement.eq_ignore_ascii_case("COMMIT");
+        if commits {
+            hold(Step::CommitUnwritten, &self.database.label).await;
+        }
         let started = Instant::now();
         let mut pause = Duration::from_millis(1);
         let mut lock = None;
@@ -135,6 +140,9 @@ impl Connection {
             match self.attempt(statement, parameters, &mut lock) {
                 Attempt::Done(result) => {
                     self.seen.note(&self.database.disk);
+                    if commits && result.is_ok() {
+                        hold(Step::CommitUnanswered, &self.database.label).await;
+                    }
                     return result;
                 }
                 Attempt::NeedsLock => {

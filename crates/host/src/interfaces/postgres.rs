@@ -6,6 +6,7 @@
 
 use std::sync::Arc;
 
+use innover_failpoint::{Step, hold};
 use tokio::sync::Mutex;
 use wasmtime::component::{Accessor, FutureReader, HasSelf, Linker, Resource, StreamReader};
 
@@ -55,6 +56,12 @@ impl Handle {
         statement: &str,
         work: impl AsyncFnOnce(&mut Lease) -> Result<T, Failed>,
     ) -> Result<T, Error> {
+        // Whose rows it may have changed.
+        let written = self.database.as_deref();
+        let written = written.filter(|_| crate::postgres::writes(statement));
+        if let Some(label) = written {
+            hold(Step::StatementUnsent, label).await;
+        }
         let mut kept = self.kept.lock().await;
         let mut lease = match kept.take() {
             Some(lease) => lease,
@@ -66,11 +73,11 @@ impl Handle {
         } else {
             drop(lease);
         }
-        if let Some(label) = &self.database
+        if let Some(label) = written
             && done.is_ok()
-            && crate::postgres::writes(statement)
         {
             self.shared.databases.committed_elsewhere(label);
+            hold(Step::StatementUnanswered, label).await;
         }
         done.map_err(Error::from)
     }

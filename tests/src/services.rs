@@ -1,0 +1,68 @@
+//! Servers that the test command has started in a folder, so that a test may kill them and bring them
+//! back (`tests/services/`).
+
+use std::{path::PathBuf, process::Command};
+
+use crate::repository;
+
+/// A server in a folder.
+#[derive(Clone)]
+pub struct Service {
+    name: &'static str,
+    folder: PathBuf,
+}
+
+impl Service {
+    /// The PostgreSQL whose folder `INNOVER_TEST_POSTGRES_FOLDER` names.
+    pub fn postgres() -> Option<Service> {
+        Service::of("postgres", "INNOVER_TEST_POSTGRES_FOLDER")
+    }
+
+    /// The Kafka whose folder `INNOVER_TEST_KAFKA_FOLDER` names.
+    pub fn kafka() -> Option<Service> {
+        Service::of("kafka", "INNOVER_TEST_KAFKA_FOLDER")
+    }
+
+    fn of(name: &'static str, variable: &str) -> Option<Service> {
+        let folder = std::env::var_os(variable).filter(|folder| !folder.is_empty())?;
+        Some(Service {
+            name,
+            folder: folder.into(),
+        })
+    }
+
+    /// SIGKILL for all of its processes.
+    pub fn kill(&self) {
+        match self.name {
+            "postgres" => self.tell("kill"),
+            _ => {
+                let pid = std::fs::read_to_string(self.folder.join("node-1/pid")).unwrap();
+                let sent = Command::new("kill").args(["-KILL", pid.trim()]).status();
+                assert!(sent.unwrap().success(), "{} does not run", self.name);
+            }
+        }
+    }
+
+    /// Starts it again on its data and its port; returns when it serves.
+    pub fn again(&self) {
+        self.tell(match self.name {
+            "postgres" => "again",
+            _ => "start",
+        });
+    }
+
+    fn tell(&self, action: &str) {
+        let script = repository().join("tests/services").join(self.name);
+        let done = Command::new(script)
+            .arg(action)
+            .arg(&self.folder)
+            .output()
+            .unwrap();
+        assert!(
+            done.status.success(),
+            "{} {action}: {}",
+            self.name,
+            String::from_utf8_lossy(&done.stderr)
+        );
+    }
+}
