@@ -18,15 +18,13 @@ use crate::{
     config::{Queue, TaskSpec},
     door::{Door, DoorError},
     handover::{Handed, Verdict, hand_over, verdict},
+    jobs::{Jobs, Leased, Outcome, Turn, Turned},
     limits::{
-        DELIVERY_BYTES_MAX, JOB_JITTER, LEASE, QUEUE_LOOK_EVERY, UNAVAILABLE_BACKOFF_MAX,
+        DELIVERY_BYTES_MAX, JOB_JITTER, QUEUE_LOOK_EVERY, UNAVAILABLE_BACKOFF_MAX,
         UNAVAILABLE_BACKOFF_MIN,
     },
     metrics::Metrics,
-    store::{
-        Durability, Store, StoreError,
-        jobs::{self, Leased, Outcome, Terms},
-    },
+    store::StoreError,
 };
 
 /// One queue's worker.
@@ -36,7 +34,7 @@ pub(crate) struct Worker {
     pub(crate) slots: Arc<Semaphore>,
     /// Where results of jobs that were pushed through Redis are looked for.
     pub(crate) celery: Option<Arc<celery::Shared>>,
-    pub(crate) store: Store,
+    pub(crate) jobs: Jobs,
     pub(crate) door: Arc<dyn Door>,
     /// `<instance>/<life>`: whose leases these are.
     pub(crate) owner: String,
@@ -83,12 +81,12 @@ impl Worker {
             let room = slots.len();
             if room > 0 || !settled.is_empty() {
                 match self.turn(&settled, room, now).await {
-                    Ok((leased, eta)) => {
-                        next_eta = if room > 0 { eta } else { next_eta };
+                    Ok(turned) => {
+                        next_eta = if room > 0 { turned.next_eta } else { next_eta };
                         for (_, outcome) in settled.drain(..) {
                             self.count(&outcome);
                         }
-                        for batch in leased {
+                        for batch in turned.leased {
                             let (batch, back) = self.admit(batch);
                             self.tell(&back).await;
                             settled.extend(back);
@@ -148,35 +146,15 @@ impl Worker {
         settled: &[(Leased, Outcome)],
         room: usize,
         now: i64,
-    ) -> Result<(Vec<Vec<Leased>>, Option<i64>), StoreError> {
-        let (queue, settled) = (self.queue.clone(), settled.to_vec());
-        let terms = Terms {
+    ) -> Result<Turned, StoreError> {
+        let turn = Turn {
+            queue: self.queue.clone(),
+            settled: settled.to_vec(),
+            room,
             owner: self.owner.clone(),
             now,
-            until: now + micros(LEASE),
         };
-        self.store
-            .write(Durability::Normal, move |c| {
-                for (job, outcome) in &settled {
-                    jobs::settle(c, job, &queue.name, outcome, &terms.owner, now)?;
-                }
-                let batch = |task: &str| queue.spec.tasks.get(task).map_or(1, |t| t.batch);
-                let mut leased = Vec::new();
-                while leased.len() < room {
-                    let jobs = jobs::lease(c, &queue.name, &terms, batch)?;
-                    if jobs.is_empty() {
-                        break;
-                    }
-                    leased.push(jobs);
-                }
-                let next_eta = if room > 0 {
-                    jobs::next_eta(c, &queue.name)?
-                } else {
-                    None
-                };
-                Ok((leased, next_eta))
-            })
-            .await
+        self.jobs.turn(turn).await
     }
 
     /// Splits what was leased into what is delivered and what is settled without a delivery.
@@ -245,7 +223,7 @@ impl Worker {
         let flight = Flight {
             queue: self.queue.clone(),
             celery: self.celery.clone(),
-            store: self.store.clone(),
+            jobs: self.jobs.clone(),
             door: self.door.clone(),
             owner: self.owner.clone(),
             clock: self.clock.clone(),
@@ -343,7 +321,7 @@ impl Worker {
 struct Flight {
     queue: Arc<Queue>,
     celery: Option<Arc<celery::Shared>>,
-    store: Store,
+    jobs: Jobs,
     door: Arc<dyn Door>,
     owner: String,
     clock: Clock,
@@ -417,16 +395,10 @@ impl Flight {
             .map_err(|e| DoorError::Failed(format!("the jobs cannot be written as JSON: {e}")))?;
         let leases: Vec<String> = jobs.iter().map(|j| j.id.clone()).collect();
         let renew = || {
-            let (store, queue, clock) =
-                (self.store.clone(), self.queue.clone(), self.clock.clone());
+            let (jobs, queue, clock) = (self.jobs.clone(), self.queue.clone(), self.clock.clone());
             let (ids, owner) = (leases.clone(), self.owner.clone());
             async move {
-                let until = clock.now() + micros(LEASE);
-                let renewed = store
-                    .write(Durability::Normal, move |c| {
-                        jobs::renew(c, &ids, &owner, until)
-                    })
-                    .await;
+                let renewed = jobs.renew(ids, owner, clock.now()).await;
                 if let Err(error) = renewed {
                     tracing::warn!(queue = &*queue.name, %error, "a lease was not renewed");
                 }

@@ -10,15 +10,15 @@ use croner::{
 };
 use innover_contract::Job;
 use jiff::{Timestamp, Zoned, tz::TimeZone};
-use rusqlite::{OptionalExtension, params};
 use tokio::sync::{Notify, watch};
 
 use crate::{
     clock::{Clock, micros},
     config::{Missed, Route, Routes, ScheduleSpec, StartError},
+    jobs::Jobs,
     limits::{CATCH_UP_MAX, SCHEDULE_GRACE, SCHEDULE_WAKE_MAX, UNAVAILABLE_BACKOFF_MAX},
     metrics::Metrics,
-    store::{Durability, Store, StoreError, jobs},
+    store::StoreError,
 };
 
 /// One schedule, checked.
@@ -138,7 +138,7 @@ fn job_id(schedule: &str, at: i64) -> String {
 /// Fires one schedule.
 pub(crate) struct Timer {
     pub(crate) schedule: Schedule,
-    pub(crate) store: Store,
+    pub(crate) jobs: Jobs,
     pub(crate) bell: Option<Arc<Notify>>,
     pub(crate) clock: Clock,
     pub(crate) metrics: Arc<Metrics>,
@@ -152,7 +152,7 @@ impl Timer {
         while !*self.shutdown.borrow() {
             let now = self.clock.now();
             let fired = match last {
-                None => self.load(now).await,
+                None => self.jobs.last_fire(&self.schedule.id, now).await,
                 Some(last) => Ok(last),
             };
             let fired = match fired {
@@ -180,29 +180,6 @@ impl Timer {
         }
     }
 
-    /// The last time that was fired; a schedule that is new starts now.
-    async fn load(&self, now: i64) -> Result<i64, StoreError> {
-        let id = self.schedule.id.clone();
-        self.store
-            .write(Durability::Normal, move |c| {
-                let last = c
-                    .query_row(
-                        "SELECT last_fire FROM schedules WHERE id = ?1",
-                        [&id],
-                        |r| r.get(0),
-                    )
-                    .optional()?;
-                if last.is_none() {
-                    c.execute(
-                        "INSERT INTO schedules (id, last_fire) VALUES (?1, ?2)",
-                        params![id, now],
-                    )?;
-                }
-                Ok(last.unwrap_or(now))
-            })
-            .await
-    }
-
     /// Enqueues what is due; returns the time up to which fire times are dealt with.
     async fn fire(&self, last: i64, now: i64) -> Result<i64, StoreError> {
         let Due {
@@ -221,20 +198,10 @@ impl Timer {
         if fire.is_empty() {
             return Ok(considered);
         }
-        let (id, queue) = (self.schedule.id.clone(), self.schedule.route.queue.clone());
-        let jobs: Vec<Job> = fire.iter().map(|at| self.schedule.job(*at)).collect();
-        let fired = self
-            .store
-            .write(Durability::Normal, move |c| {
-                let mut fired = 0;
-                for job in &jobs {
-                    fired += u64::from(jobs::enqueue(c, &queue, job, now)?);
-                }
-                c.prepare_cached("UPDATE schedules SET last_fire = ?2 WHERE id = ?1")?
-                    .execute(params![id, considered])?;
-                Ok(fired)
-            })
-            .await?;
+        let job = |at: i64| (at, self.schedule.job(at));
+        let (id, queue) = (&self.schedule.id, &self.schedule.route.queue);
+        let jobs = fire.into_iter().map(job).collect();
+        let fired = self.jobs.fire(id, queue, jobs, considered, now).await?;
         self.metrics.fired(&self.schedule.route.task, fired);
         self.metrics.enqueued(&self.schedule.route.queue, fired);
         if let Some(bell) = &self.bell {
