@@ -182,11 +182,17 @@ impl Timer {
 
     /// Enqueues what is due; returns the time up to which fire times are dealt with.
     async fn fire(&self, last: i64, now: i64) -> Result<i64, StoreError> {
+        let mut due = self.schedule.due(last, now);
+        if due.left_out > 0 && matches!(self.jobs, Jobs::Server(_)) {
+            // While this bridge stood still another one may have fired them.
+            let last = self.jobs.last_fire(&self.schedule.id, now).await?;
+            due = self.schedule.due(last, now);
+        }
         let Due {
             fire,
             left_out,
             considered,
-        } = self.schedule.due(last, now);
+        } = due;
         if left_out > 0 {
             tracing::warn!(
                 schedule = self.schedule.id,
