@@ -12,7 +12,10 @@
     reason = "a test stops at the first surprise"
 )]
 
+mod bridges;
 mod server;
+
+pub use bridges::Bridge;
 
 use std::{
     io::{BufRead, BufReader},
@@ -64,6 +67,8 @@ pub struct Platform {
     clients: Mutex<std::collections::HashMap<tokio::runtime::Id, Client>>,
     tokens: Mutex<std::collections::BTreeMap<String, String>>,
     environment: Vec<(String, String)>,
+    /// Where a bridge in a process of its own answers for jobs.
+    bridge: Option<String>,
     /// Where the services' data is, when not in files.
     server: Option<server::Server>,
 }
@@ -95,6 +100,14 @@ impl Platform {
 
     /// The same with the spin.toml of another folder.
     pub async fn start_in(application: &Path, environment: &[(&str, &str)]) -> Platform {
+        Platform::start_as(application, environment, None).await
+    }
+
+    async fn start_as(
+        application: &Path,
+        environment: &[(&str, &str)],
+        bridge: Option<String>,
+    ) -> Platform {
         let folder = tempfile::tempdir().unwrap();
         let state = folder.path().join("state");
         prepare(&state);
@@ -111,6 +124,7 @@ impl Platform {
                 .iter()
                 .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
                 .collect(),
+            bridge,
             server: server::Server::new(),
         };
         if let Some(server) = &platform.server {
@@ -135,35 +149,11 @@ impl Platform {
 
     /// Starts the process and waits for `ready`.
     pub fn run(&mut self) {
-        let mut child = self
-            .command("up")
-            .stdout(Stdio::piped())
-            .stderr(Stdio::inherit())
-            .spawn()
-            .unwrap();
-        let lines = BufReader::new(child.stdout.take().unwrap());
-        // From now on it ends with this value, also when it never gets ready.
-        self.child = Some(child);
-        let (said, heard) = std::sync::mpsc::channel();
-        // Reads on after `ready`, so that the pipe never fills.
-        std::thread::spawn(move || {
-            for line in lines.lines().map_while(Result::ok) {
-                let _ = said.send(line);
-            }
-        });
-        let deadline = Instant::now() + READY_MAX;
-        let mut seen = Vec::new();
-        loop {
-            let left = deadline.saturating_duration_since(Instant::now());
-            match heard.recv_timeout(left) {
-                Ok(line) if line.starts_with("ready") => break,
-                Ok(line) => seen.push(line),
-                Err(_) => panic!(
-                    "the platform did not get ready; it said:\n{}",
-                    seen.join("\n")
-                ),
-            }
+        let mut command = self.command("up");
+        if let Some(bridge) = &self.bridge {
+            command.args(["--no-bridge", "--bridge-url", bridge]);
         }
+        until_it_says(&mut command, "ready", &mut self.child);
     }
 
     fn command(&self, name: &str) -> Command {
@@ -181,6 +171,11 @@ impl Platform {
             .env("REDIS_URL", "redis://127.0.0.1:1")
             .envs(self.environment.clone());
         command
+    }
+
+    /// What its commands are told beside the state folder.
+    pub fn environment(&self) -> &[(String, String)] {
+        &self.environment
     }
 
     /// The state folder.
@@ -416,6 +411,35 @@ impl Drop for Platform {
         if let Some(mut child) = self.child.take() {
             let _ = child.kill();
             let _ = child.wait();
+        }
+    }
+}
+
+/// Starts the command, leaves the process in `child` and waits for a line that begins so.
+fn until_it_says(command: &mut Command, word: &str, child: &mut Option<Child>) {
+    let mut started = command
+        .stdout(Stdio::piped())
+        .stderr(Stdio::inherit())
+        .spawn()
+        .unwrap();
+    let lines = BufReader::new(started.stdout.take().unwrap());
+    // From now on it ends with its owner, also when it never gets ready.
+    *child = Some(started);
+    let (said, heard) = std::sync::mpsc::channel();
+    // Reads on after the word, so that the pipe never fills.
+    std::thread::spawn(move || {
+        for line in lines.lines().map_while(Result::ok) {
+            let _ = said.send(line);
+        }
+    });
+    let deadline = Instant::now() + READY_MAX;
+    let mut seen = Vec::new();
+    loop {
+        let left = deadline.saturating_duration_since(Instant::now());
+        match heard.recv_timeout(left) {
+            Ok(line) if line.starts_with(word) => break,
+            Ok(line) => seen.push(line),
+            Err(_) => panic!("it never said `{word}`, but:\n{}", seen.join("\n")),
         }
     }
 }
