@@ -49,19 +49,29 @@ impl Housekeeper {
         let (mut sample, mut retention) = (every(SAMPLE_EVERY), every(HOUSEKEEPING_EVERY));
         let mut checkpoint = every(CHECKPOINT_EVERY);
         let mut version = 0;
+        // What was said of late: a server that is away fails every look.
+        let mut said = None;
         loop {
             let done = tokio::select! {
                 _ = outside.tick() => self.look_outside(&mut version).await,
                 _ = leases.tick() => self.take_back_leases().await,
                 _ = sample.tick() => self.sample().await,
                 _ = checkpoint.tick() => self.store.checkpoint().await,
-                _ = retention.tick() => self.retire().await,
+                _ = retention.tick() => {
+                    said = None;
+                    self.retire().await
+                }
                 _ = self.shutdown.changed() => return,
             };
             match done {
                 Ok(()) => {}
                 Err(StoreError::Closed) => return,
                 Err(error) => {
+                    let text = error.to_string();
+                    if said.as_ref() == Some(&text) {
+                        continue;
+                    }
+                    said = Some(text);
                     tracing::warn!(%error, "housekeeping of the bridge's store failed; it is tried again")
                 }
             }

@@ -84,6 +84,8 @@ pub const UNAVAILABLE_BACKOFF_MAX: Duration = Duration::from_secs(5);
 
 /// A fire time that passed less than this ago is fired late rather than missed.
 pub const SCHEDULE_GRACE: Duration = Duration::from_secs(5);
+/// A fire time that could not be written is tried again after this: several times within the grace.
+pub const SCHEDULE_RETRY: Duration = Duration::from_secs(1);
 /// Missed times a `catch_up` schedule makes up for: a schedule of every second that slept for a
 /// month must not enqueue 2.6 million jobs. The oldest beyond it are left out and counted.
 pub const CATCH_UP_MAX: usize = 1_000;

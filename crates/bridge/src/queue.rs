@@ -20,8 +20,8 @@ use crate::{
     handover::{Handed, Verdict, hand_over, verdict},
     jobs::{Jobs, Leased, Outcome, Turn, Turned},
     limits::{
-        DELIVERY_BYTES_MAX, JOB_JITTER, QUEUE_LOOK_EVERY, UNAVAILABLE_BACKOFF_MAX,
-        UNAVAILABLE_BACKOFF_MIN,
+        DELIVERY_BYTES_MAX, JOB_JITTER, JOBS_BACKOFF_MAX, QUEUE_LOOK_EVERY,
+        UNAVAILABLE_BACKOFF_MAX, UNAVAILABLE_BACKOFF_MIN,
     },
     metrics::Metrics,
     store::StoreError,
@@ -65,12 +65,15 @@ impl Worker {
         let mut unavailable = 0_u32;
         // No new lease before this time: the service cannot be reached.
         let mut held_until = 0;
+        // No turn before this time: the last ones failed.
+        let (mut rest_until, mut failures) = (0, 0_u32);
         let mut next_eta = None;
         loop {
             let closing = *self.shutdown.borrow();
             let now = self.clock.now();
             let held = now < held_until;
-            let room = match closing || held {
+            let resting = now < rest_until && !closing;
+            let room = match closing || held || resting {
                 true => 0,
                 // One delivery finds out whether the service is back.
                 false if unavailable > 0 => usize::from(flights.is_empty()),
@@ -79,9 +82,10 @@ impl Worker {
             let mut slots = self.slots(room);
             let starved = room > 0 && slots.is_empty();
             let room = slots.len();
-            if room > 0 || !settled.is_empty() {
+            if room > 0 || (!settled.is_empty() && !resting) {
                 match self.turn(&settled, room, now).await {
                     Ok(turned) => {
+                        failures = 0;
                         next_eta = if room > 0 { turned.next_eta } else { next_eta };
                         for (_, outcome) in settled.drain(..) {
                             self.count(&outcome);
@@ -99,29 +103,40 @@ impl Worker {
                         }
                     }
                     Err(StoreError::Closed) => return,
+                    Err(error) if closing && flights.is_empty() => {
+                        tracing::warn!(queue = &*self.queue.name, %error, "results were not written; these jobs are delivered again");
+                        return;
+                    }
                     Err(error) => {
-                        tracing::warn!(queue = &*self.queue.name, %error, "the queue cannot be written; trying again");
-                        tokio::time::sleep(UNAVAILABLE_BACKOFF_MIN).await;
-                        continue;
+                        if failures == 0 {
+                            tracing::warn!(queue = &*self.queue.name, %error, "the queue cannot be written; trying again");
+                        }
+                        failures += 1;
+                        let (min, max) = (UNAVAILABLE_BACKOFF_MIN, JOBS_BACKOFF_MAX);
+                        let rest = backoff(failures, min, max, JOB_JITTER, random());
+                        rest_until = self.clock.now() + micros(rest);
                     }
                 }
             }
             drop(slots);
+            let resting = self.clock.now() < rest_until;
             if closing && flights.is_empty() {
                 return;
             }
             let full = flights.len() >= self.queue.spec.concurrency;
-            let wake = if held {
+            let wake = if resting {
+                rest_until
+            } else if held {
                 held_until
             } else {
                 next_eta.unwrap_or(i64::MAX)
             };
             let landed = tokio::select! {
                 landed = flights.next(), if !flights.is_empty() => landed,
-                () = self.bell.notified(), if !full && !held && !closing => None,
+                () = self.bell.notified(), if !full && !held && !resting && !closing => None,
                 // What the lists in Redis gave back.
                 _ = self.slots.acquire(), if starved && !closing => None,
-                () = self.clock.sleep_until(wake, QUEUE_LOOK_EVERY), if !full && !closing => None,
+                () = self.clock.sleep_until(wake, QUEUE_LOOK_EVERY), if resting || (!full && !closing) => None,
                 _ = self.shutdown.changed(), if !closing => None,
             };
             let mut next = landed;

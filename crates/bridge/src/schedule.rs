@@ -16,7 +16,7 @@ use crate::{
     clock::{Clock, micros},
     config::{Missed, Route, Routes, ScheduleSpec, StartError},
     jobs::Jobs,
-    limits::{CATCH_UP_MAX, SCHEDULE_GRACE, SCHEDULE_WAKE_MAX, UNAVAILABLE_BACKOFF_MAX},
+    limits::{CATCH_UP_MAX, SCHEDULE_GRACE, SCHEDULE_RETRY, SCHEDULE_WAKE_MAX},
     metrics::Metrics,
     store::StoreError,
 };
@@ -149,6 +149,7 @@ impl Timer {
     /// Runs until shutdown.
     pub(crate) async fn run(mut self) {
         let mut last: Option<i64> = None;
+        let mut failing = false;
         while !*self.shutdown.borrow() {
             let now = self.clock.now();
             let fired = match last {
@@ -161,6 +162,7 @@ impl Timer {
             };
             let wait = match fired {
                 Ok(considered) => {
+                    failing = false;
                     last = Some(considered);
                     let next = self.schedule.next(considered).unwrap_or(i64::MAX);
                     Duration::from_micros(
@@ -169,8 +171,10 @@ impl Timer {
                 }
                 Err(StoreError::Closed) => return,
                 Err(error) => {
-                    tracing::warn!(schedule = self.schedule.id, %error, "a schedule cannot be fired; trying again");
-                    UNAVAILABLE_BACKOFF_MAX
+                    if !std::mem::replace(&mut failing, true) {
+                        tracing::warn!(schedule = self.schedule.id, %error, "a schedule cannot be fired; trying again");
+                    }
+                    SCHEDULE_RETRY
                 }
             };
             tokio::select! {

@@ -17,7 +17,7 @@ use crate::{
     databases::Databases,
     door,
     events::{exists, print_letters},
-    migrate,
+    keys::BRIDGE,
     print::{self, cut, time},
     redis_probe, secrets,
     state::StateDir,
@@ -97,9 +97,7 @@ fn store(place: &Place, databases: &arguments::Databases) -> Result<JobStore> {
     let state = StateDir::open(&place.state_dir)?;
     let mut databases = Databases::new(databases)?;
     if let Databases::Server(_) = databases {
-        let labels = migrate::labels(&App::load(&place.manifest)?)?;
-        let secrets = secrets::read(&state.secrets())?;
-        databases.unlock(labels.iter().map(String::as_str), &secrets);
+        databases.unlock([BRIDGE], &secrets::read(&state.secrets())?);
     }
     let place = match databases.shared() {
         Some(place) => place,
