@@ -398,6 +398,42 @@ async fn dead_letters_are_put_back_or_discarded_and_no_text_stops_a_queue() {
     bridge.shutdown().await;
 }
 
+/// Not a test: `cargo test --release -p innover-bridge --test shared -- --ignored --nocapture`.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "prints numbers"]
+async fn jobs_per_second() {
+    const JOBS: usize = 10_000;
+    for (bridges, batch) in [(1, 1), (2, 1), (1, 50), (2, 50)] {
+        let Some(database) = database() else { return };
+        database.run(&format!(
+            "INSERT INTO jobs (id, seq, queue, task, envelope, priority, state, alone, eta, enqueued_at)
+             SELECT 'j' || n, n, 'wallet-tasks', 'wallet.run',
+                    '{{\"id\":\"j' || n || '\",\"task\":\"wallet.run\"}}', 0, 'queued', 0, 0, 1
+             FROM generate_series(1, {JOBS}) AS n"
+        ));
+        let door = FakeDoor::ok();
+        let (mut platforms, mut running) = (Vec::new(), Vec::new());
+        for _ in 0..bridges {
+            let mut platform = wallet(&database);
+            platform.task("wallet").batch = batch;
+            platforms.push(platform);
+        }
+        let started = Instant::now();
+        for platform in &platforms {
+            running.push(platform.start(&door).await);
+        }
+        let left = "SELECT count(*) FROM jobs WHERE state <> 'done'";
+        until("all are done", || database.run(left) == ["0"]).await;
+        println!(
+            "{bridges} bridges, batches of {batch}: {:.0} jobs/s",
+            JOBS as f64 / started.elapsed().as_secs_f64()
+        );
+        for bridge in running {
+            bridge.shutdown().await;
+        }
+    }
+}
+
 fn server(action: &str, folder: &Path) -> String {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/services/postgres");
     let done = Command::new(script)

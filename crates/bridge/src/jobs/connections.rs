@@ -122,7 +122,15 @@ impl Connections {
                 .map_err(|error| innover_postgres::explain(&error))?;
             Ok(client)
         };
-        let connected: Result<Client, String> = connecting.await;
+        // To connect has its own limit, shorter than this one.
+        let connected: Result<Client, String> =
+            match tokio::time::timeout(JOBS_STATEMENT * 2, connecting).await {
+                Ok(connected) => connected,
+                Err(_) => Err(format!(
+                    "no answer within {} s",
+                    (JOBS_STATEMENT * 2).as_secs()
+                )),
+            };
         match connected {
             Ok(client) => {
                 *lock(&self.away) = None;
