@@ -21,7 +21,7 @@ environment = $(foreach name,$(settings),$(if $($(name)),$(name)='$($(name))'))
 dry_run = $(findstring n,$(firstword -$(MAKEFLAGS)))
 in_place_of_make = $(if $(dry_run),,$(become $(environment) exec $(1)))
 
-.PHONY: up down health workers logs demo smoke-test test-auth test-flow bench bench-servers test test-peers test-postgres test-kafka test-crash test-peers-full bench-celery \
+.PHONY: up down health workers logs demo smoke-test test-auth test-flow bench bench-servers test test-peers test-postgres test-kafka test-cluster test-crash test-peers-full bench-celery \
     lint format audit \
     train-scorer rebuild spin-up stack-up stack-down stack-check help
 
@@ -76,7 +76,7 @@ test: ## unit, property, component and black-box tests on embedded storage
 	@$(build_first)
 	@cargo test --release --workspace
 
-test-peers: ## against real peers: Celery per version, the platform on PostgreSQL, Kafka
+test-peers: ## against real peers: Celery per version, the platform on PostgreSQL, Kafka, several bridges on both
 	@$(build_first)
 	@tests/peers/run
 	@tests/peers/servers
@@ -87,6 +87,10 @@ test-postgres: ## the black-box tests on a PostgreSQL of their own
 
 test-kafka: ## the bus on a Kafka of its own
 	@tests/peers/servers kafka
+
+test-cluster: ## several bridges on a PostgreSQL and a Kafka of their own
+	@$(build_first)
+	@tests/peers/servers cluster
 
 test-crash: ## the crash matrix on a PostgreSQL and a Kafka, 20 rounds of each step and victim (two hours)
 	@$(build_first)

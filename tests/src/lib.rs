@@ -12,10 +12,12 @@
     reason = "a test stops at the first surprise"
 )]
 
-pub mod apart;
 pub mod books;
+mod bridges;
 mod server;
 pub mod services;
+
+pub use bridges::Bridge;
 
 use std::{
     io::{BufRead, BufReader},
@@ -57,7 +59,6 @@ pub struct Platform {
     /// The folder of the spin.toml it runs.
     application: PathBuf,
     /// What follows `innover up`.
-    arguments: Vec<String>,
     state: PathBuf,
     _folder: Option<tempfile::TempDir>,
     /// `http://127.0.0.1:<port>` of the gateway.
@@ -69,6 +70,8 @@ pub struct Platform {
     clients: Mutex<std::collections::HashMap<tokio::runtime::Id, Client>>,
     tokens: Mutex<std::collections::BTreeMap<String, String>>,
     environment: Vec<(String, String)>,
+    /// Where a bridge in a process of its own answers for jobs.
+    bridge: Option<String>,
     /// Where the services' data is, when not in files.
     server: Option<server::Server>,
 }
@@ -113,7 +116,6 @@ impl Platform {
         let mut platform = Platform {
             child: None,
             application: application.to_owned(),
-            arguments: Vec::new(),
             state,
             _folder: Some(folder),
             url: format!("http://127.0.0.1:{}", free_port()),
@@ -124,6 +126,7 @@ impl Platform {
                 .iter()
                 .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
                 .collect(),
+            bridge: None,
             server: server::Server::new(),
         };
         if let Some(server) = &platform.server {
@@ -148,7 +151,10 @@ impl Platform {
     /// Starts the process and waits for `ready`.
     pub fn run(&mut self) {
         let mut command = self.command("up");
-        command.args(&self.arguments);
+        let mut command = self.command("up");
+        if let Some(bridge) = &self.bridge {
+            command.args(["--no-bridge", "--bridge-url", bridge]);
+        }
         launch(&mut self.child, command, "ready");
     }
 
@@ -167,6 +173,11 @@ impl Platform {
             .env("REDIS_URL", "redis://127.0.0.1:1")
             .envs(self.environment.clone());
         command
+    }
+
+    /// What its commands are told beside the state folder.
+    pub fn environment(&self) -> &[(String, String)] {
+        &self.environment
     }
 
     /// The state folder.

@@ -177,7 +177,7 @@ class Postgres(unittest.TestCase):
     @unittest.skipUnless(INNOVER.exists(), "target/release/innover is not built")
     @unittest.skipUnless(os.geteuid() == 0 and shutil.which("unshare"), "only root can give a name to this machine")
     @unittest.skipUnless(shutil.which("openssl"), "there is no openssl")
-    def test_the_migrate_job_makes_a_database_and_a_role_per_service_and_can_be_repeated(self):
+    def test_the_migrate_job_makes_a_database_and_a_role_per_service_and_the_bridges_own_and_can_be_repeated(self):
         self.with_tls()
         stack = Stack()
         self.addCleanup(stack.close)
@@ -199,6 +199,7 @@ class Postgres(unittest.TestCase):
         owners = self.ask(self.url, "SELECT datname || ' ' || rolname FROM pg_database d JOIN pg_roles r"
                                     " ON d.datdba = r.oid WHERE datname LIKE 'innover\\_%' ORDER BY 1").splitlines()
         self.assertIn("innover_ledger innover_ledger", owners)
+        self.assertIn("innover_bridge innover_bridge", owners)
         self.assertEqual([pair for pair in owners if len(set(pair.split())) != 1], [])
         self.assertTrue((self.top / "state/secrets.toml").exists())
 

@@ -17,7 +17,7 @@ use std::{
 };
 
 use innover_failpoint::{SETTING, Step};
-use innover_tests::{Platform, apart::Bridge, innover, payment, repository, services::Service};
+use innover_tests::{Bridge, Platform, innover, payment, repository, services::Service};
 use serde_json::Value;
 use tokio::task::{JoinSet, block_in_place};
 
@@ -648,10 +648,8 @@ impl Matrix {
 
     /// The last warnings of both processes, for whoever has to find out what went wrong.
     fn troubles(&self) -> String {
-        let logs = [
-            self.platform.state().join("innover.log"),
-            Bridge::log(&self.platform),
-        ];
+        let logs = std::iter::once(self.platform.state().join("innover.log"))
+            .chain(self.bridge.as_ref().map(Bridge::log));
         let mut text = String::new();
         for log in logs {
             let lines = std::fs::read_to_string(&log).unwrap_or_default();
@@ -832,7 +830,11 @@ async fn host_bridge_postgresql_and_kafka_killed_at_every_step_lose_and_double_n
         ("KAFKA_PARTITIONS", "2".to_owned()),
     ];
     let borrowed: Vec<(&str, &str)> = environment.iter().map(|(n, v)| (*n, v.as_str())).collect();
-    let (platform, bridge) = block_in_place(|| Platform::start_apart(&borrowed));
+    let (platform, bridge) = block_in_place(|| {
+        let platform = Platform::start_without_bridge(&borrowed);
+        let bridge = platform.answering_bridge("bridge");
+        (platform, bridge)
+    });
     let kafka = environment.iter().filter(|(name, _)| *name != SETTING);
     let kafka = kafka.map(|(n, v)| ((*n).to_owned(), v.clone())).collect();
     let mut matrix = Matrix::begin(platform, Some(bridge), folder, kafka).await;

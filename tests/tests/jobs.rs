@@ -18,6 +18,7 @@ fn jobs(p: &Platform, arguments: &[&str]) -> (bool, String) {
     let output = Command::new(innover())
         .arg("jobs")
         .args(arguments)
+        .envs(p.environment().iter().cloned())
         .env("INNOVER_STATE_DIR", p.state())
         .env("REDIS_URL", "redis://127.0.0.1:1")
         .current_dir(innover_tests::repository())

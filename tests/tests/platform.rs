@@ -368,6 +368,7 @@ fn job(p: &Platform, id: &str) -> Value {
     loop {
         let shown = Command::new(innover())
             .args(["jobs", "show", id])
+            .envs(p.environment().iter().cloned())
             .env("INNOVER_STATE_DIR", p.state())
             .output()
             .unwrap();

@@ -16,11 +16,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
 
-use crate::{
-    Bridge, EnqueueError, Enqueued,
-    door::CALLER,
-    inspect::{self, JobRow},
-};
+use crate::{Bridge, EnqueueError, Enqueued, door::CALLER, inspect::JobRow};
 
 /// What these paths begin with.
 pub const JOBS_PATH: &str = "/v1/jobs/";
@@ -252,13 +248,7 @@ impl Bridge {
     }
 
     async fn row(&self, id: &str) -> Result<Option<JobRow>, Box<Problem>> {
-        let wanted = id.to_owned();
-        let read = self
-            .publisher
-            .store
-            .read(move |c| inspect::job_in(c, &wanted))
-            .await;
-        read.map_err(|error| {
+        self.publisher.jobs.job(id).await.map_err(|error| {
             tracing::error!(%error, "a job cannot be read");
             problem(Code::Unavailable, "the queue cannot be read now; ask again")
         })

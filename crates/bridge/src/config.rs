@@ -18,8 +18,11 @@ use crate::{clock::Clock, kafka::KafkaConfig};
 pub struct BridgeConfig {
     /// The application's services.
     pub services: Vec<ServiceSpec>,
-    /// The bridge's own SQLite file: event log, cursors, jobs, dead letters.
+    /// The bridge's own SQLite file: its identity, event log, cursors, jobs, dead letters.
     pub store: PathBuf,
+    /// The database in which several bridges keep jobs, schedules, and the dead letters of both;
+    /// in the file when absent.
+    pub shared: Option<Place>,
     /// Events are kept this long for replay, counted from when they were published.
     pub retention: Duration,
     /// Where the time comes from; tests run on tokio's paused clock.
@@ -46,6 +49,7 @@ impl BridgeConfig {
         BridgeConfig {
             services,
             store,
+            shared: None,
             retention,
             clock: Clock::System,
             redis: None,
@@ -173,6 +177,9 @@ pub enum StartError {
     /// Another bridge has the file open.
     #[error("{0} is in use by another bridge; stop it first, or give this one a store of its own")]
     InUse(PathBuf),
+    /// The database of jobs that bridges share cannot be used.
+    #[error("the database of jobs that bridges share: {0}; `innover migrate --create` makes it")]
+    Jobs(crate::store::StoreError),
     /// The store's file could not be opened, locked or migrated.
     #[error("the bridge's store {path}: {source}")]
     Store {

@@ -10,17 +10,19 @@ use tokio::{
 
 use crate::{
     clock::Clock,
+    jobs::Jobs,
     limits::{
-        CHECKPOINT_EVERY, FINISHED_KEEP, FINISHED_ROWS_MAX, HOUSEKEEPING_EVERY, HOUSEKEEPING_ROWS,
-        LEASES_EVERY, OUTSIDE_EVERY, SAMPLE_EVERY,
+        CHECKPOINT_EVERY, HOUSEKEEPING_EVERY, HOUSEKEEPING_ROWS, JOBS_LOOK_EVERY, LEASES_EVERY,
+        OUTSIDE_EVERY, SAMPLE_EVERY,
     },
     metrics::Metrics,
-    store::{Durability, Store, StoreError, events, jobs, micros_before},
+    store::{Durability, Store, StoreError, events, micros_before},
 };
 
 /// The housekeeper.
 pub(crate) struct Housekeeper {
     pub(crate) store: Store,
+    pub(crate) jobs: Jobs,
     pub(crate) owner: String,
     pub(crate) queues: Arc<HashMap<Arc<str>, Arc<Notify>>>,
     /// Names as a JSON array.
@@ -39,23 +41,37 @@ impl Housekeeper {
             interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
             interval
         };
-        let (mut outside, mut leases) = (every(OUTSIDE_EVERY), every(LEASES_EVERY));
+        let look = match self.jobs {
+            Jobs::File(_) => OUTSIDE_EVERY,
+            Jobs::Server(_) => JOBS_LOOK_EVERY,
+        };
+        let (mut outside, mut leases) = (every(look), every(LEASES_EVERY));
         let (mut sample, mut retention) = (every(SAMPLE_EVERY), every(HOUSEKEEPING_EVERY));
         let mut checkpoint = every(CHECKPOINT_EVERY);
         let mut version = 0;
+        // What was said of late: a server that is away fails every look.
+        let mut said = None;
         loop {
             let done = tokio::select! {
                 _ = outside.tick() => self.look_outside(&mut version).await,
                 _ = leases.tick() => self.take_back_leases().await,
                 _ = sample.tick() => self.sample().await,
                 _ = checkpoint.tick() => self.store.checkpoint().await,
-                _ = retention.tick() => self.retire().await,
+                _ = retention.tick() => {
+                    said = None;
+                    self.retire().await
+                }
                 _ = self.shutdown.changed() => return,
             };
             match done {
                 Ok(()) => {}
                 Err(StoreError::Closed) => return,
                 Err(error) => {
+                    let text = error.to_string();
+                    if said.as_ref() == Some(&text) {
+                        continue;
+                    }
+                    said = Some(text);
                     tracing::warn!(%error, "housekeeping of the bridge's store failed; it is tried again")
                 }
             }
@@ -66,9 +82,19 @@ impl Housekeeper {
         self.queues.values().for_each(|bell| bell.notify_one());
     }
 
-    /// The writer's `data_version` changes when a connection other than its own has committed, and
-    /// that is another process.
+    /// Rings for jobs that somebody else has put on a queue.
     async fn look_outside(&self, version: &mut i64) -> Result<(), StoreError> {
+        if let Jobs::Server(server) = &self.jobs {
+            let queues: Vec<&str> = self.queues.keys().map(|queue| &**queue).collect();
+            for queue in server.look(&queues).await? {
+                if let Some(bell) = self.queues.get(queue.as_str()) {
+                    bell.notify_one();
+                }
+            }
+            return Ok(());
+        }
+        // The writer's `data_version` changes when a connection other than its own has committed,
+        // and that is another process.
         let now = self
             .store
             .write(Durability::Normal, |c| {
@@ -83,12 +109,7 @@ impl Housekeeper {
 
     async fn take_back_leases(&self) -> Result<(), StoreError> {
         let (owner, now) = (self.owner.clone(), self.clock.now());
-        let back = self
-            .store
-            .write(Durability::Normal, move |c| {
-                jobs::take_back(c, &owner, false, now)
-            })
-            .await?;
+        let back = self.jobs.take_back(owner, now).await?;
         if back > 0 {
             tracing::warn!(back, "jobs whose lease ran out are queued again");
             self.metrics.leases_taken_back(back as u64);
@@ -98,7 +119,7 @@ impl Housekeeper {
     }
 
     async fn sample(&self) -> Result<(), StoreError> {
-        let sample = self.store.read(jobs::depths).await?;
+        let sample = self.jobs.depths().await?;
         let queues: Vec<_> = self.queues.keys().cloned().collect();
         self.metrics.depths(&queues, &sample);
         Ok(())
@@ -106,22 +127,17 @@ impl Housekeeper {
 
     async fn retire(&self) -> Result<(), StoreError> {
         let now = self.clock.now();
-        let (events_before, jobs_before) = (
-            micros_before(now, self.retention),
-            micros_before(now, FINISHED_KEEP),
-        );
+        let before = micros_before(now, self.retention);
         loop {
             let subscribers = self.subscribers.clone();
             // Small pieces, each its own command: deliveries go on in between.
-            let deleted =
-                self.store
-                    .write(Durability::Normal, move |c| {
-                        let events =
-                            events::retire(c, &subscribers, events_before, HOUSEKEEPING_ROWS)?;
-                        Ok(events
-                            + jobs::retire(c, jobs_before, FINISHED_ROWS_MAX, HOUSEKEEPING_ROWS)?)
-                    })
-                    .await?;
+            let events = self
+                .store
+                .write(Durability::Normal, move |c| {
+                    events::retire(c, &subscribers, before, HOUSEKEEPING_ROWS)
+                })
+                .await?;
+            let deleted = events + self.jobs.retire(now).await?;
             if deleted == 0 || *self.shutdown.borrow() {
                 return Ok(());
             }

@@ -1,12 +1,26 @@
-//! Reads the file of a bridge, running or not, without changing it. For `innover events` and
-//! `innover jobs`.
+//! Looks into the file of a bridge, running or not, and into the database of jobs that bridges share.
+//! For `innover events` and `innover jobs`.
 
-use std::path::Path;
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
+use innover_contract::Job;
 use rusqlite::{Connection, OptionalExtension, Row, params};
 use serde::Serialize;
 
-use crate::store::{StoreError, jobs, readers::open_read_only};
+use crate::{
+    EnqueueError, Enqueued,
+    clock::Clock,
+    config::{Place, Routes, ServiceSpec},
+    jobs::{file, server::Server},
+    metrics::Metrics,
+    store::{StoreError, readers::open_read_only},
+};
+
+/// What the command line is among the bridges of a database.
+const COMMAND_LINE: &str = "command line";
 
 /// An event of the log.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -235,10 +249,10 @@ fn read_events(
         .collect()
 }
 
-const JOB_COLUMNS: &str = "id, queue, task, state, priority, attempts, eta, enqueued_at, started_at, \
+pub(crate) const JOB_COLUMNS: &str = "id, queue, task, state, priority, attempts, eta, enqueued_at, started_at, \
                            finished_at, result, error, envelope";
 
-fn job_row(r: &Row<'_>) -> Result<JobRow, rusqlite::Error> {
+pub(crate) fn job_row(r: &Row<'_>) -> Result<JobRow, rusqlite::Error> {
     Ok(JobRow {
         id: r.get(0)?,
         queue: r.get(1)?,
@@ -326,7 +340,14 @@ pub fn dead_letters(
     filter: &LetterFilter,
     limit: usize,
 ) -> Result<Vec<DeadLetterRow>, StoreError> {
-    let connection = open_read_only(store)?;
+    Ok(letters_in(&open_read_only(store)?, filter, limit)?)
+}
+
+pub(crate) fn letters_in(
+    connection: &Connection,
+    filter: &LetterFilter,
+    limit: usize,
+) -> Result<Vec<DeadLetterRow>, rusqlite::Error> {
     let mut statement = connection.prepare(
         "SELECT seq, kind, target, id, name, key, envelope, error, attempts, dead_at FROM dead_letters
          WHERE (?1 IS NULL OR kind = ?1) AND (?2 IS NULL OR target = ?2) AND (?3 IS NULL OR name = ?3)
@@ -353,7 +374,7 @@ pub fn dead_letters(
             dead_at: r.get(9)?,
         })
     })?;
-    Ok(rows.collect::<Result<_, _>>()?)
+    rows.collect()
 }
 
 /// Puts the dead letters of jobs back on their queues (`retry`) or deletes them, with the jobs. A
@@ -366,9 +387,124 @@ pub fn settle_jobs(store: &Path, filter: &LetterFilter, retry: bool) -> Result<u
     let transaction = connection
         .transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)
         .map_err(StoreError::from)?;
-    let settled = jobs::settle_dead(&transaction, filter, retry)?;
+    let settled = file::settle_dead(&transaction, filter, retry)?;
     transaction.commit()?;
     Ok(settled)
+}
+
+/// Where jobs are: what `innover jobs` works on.
+pub enum JobStore {
+    /// A bridge's file.
+    File(PathBuf),
+    /// The database that bridges share.
+    Shared(SharedJobs),
+}
+
+/// The database that bridges share, from outside of them.
+pub struct SharedJobs(Server);
+
+impl JobStore {
+    /// Opens nothing yet.
+    ///
+    /// # Errors
+    /// The address is none.
+    pub fn new(place: Place) -> Result<JobStore, StoreError> {
+        match place {
+            Place::File(path) => Ok(JobStore::File(path)),
+            place @ Place::Server { .. } => {
+                let metrics = Arc::new(Metrics::new(Clock::System));
+                let server = Server::new(&place, COMMAND_LINE, metrics)?;
+                Ok(JobStore::Shared(SharedJobs(server)))
+            }
+        }
+    }
+
+    /// Puts a job on `queue`, or on the queue of its task's prefix. A bridge finds it within half a
+    /// second. When it returns the job survives a power cut.
+    ///
+    /// # Errors
+    /// [`EnqueueError`]: an unknown queue or task, or the store refused.
+    pub async fn enqueue(
+        &self,
+        services: &[ServiceSpec],
+        queue: Option<&str>,
+        mut job: Job,
+    ) -> Result<Enqueued, EnqueueError> {
+        let SharedJobs(server) = match self {
+            JobStore::File(path) => return crate::enqueue(path, services, queue, job),
+            JobStore::Shared(shared) => shared,
+        };
+        let routes = Routes::new(services).map_err(|e| EnqueueError::Unknown(e.to_string()))?;
+        let queue = routes
+            .route(queue, &mut job)
+            .map_err(EnqueueError::Unknown)?;
+        let put = server.put(&[(queue, job)], &[]).await?;
+        server.harden().await?;
+        Ok(match put.known {
+            0 => Enqueued::New,
+            _ => Enqueued::Known,
+        })
+    }
+
+    /// Up to `limit` jobs, newest first.
+    ///
+    /// # Errors
+    /// What the store says.
+    pub async fn jobs(&self, filter: &JobFilter, limit: usize) -> Result<Vec<JobRow>, StoreError> {
+        match self {
+            JobStore::File(path) => jobs(path, filter, limit),
+            JobStore::Shared(SharedJobs(server)) => server.jobs(filter, limit).await,
+        }
+    }
+
+    /// One job.
+    ///
+    /// # Errors
+    /// What the store says.
+    pub async fn job(&self, id: &str) -> Result<Option<JobRow>, StoreError> {
+        match self {
+            JobStore::File(path) => job(path, id),
+            JobStore::Shared(SharedJobs(server)) => server.job(id).await,
+        }
+    }
+
+    /// Every queue that has jobs.
+    ///
+    /// # Errors
+    /// What the store says.
+    pub async fn queues(&self) -> Result<Vec<QueueRow>, StoreError> {
+        match self {
+            JobStore::File(path) => queues(path),
+            JobStore::Shared(SharedJobs(server)) => server.queues().await,
+        }
+    }
+
+    /// Up to `limit` dead letters, newest first.
+    ///
+    /// # Errors
+    /// What the store says.
+    pub async fn dead_letters(
+        &self,
+        filter: &LetterFilter,
+        limit: usize,
+    ) -> Result<Vec<DeadLetterRow>, StoreError> {
+        match self {
+            JobStore::File(path) => dead_letters(path, filter, limit),
+            JobStore::Shared(SharedJobs(server)) => server.dead_letters(filter, limit).await,
+        }
+    }
+
+    /// Puts the dead letters of jobs back on their queues (`retry`) or deletes them, with the jobs.
+    /// Returns how many.
+    ///
+    /// # Errors
+    /// What the store says.
+    pub async fn settle(&self, filter: &LetterFilter, retry: bool) -> Result<usize, StoreError> {
+        match self {
+            JobStore::File(path) => settle_jobs(path, filter, retry),
+            JobStore::Shared(SharedJobs(server)) => server.settle_dead(filter, retry).await,
+        }
+    }
 }
 
 /// Every subscriber there is or was.

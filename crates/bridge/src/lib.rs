@@ -11,7 +11,8 @@
 //!
 //! Code map: `relay` reads each `outbox` (`announce` wakes those in other processes); `publish` commits to `store` and wakes readers; `tail` keeps the
 //! newest events in memory; `subscription` decides what is delivered next and what an answer means
-//! (pure); `delivery` and `queue` do it; `celery` is the queues' other half, in Redis; `handover` is
+//! (pure); `delivery` and `queue` do it; `jobs` is where queues and schedules are kept, in the bridge's
+//! file or in a database that bridges share; `celery` is the queues' other half, in Redis; `handover` is
 //! what both do with a service; `kafka` takes the place of the log, and of `delivery`'s loop, where it
 //! is configured; `schedule` is the clock; `housekeeping` is retention and
 //! leases; `inspect` reads the file of a running bridge.
@@ -31,6 +32,7 @@ mod door;
 mod handover;
 mod housekeeping;
 pub mod inspect;
+mod jobs;
 mod kafka;
 pub mod limits;
 mod metrics;
@@ -66,12 +68,14 @@ pub use config::{
 pub use door::{
     CALLER, Delivery, Door, DoorError, EVENTS_PATH, HttpDoor, NoGate, TASKS_PATH, WriteGate,
 };
+pub use jobs::MIGRATIONS as JOBS_MIGRATIONS;
 pub use kafka::{KafkaConfig, KafkaLetter, KafkaLetters, KafkaProblem};
 pub use store::StoreError;
 
+use jobs::Jobs;
 use metrics::Metrics;
 use publish::{Item, Publisher};
-use store::{Durability, Store, events, jobs};
+use store::{Durability, Store, events};
 use tail::Tail;
 
 /// Tells relays that their database has just committed. Cheap, never blocks: made to be called from
@@ -156,6 +160,7 @@ impl Bridge {
         let BridgeConfig {
             services,
             store: path,
+            shared,
             retention,
             clock,
             redis,
@@ -180,11 +185,14 @@ impl Bridge {
                 let (instance, life) = store::next_life(c)?;
                 let owner = format!("{instance}/{life}");
                 // The claim on the file proves that nobody else holds leases now.
-                jobs::take_back(c, &owner, true, now)?;
+                jobs::file::take_back(c, &owner, true, now)?;
                 Ok((instance, owner, events::head(c)?))
             })
             .await
             .map_err(unusable)?;
+        let jobs = Jobs::start(&store, shared.as_ref(), &instance, metrics.clone())
+            .await
+            .map_err(StartError::Jobs)?;
 
         let bells: HashMap<Arc<str>, Arc<Notify>> = services
             .iter()
@@ -221,6 +229,7 @@ impl Bridge {
         let publisher = Publisher {
             kafka: bus.as_ref().map(|bus| bus.producer.clone()),
             store: store.clone(),
+            jobs: jobs.clone(),
             tail: tail.clone(),
             queues: queues.clone(),
             metrics: metrics.clone(),
@@ -339,7 +348,7 @@ impl Bridge {
                 bell: queues.get(&queue.name).cloned().unwrap_or_default(),
                 relay: relay_bells.get(&*queue.service).cloned(),
                 queue,
-                store: store.clone(),
+                jobs: jobs.clone(),
                 door: door.clone(),
                 owner: owner.clone(),
                 clock: clock.clone(),
@@ -352,7 +361,7 @@ impl Bridge {
             let timer = schedule::Timer {
                 bell: queues.get(schedule.queue()).cloned(),
                 schedule,
-                store: store.clone(),
+                jobs: jobs.clone(),
                 clock: clock.clone(),
                 metrics: metrics.clone(),
                 shutdown: workers_stop.clone(),
@@ -366,6 +375,7 @@ impl Bridge {
             .collect();
         let housekeeper = housekeeping::Housekeeper {
             store,
+            jobs,
             owner,
             queues,
             subscribers: serde_json::json!(subscribers).to_string(),
@@ -458,8 +468,8 @@ pub fn enqueue(
         .route(queue, &mut job)
         .map_err(EnqueueError::Unknown)?;
     let connection = store::open(store)?;
-    let new =
-        jobs::enqueue(&connection, &queue, &job, Clock::System.now()).map_err(StoreError::from)?;
+    let new = jobs::file::enqueue(&connection, &queue, &job, Clock::System.now())
+        .map_err(StoreError::from)?;
     Ok(if new { Enqueued::New } else { Enqueued::Known })
 }
 

@@ -86,6 +86,8 @@ pub const UNAVAILABLE_BACKOFF_MAX: Duration = Duration::from_secs(5);
 
 /// A fire time that passed less than this ago is fired late rather than missed.
 pub const SCHEDULE_GRACE: Duration = Duration::from_secs(5);
+/// A fire time that could not be written is tried again after this: several times within the grace.
+pub const SCHEDULE_RETRY: Duration = Duration::from_secs(1);
 /// Missed times a `catch_up` schedule makes up for: a schedule of every second that slept for a
 /// month must not enqueue 2.6 million jobs. The oldest beyond it are left out and counted.
 pub const CATCH_UP_MAX: usize = 1_000;
@@ -148,6 +150,20 @@ pub const TIME_LIMIT_MAX: Duration = Duration::from_secs(60 * 60);
 pub const RELAY_LEASE: Duration = Duration::from_secs(10);
 /// Longest statement on a service's outbox in PostgreSQL; shorter than the lease.
 pub const OUTBOX_STATEMENT: Duration = Duration::from_secs(5);
+
+/// Connections to the database of jobs that bridges share, and one more for commits that wait for the
+/// disk: a turn of a queue takes a millisecond or two, and there are a dozen queues.
+pub const JOBS_CONNECTIONS: usize = 4;
+/// Longest statement there; a lease is renewed well after one has failed.
+pub const JOBS_STATEMENT: Duration = Duration::from_secs(5);
+/// Wait before that server is tried again; doubled up to the next.
+pub const JOBS_BACKOFF_MIN: Duration = Duration::from_millis(50);
+/// Longest wait before it is tried again: jobs should go on soon after it is back.
+pub const JOBS_BACKOFF_MAX: Duration = Duration::from_secs(1);
+/// Time between two looks for jobs that another bridge, or the command line, has put there.
+pub const JOBS_LOOK_EVERY: Duration = Duration::from_millis(500);
+/// Rows of a bridge's file that one commit moves there.
+pub const JOBS_MOVED_ROWS: usize = 500;
 
 /// One message of Kafka: an envelope, its headers and what the protocol adds.
 pub const KAFKA_MESSAGE_BYTES_MAX: usize = ENVELOPE_BYTES_MAX + (64 << 10);

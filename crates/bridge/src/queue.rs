@@ -19,15 +19,13 @@ use crate::{
     config::{Queue, TaskSpec},
     door::{Door, DoorError},
     handover::{Handed, Verdict, hand_over, verdict},
+    jobs::{Jobs, Leased, Outcome, Turn, Turned},
     limits::{
-        DELIVERY_BYTES_MAX, JOB_JITTER, LEASE, QUEUE_LOOK_EVERY, UNAVAILABLE_BACKOFF_MAX,
-        UNAVAILABLE_BACKOFF_MIN,
+        DELIVERY_BYTES_MAX, JOB_JITTER, JOBS_BACKOFF_MAX, QUEUE_LOOK_EVERY,
+        UNAVAILABLE_BACKOFF_MAX, UNAVAILABLE_BACKOFF_MIN,
     },
     metrics::Metrics,
-    store::{
-        Durability, Store, StoreError,
-        jobs::{self, Leased, Outcome, Terms},
-    },
+    store::StoreError,
 };
 
 /// One queue's worker.
@@ -37,7 +35,7 @@ pub(crate) struct Worker {
     pub(crate) slots: Arc<Semaphore>,
     /// Where results of jobs that were pushed through Redis are looked for.
     pub(crate) celery: Option<Arc<celery::Shared>>,
-    pub(crate) store: Store,
+    pub(crate) jobs: Jobs,
     pub(crate) door: Arc<dyn Door>,
     /// `<instance>/<life>`: whose leases these are.
     pub(crate) owner: String,
@@ -68,12 +66,15 @@ impl Worker {
         let mut unavailable = 0_u32;
         // No new lease before this time: the service cannot be reached.
         let mut held_until = 0;
+        // No turn before this time: the last ones failed.
+        let (mut rest_until, mut failures) = (0, 0_u32);
         let mut next_eta = None;
         loop {
             let closing = *self.shutdown.borrow();
             let now = self.clock.now();
             let held = now < held_until;
-            let room = match closing || held {
+            let resting = now < rest_until && !closing;
+            let room = match closing || held || resting {
                 true => 0,
                 // One delivery finds out whether the service is back.
                 false if unavailable > 0 => usize::from(flights.is_empty()),
@@ -82,14 +83,15 @@ impl Worker {
             let mut slots = self.slots(room);
             let starved = room > 0 && slots.is_empty();
             let room = slots.len();
-            if room > 0 || !settled.is_empty() {
+            if room > 0 || (!settled.is_empty() && !resting) {
                 match self.turn(&settled, room, now).await {
-                    Ok((leased, eta)) => {
-                        next_eta = if room > 0 { eta } else { next_eta };
+                    Ok(turned) => {
+                        failures = 0;
+                        next_eta = if room > 0 { turned.next_eta } else { next_eta };
                         for (_, outcome) in settled.drain(..) {
                             self.count(&outcome);
                         }
-                        for batch in leased {
+                        for batch in turned.leased {
                             let (batch, back) = self.admit(batch);
                             self.tell(&back).await;
                             settled.extend(back);
@@ -102,29 +104,40 @@ impl Worker {
                         }
                     }
                     Err(StoreError::Closed) => return,
+                    Err(error) if closing && flights.is_empty() => {
+                        tracing::warn!(queue = &*self.queue.name, %error, "results were not written; these jobs are delivered again");
+                        return;
+                    }
                     Err(error) => {
-                        tracing::warn!(queue = &*self.queue.name, %error, "the queue cannot be written; trying again");
-                        tokio::time::sleep(UNAVAILABLE_BACKOFF_MIN).await;
-                        continue;
+                        if failures == 0 {
+                            tracing::warn!(queue = &*self.queue.name, %error, "the queue cannot be written; trying again");
+                        }
+                        failures += 1;
+                        let (min, max) = (UNAVAILABLE_BACKOFF_MIN, JOBS_BACKOFF_MAX);
+                        let rest = backoff(failures, min, max, JOB_JITTER, random());
+                        rest_until = self.clock.now() + micros(rest);
                     }
                 }
             }
             drop(slots);
+            let resting = self.clock.now() < rest_until;
             if closing && flights.is_empty() {
                 return;
             }
             let full = flights.len() >= self.queue.spec.concurrency;
-            let wake = if held {
+            let wake = if resting {
+                rest_until
+            } else if held {
                 held_until
             } else {
                 next_eta.unwrap_or(i64::MAX)
             };
             let landed = tokio::select! {
                 landed = flights.next(), if !flights.is_empty() => landed,
-                () = self.bell.notified(), if !full && !held && !closing => None,
+                () = self.bell.notified(), if !full && !held && !resting && !closing => None,
                 // What the lists in Redis gave back.
                 _ = self.slots.acquire(), if starved && !closing => None,
-                () = self.clock.sleep_until(wake, QUEUE_LOOK_EVERY), if !full && !closing => None,
+                () = self.clock.sleep_until(wake, QUEUE_LOOK_EVERY), if resting || (!full && !closing) => None,
                 _ = self.shutdown.changed(), if !closing => None,
             };
             let mut next = landed;
@@ -149,35 +162,15 @@ impl Worker {
         settled: &[(Leased, Outcome)],
         room: usize,
         now: i64,
-    ) -> Result<(Vec<Vec<Leased>>, Option<i64>), StoreError> {
-        let (queue, settled) = (self.queue.clone(), settled.to_vec());
-        let terms = Terms {
+    ) -> Result<Turned, StoreError> {
+        let turn = Turn {
+            queue: self.queue.clone(),
+            settled: settled.to_vec(),
+            room,
             owner: self.owner.clone(),
             now,
-            until: now + micros(LEASE),
         };
-        self.store
-            .write(Durability::Normal, move |c| {
-                for (job, outcome) in &settled {
-                    jobs::settle(c, job, &queue.name, outcome, &terms.owner, now)?;
-                }
-                let batch = |task: &str| queue.spec.tasks.get(task).map_or(1, |t| t.batch);
-                let mut leased = Vec::new();
-                while leased.len() < room {
-                    let jobs = jobs::lease(c, &queue.name, &terms, batch)?;
-                    if jobs.is_empty() {
-                        break;
-                    }
-                    leased.push(jobs);
-                }
-                let next_eta = if room > 0 {
-                    jobs::next_eta(c, &queue.name)?
-                } else {
-                    None
-                };
-                Ok((leased, next_eta))
-            })
-            .await
+        self.jobs.turn(turn).await
     }
 
     /// Splits what was leased into what is delivered and what is settled without a delivery.
@@ -246,7 +239,7 @@ impl Worker {
         let flight = Flight {
             queue: self.queue.clone(),
             celery: self.celery.clone(),
-            store: self.store.clone(),
+            jobs: self.jobs.clone(),
             door: self.door.clone(),
             owner: self.owner.clone(),
             clock: self.clock.clone(),
@@ -344,7 +337,7 @@ impl Worker {
 struct Flight {
     queue: Arc<Queue>,
     celery: Option<Arc<celery::Shared>>,
-    store: Store,
+    jobs: Jobs,
     door: Arc<dyn Door>,
     owner: String,
     clock: Clock,
@@ -422,16 +415,10 @@ impl Flight {
             .map_err(|e| DoorError::Failed(format!("the jobs cannot be written as JSON: {e}")))?;
         let leases: Vec<String> = jobs.iter().map(|j| j.id.clone()).collect();
         let renew = || {
-            let (store, queue, clock) =
-                (self.store.clone(), self.queue.clone(), self.clock.clone());
+            let (jobs, queue, clock) = (self.jobs.clone(), self.queue.clone(), self.clock.clone());
             let (ids, owner) = (leases.clone(), self.owner.clone());
             async move {
-                let until = clock.now() + micros(LEASE);
-                let renewed = store
-                    .write(Durability::Normal, move |c| {
-                        jobs::renew(c, &ids, &owner, until)
-                    })
-                    .await;
+                let renewed = jobs.renew(ids, owner, clock.now()).await;
                 if let Err(error) = renewed {
                     tracing::warn!(queue = &*queue.name, %error, "a lease was not renewed");
                 }

@@ -10,15 +10,15 @@ use croner::{
 };
 use innover_contract::Job;
 use jiff::{Timestamp, Zoned, tz::TimeZone};
-use rusqlite::{OptionalExtension, params};
 use tokio::sync::{Notify, watch};
 
 use crate::{
     clock::{Clock, micros},
     config::{Missed, Route, Routes, ScheduleSpec, StartError},
-    limits::{CATCH_UP_MAX, SCHEDULE_GRACE, SCHEDULE_WAKE_MAX, UNAVAILABLE_BACKOFF_MAX},
+    jobs::Jobs,
+    limits::{CATCH_UP_MAX, SCHEDULE_GRACE, SCHEDULE_RETRY, SCHEDULE_WAKE_MAX},
     metrics::Metrics,
-    store::{Durability, Store, StoreError, jobs},
+    store::StoreError,
 };
 
 /// One schedule, checked.
@@ -138,7 +138,7 @@ fn job_id(schedule: &str, at: i64) -> String {
 /// Fires one schedule.
 pub(crate) struct Timer {
     pub(crate) schedule: Schedule,
-    pub(crate) store: Store,
+    pub(crate) jobs: Jobs,
     pub(crate) bell: Option<Arc<Notify>>,
     pub(crate) clock: Clock,
     pub(crate) metrics: Arc<Metrics>,
@@ -149,10 +149,11 @@ impl Timer {
     /// Runs until shutdown.
     pub(crate) async fn run(mut self) {
         let mut last: Option<i64> = None;
+        let mut failing = false;
         while !*self.shutdown.borrow() {
             let now = self.clock.now();
             let fired = match last {
-                None => self.load(now).await,
+                None => self.jobs.last_fire(&self.schedule.id, now).await,
                 Some(last) => Ok(last),
             };
             let fired = match fired {
@@ -161,6 +162,7 @@ impl Timer {
             };
             let wait = match fired {
                 Ok(considered) => {
+                    failing = false;
                     last = Some(considered);
                     let next = self.schedule.next(considered).unwrap_or(i64::MAX);
                     Duration::from_micros(
@@ -169,8 +171,10 @@ impl Timer {
                 }
                 Err(StoreError::Closed) => return,
                 Err(error) => {
-                    tracing::warn!(schedule = self.schedule.id, %error, "a schedule cannot be fired; trying again");
-                    UNAVAILABLE_BACKOFF_MAX
+                    if !std::mem::replace(&mut failing, true) {
+                        tracing::warn!(schedule = self.schedule.id, %error, "a schedule cannot be fired; trying again");
+                    }
+                    SCHEDULE_RETRY
                 }
             };
             tokio::select! {
@@ -180,36 +184,19 @@ impl Timer {
         }
     }
 
-    /// The last time that was fired; a schedule that is new starts now.
-    async fn load(&self, now: i64) -> Result<i64, StoreError> {
-        let id = self.schedule.id.clone();
-        self.store
-            .write(Durability::Normal, move |c| {
-                let last = c
-                    .query_row(
-                        "SELECT last_fire FROM schedules WHERE id = ?1",
-                        [&id],
-                        |r| r.get(0),
-                    )
-                    .optional()?;
-                if last.is_none() {
-                    c.execute(
-                        "INSERT INTO schedules (id, last_fire) VALUES (?1, ?2)",
-                        params![id, now],
-                    )?;
-                }
-                Ok(last.unwrap_or(now))
-            })
-            .await
-    }
-
     /// Enqueues what is due; returns the time up to which fire times are dealt with.
     async fn fire(&self, last: i64, now: i64) -> Result<i64, StoreError> {
+        let mut due = self.schedule.due(last, now);
+        if due.left_out > 0 && matches!(self.jobs, Jobs::Server(_)) {
+            // While this bridge stood still another one may have fired them.
+            let last = self.jobs.last_fire(&self.schedule.id, now).await?;
+            due = self.schedule.due(last, now);
+        }
         let Due {
             fire,
             left_out,
             considered,
-        } = self.schedule.due(last, now);
+        } = due;
         if left_out > 0 {
             tracing::warn!(
                 schedule = self.schedule.id,
@@ -221,20 +208,10 @@ impl Timer {
         if fire.is_empty() {
             return Ok(considered);
         }
-        let (id, queue) = (self.schedule.id.clone(), self.schedule.route.queue.clone());
-        let jobs: Vec<Job> = fire.iter().map(|at| self.schedule.job(*at)).collect();
-        let fired = self
-            .store
-            .write(Durability::Normal, move |c| {
-                let mut fired = 0;
-                for job in &jobs {
-                    fired += u64::from(jobs::enqueue(c, &queue, job, now)?);
-                }
-                c.prepare_cached("UPDATE schedules SET last_fire = ?2 WHERE id = ?1")?
-                    .execute(params![id, considered])?;
-                Ok(fired)
-            })
-            .await?;
+        let job = |at: i64| (at, self.schedule.job(at));
+        let (id, queue) = (&self.schedule.id, &self.schedule.route.queue);
+        let jobs = fire.into_iter().map(job).collect();
+        let fired = self.jobs.fire(id, queue, jobs, considered, now).await?;
         self.metrics.fired(&self.schedule.route.task, fired);
         self.metrics.enqueued(&self.schedule.route.queue, fired);
         if let Some(bell) = &self.bell {

@@ -1,4 +1,5 @@
-//! Jobs: from outbox, schedule or command line to their service.
+//! Jobs: from outbox, schedule or command line to their service. With `INNOVER_TEST_POSTGRES` those
+//! that run on the machine's clock do so on a database that bridges share (`support`).
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 mod support;
@@ -18,10 +19,7 @@ fn job(id: &str) -> Value {
 }
 
 fn state(platform: &Platform, id: &str) -> String {
-    inspect::job(&platform.store(), id)
-        .unwrap()
-        .map(|j| j.state)
-        .unwrap_or_default()
+    platform.job(id).map(|j| j.state).unwrap_or_default()
 }
 
 #[tokio::test]
@@ -31,7 +29,7 @@ async fn a_job_from_an_outbox_runs_and_its_result_is_kept() {
     let bridge = platform.start(&door).await;
     platform.push("payment", "wallet-tasks", &job("j1"));
     until("done", || state(&platform, "j1") == "done").await;
-    let row = inspect::job(&platform.store(), "j1").unwrap().unwrap();
+    let row = platform.job("j1").unwrap();
     assert_eq!(
         (row.result.as_deref(), row.attempts),
         (Some(r#"{"sum":3}"#), 1)
@@ -43,7 +41,7 @@ async fn a_job_from_an_outbox_runs_and_its_result_is_kept() {
         (&json!(1), &json!("req-1"))
     );
     assert!(seen[0].traceparent.is_some());
-    let queues = inspect::queues(&platform.store()).unwrap();
+    let queues = platform.job_store().queues().await.unwrap();
     assert_eq!(
         (queues[0].queue.as_str(), queues[0].done),
         ("wallet-tasks", 1)
@@ -87,12 +85,9 @@ async fn a_job_pushed_by_another_process_is_found() {
     let platform = Platform::new(&[("wallet", &[])]);
     let door = FakeDoor::ok();
     let bridge = platform.start(&door).await;
-    let pushed = innover_bridge::enqueue(
-        &platform.store(),
-        &platform.services,
-        None,
-        Job::new("j1", "wallet.run", vec![]),
-    );
+    let job = Job::new("j1", "wallet.run", vec![]);
+    let store = platform.job_store();
+    let pushed = store.enqueue(&platform.services, None, job).await;
     assert_eq!(pushed.unwrap(), Enqueued::New);
     until("done", || state(&platform, "j1") == "done").await;
     bridge.shutdown().await;

@@ -28,8 +28,8 @@ pub enum Command {
         /// Where log lines go: stderr, stdout, off, or a file
         #[arg(long, default_value = "stderr", env = "INNOVER_LOG")]
         log: String,
-        /// This bridge's own file, for jobs and the embedded bus; bridge.db in the state folder when absent.
-        /// Several bridges need one each
+        /// This bridge's own file, for its identity, the embedded bus and, without DATABASE_URL, jobs;
+        /// bridge.db in the state folder when absent. Several bridges need one each
         #[arg(long, env = "INNOVER_BRIDGE_STORE")]
         store: Option<PathBuf>,
         #[command(flatten)]
@@ -104,7 +104,7 @@ pub enum Command {
     /// What the bus carries, read from the state folder (dead letters also from Kafka)
     #[command(subcommand)]
     Events(EventsCommand),
-    /// The job queues, read from the state folder
+    /// The job queues, read from the state folder or, with DATABASE_URL, from the bridges' database
     #[command(subcommand)]
     Jobs(JobsCommand),
     /// Make a payment on a running platform, check every step and print its timeline
@@ -428,7 +428,7 @@ pub enum EventsCommand {
 pub enum JobsCommand {
     /// Put a job on a queue
     ///
-    /// It is kept in the state folder and runs when the platform does. Results of jobs pushed here
+    /// It is kept in the state folder or the bridges' database and runs when the platform does. Results of jobs pushed here
     /// are shown by `innover jobs show`.
     Push {
         /// Its full name, e.g. payment.confirm
@@ -453,6 +453,8 @@ pub enum JobsCommand {
         /// Wait up to so many seconds for its result
         #[arg(long)]
         wait: Option<u64>,
+        #[command(flatten)]
+        databases: Databases,
         #[command(flatten)]
         place: Place,
     },
@@ -522,6 +524,8 @@ pub enum JobsCommand {
 pub struct Seen {
     #[command(flatten)]
     pub place: Place,
+    #[command(flatten)]
+    pub databases: Databases,
     #[command(flatten)]
     pub queues: Queues,
 }

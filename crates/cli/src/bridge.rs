@@ -59,6 +59,7 @@ pub async fn run(app: App, state: StateDir, options: Options) -> Result<()> {
         store.unwrap_or_else(|| state.bridge()),
         door::services(&app, |label| databases.place(&state, label)),
     );
+    config.shared = databases.shared();
     config.redis = Some(redis);
     config.kafka = bus::kafka(&secrets)?;
     print::line(format!("bus  {}", bus::shown(config.kafka.as_ref())));

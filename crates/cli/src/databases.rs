@@ -1,5 +1,5 @@
 //! Where the services' databases are: files in the state folder, or on a PostgreSQL server, where each
-//! service has a database and a role of its own.
+//! service has a database and a role of its own, and so have the bridges together.
 
 use std::{collections::BTreeMap, fmt, fs};
 
@@ -76,10 +76,15 @@ impl Databases {
     pub fn place(&self, state: &StateDir, label: &str) -> Place {
         match self {
             Databases::Files => Place::File(state.database(label)),
-            Databases::Server(server) => Place::Server {
-                url: server.url(label),
-                authority: server.authority.clone(),
-            },
+            Databases::Server(server) => server.place(label),
+        }
+    }
+
+    /// The database that bridges share; they keep jobs in their own files when there is none.
+    pub fn shared(&self) -> Option<Place> {
+        match self {
+            Databases::Files => None,
+            Databases::Server(server) => Some(server.place(BRIDGE)),
         }
     }
 
@@ -93,6 +98,10 @@ impl Databases {
             "database_ca" => Some(server.authority.clone().unwrap_or_default()),
             _ => {
                 let label = name.strip_prefix("database_url_")?;
+                // No component's.
+                if label == BRIDGE {
+                    return None;
+                }
                 server
                     .passwords
                     .contains_key(label)
@@ -106,8 +115,10 @@ impl Databases {
         match self {
             Databases::Files => "SQLite files in the state folder".to_owned(),
             Databases::Server(server) => format!(
-                "PostgreSQL at {}, databases {}<service>",
-                server.host, server.prefix
+                "PostgreSQL at {}, databases {}<service> and {}",
+                server.host,
+                server.prefix,
+                server.name(BRIDGE)
             ),
         }
     }
@@ -163,6 +174,13 @@ impl Server {
         })
     }
 
+    fn place(&self, label: &str) -> Place {
+        Place::Server {
+            url: self.url(label),
+            authority: self.authority.clone(),
+        }
+    }
+
     /// The name of a service's database, and of the role that owns it.
     pub fn name(&self, label: &str) -> String {
         format!("{}{}", self.prefix, label.replace('-', "_"))
@@ -190,7 +208,8 @@ mod tests {
     fn each_service_gets_an_address_of_its_own() {
         let mut server =
             Server::parse("postgres://db.test?sslmode=verify-full&x=y", "in_").unwrap();
-        server.passwords = [("wallet".to_owned(), "pw".to_owned())].into();
+        let passwords = ["wallet", "bridge"].map(|label| (label.to_owned(), "pw".to_owned()));
+        server.passwords = passwords.into();
         assert_eq!(
             server.url("wallet"),
             "postgres://in_wallet:pw@db.test:5432/in_wallet?sslmode=require&x=y"
@@ -205,7 +224,14 @@ mod tests {
             None,
             "a database without a role"
         );
+        assert_eq!(
+            databases.variable("database_url_bridge"),
+            None,
+            "no component's"
+        );
+        assert!(databases.shared().is_some() && Databases::Files.shared().is_none());
         assert!(!databases.shown().contains("pw"));
+        assert!(databases.shown().contains("in_bridge"));
     }
 
     #[test]

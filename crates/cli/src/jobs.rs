@@ -1,26 +1,25 @@
-//! `innover jobs`: the queues, in the bridge's file (running or not) and, when it answers, in Redis.
+//! `innover jobs`: the queues, in the bridge's file (running or not) or in the database that bridges
+//! share, and, when it answers, in Redis.
 
-use std::{
-    path::{Path, PathBuf},
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use innover_bridge::{
     Enqueued, RedisConfig, RedisQueues, ServiceSpec,
-    inspect::{self, JobFilter, LetterFilter, QueueRow},
+    inspect::{JobFilter, JobStore, LetterFilter, QueueRow},
 };
 use innover_contract::Job;
 use serde_json::{Map, Value, json};
 
 use crate::{
     app::App,
-    arguments::{JobsCommand, Place, Seen, Which},
+    arguments::{self, JobsCommand, Place, Seen, Which},
     databases::Databases,
     door,
     events::{exists, print_letters},
+    keys::BRIDGE,
     print::{self, cut, time},
-    redis_probe,
+    redis_probe, secrets,
     state::StateDir,
 };
 
@@ -38,6 +37,7 @@ pub async fn run(command: JobsCommand) -> Result<()> {
             priority,
             countdown,
             wait,
+            databases,
             place,
         } => {
             let named: Map<String, Value> =
@@ -47,7 +47,16 @@ pub async fn run(command: JobsCommand) -> Result<()> {
             job.kwargs = named;
             job.priority = priority;
             job.eta = countdown.map(|seconds| now() + (seconds.clamp(0.0, 1e9) * 1e6) as i64);
-            push(&place, queue.as_deref(), job, wait.map(Duration::from_secs)).await
+            let store = store(&place, &databases)?;
+            let services = services(&place)?;
+            push(
+                &store,
+                &services,
+                queue.as_deref(),
+                job,
+                wait.map(Duration::from_secs),
+            )
+            .await
         }
         JobsCommand::List {
             queue,
@@ -62,26 +71,16 @@ pub async fn run(command: JobsCommand) -> Result<()> {
                 // As everything else calls it.
                 state: job_state.map(|s| if s == "running" { "leased".into() } else { s }),
             };
-            list(
-                &Place::store(&seen.place)?,
-                seen.redis().await,
-                &filter,
-                limit,
-            )
-            .await
+            list(&seen.store()?, seen.redis().await, &filter, limit).await
         }
-        JobsCommand::Show { id, seen } => {
-            show(&Place::store(&seen.place)?, seen.redis().await, &id).await
-        }
-        JobsCommand::Queues { seen } => {
-            queues(&Place::store(&seen.place)?, seen.redis().await).await
-        }
+        JobsCommand::Show { id, seen } => show(&seen.store()?, seen.redis().await, &id).await,
+        JobsCommand::Queues { seen } => queues(&seen.store()?, seen.redis().await).await,
         JobsCommand::Inspect { seen } => inspect_queues(seen).await,
         JobsCommand::DeadLetters { which, limit, seen } => {
             let filter = which.filter();
             let mut letters = Vec::new();
-            let store = Place::store(&seen.place)?;
-            letters.extend(inspect::dead_letters(&store, &filter, limit)?);
+            let store = seen.store()?;
+            letters.extend(store.dead_letters(&filter, limit).await?);
             if let Some(redis) = seen.redis().await {
                 letters.extend(redis.dead_letters(&filter, limit).await?);
             }
@@ -93,16 +92,29 @@ pub async fn run(command: JobsCommand) -> Result<()> {
     }
 }
 
-impl Place {
-    /// The bridge's file.
-    pub fn store(&self) -> Result<PathBuf> {
-        let store = StateDir::open(&self.state_dir)?.bridge();
-        exists(&store)?;
-        Ok(store)
+/// Where the jobs are.
+fn store(place: &Place, databases: &arguments::Databases) -> Result<JobStore> {
+    let state = StateDir::open(&place.state_dir)?;
+    let mut databases = Databases::new(databases)?;
+    if let Databases::Server(_) = databases {
+        databases.unlock([BRIDGE], &secrets::read(&state.secrets())?);
     }
+    let place = match databases.shared() {
+        Some(place) => place,
+        None => {
+            let store = state.bridge();
+            exists(&store)?;
+            innover_bridge::Place::File(store)
+        }
+    };
+    Ok(JobStore::new(place)?)
 }
 
 impl Seen {
+    fn store(&self) -> Result<JobStore> {
+        store(&self.place, &self.databases)
+    }
+
     fn services(&self) -> Result<Vec<ServiceSpec>> {
         services(&self.place)
     }
@@ -154,17 +166,22 @@ fn now() -> i64 {
     jiff::Timestamp::now().as_microsecond()
 }
 
-async fn push(place: &Place, queue: Option<&str>, job: Job, wait: Option<Duration>) -> Result<()> {
-    let store = place.store()?;
+async fn push(
+    store: &JobStore,
+    services: &[ServiceSpec],
+    queue: Option<&str>,
+    job: Job,
+    wait: Option<Duration>,
+) -> Result<()> {
     let id = job.id.clone();
-    match innover_bridge::enqueue(&store, &services(place)?, queue, job)? {
+    match store.enqueue(services, queue, job).await? {
         Enqueued::New => print::line(&id),
         Enqueued::Known => print::line(format!("{id} was there before; nothing changed")),
     };
     let Some(wait) = wait else { return Ok(()) };
     let until = Instant::now() + wait;
     loop {
-        let job = inspect::job(&store, &id)?.context("the job is gone")?;
+        let job = store.job(&id).await?.context("the job is gone")?;
         match job.state.as_str() {
             "done" => {
                 print::line(job.result.unwrap_or_else(|| "null".into()));
@@ -183,12 +200,12 @@ async fn push(place: &Place, queue: Option<&str>, job: Job, wait: Option<Duratio
 }
 
 async fn list(
-    store: &Path,
+    store: &JobStore,
     redis: Option<RedisQueues>,
     filter: &JobFilter,
     limit: usize,
 ) -> Result<()> {
-    let mut jobs = inspect::jobs(store, filter, limit)?;
+    let mut jobs = store.jobs(filter, limit).await?;
     if let Some(redis) = redis {
         jobs.extend(redis.jobs(filter, limit).await?);
     }
@@ -236,8 +253,8 @@ async fn list(
     Ok(())
 }
 
-async fn show(store: &Path, redis: Option<RedisQueues>, id: &str) -> Result<()> {
-    let shown = match (inspect::job(store, id)?, redis) {
+async fn show(store: &JobStore, redis: Option<RedisQueues>, id: &str) -> Result<()> {
+    let shown = match (store.job(id).await?, redis) {
         (Some(job), _) => {
             let parsed = |text: &Option<String>| -> Value {
                 text.as_ref().map_or(Value::Null, |t| {
@@ -279,7 +296,7 @@ async fn show(store: &Path, redis: Option<RedisQueues>, id: &str) -> Result<()> 
     Ok(())
 }
 
-async fn queues(store: &Path, redis: Option<RedisQueues>) -> Result<()> {
+async fn queues(store: &JobStore, redis: Option<RedisQueues>) -> Result<()> {
     let row = |place: &str, q: QueueRow| {
         let counts =
             [q.queued, q.delayed, q.leased, q.done, q.failed, q.dead].map(|n| n.to_string());
@@ -290,9 +307,15 @@ async fn queues(store: &Path, redis: Option<RedisQueues>) -> Result<()> {
             q.queue, place, queued, delayed, leased, done, failed, dead, oldest,
         ]
     };
-    let mut rows: Vec<_> = inspect::queues(store)?
+    let kept = match store {
+        JobStore::File(_) => "here",
+        JobStore::Shared(_) => "PostgreSQL",
+    };
+    let mut rows: Vec<_> = store
+        .queues()
+        .await?
         .into_iter()
-        .map(|q| row("here", q))
+        .map(|q| row(kept, q))
         .collect();
     if let Some(redis) = redis {
         let there = redis.queues().await?.into_iter();
@@ -319,7 +342,7 @@ async fn queues(store: &Path, redis: Option<RedisQueues>) -> Result<()> {
 
 /// What Celery's `inspect registered` and `active` show, without Redis too.
 async fn inspect_queues(seen: Seen) -> Result<()> {
-    let store = Place::store(&seen.place)?;
+    let store = seen.store()?;
     let rows: Vec<_> = seen
         .services()?
         .into_iter()
@@ -350,7 +373,7 @@ async fn settle(which: Which, all: bool, seen: Seen, retry: bool) -> Result<()> 
         bail!("name the job, or say --all (with --queue or --task for some of them)");
     }
     let filter = which.filter();
-    let mut settled = inspect::settle_jobs(&Place::store(&seen.place)?, &filter, retry)?;
+    let mut settled = seen.store()?.settle(&filter, retry).await?;
     if let Some(redis) = seen.redis().await {
         settled += redis.settle(&filter, retry).await?;
     }

@@ -1,6 +1,6 @@
 //! Migrations of the services' databases: `NNNN_name.sql`, in order, each in a transaction of its own
 //! together with its row in `schema_migrations`. Guests only compare versions. One set of files for
-//! SQLite (here) and PostgreSQL (`server`).
+//! SQLite (here) and PostgreSQL (`server`), where the bridges' own database is migrated too.
 
 mod server;
 
@@ -18,6 +18,7 @@ use sha2::{Digest, Sha256};
 use crate::{
     app::App,
     databases::{Databases, Server},
+    keys::BRIDGE,
     secrets,
     state::StateDir,
 };
@@ -42,12 +43,12 @@ pub struct Report {
     pub applied: Vec<String>,
 }
 
-/// Brings the database of every service up to date.
+/// Brings every database up to date.
 pub async fn all(app: &App, state: &StateDir, databases: &Databases) -> Result<Vec<Report>> {
     let mut reports = Vec::new();
-    for (label, folder) in each(app)? {
+    for (label, source) in each(app, databases)? {
         let applied = async {
-            let migrations = read(&folder)?;
+            let migrations = source.read()?;
             match databases {
                 Databases::Files => apply(&state.database(&label), &migrations),
                 Databases::Server(server) => server::apply(server, &label, &migrations).await,
@@ -62,9 +63,9 @@ pub async fn all(app: &App, state: &StateDir, databases: &Databases) -> Result<V
 /// What [`all`] would apply. Writes nothing.
 pub async fn pending(app: &App, state: &StateDir, databases: &Databases) -> Result<Vec<Report>> {
     let mut reports = Vec::new();
-    for (label, folder) in each(app)? {
+    for (label, source) in each(app, databases)? {
         let applied = async {
-            let migrations = read(&folder)?;
+            let migrations = source.read()?;
             let found = match databases {
                 Databases::Files => match state.database(&label) {
                     path if path.exists() => applied(&open_to_read(&path)?)?,
@@ -83,9 +84,9 @@ pub async fn pending(app: &App, state: &StateDir, databases: &Databases) -> Resu
     Ok(reports)
 }
 
-/// Makes the database and the role of every service on a server.
+/// Makes the databases on a server and a role for each.
 async fn create(app: &App, server: &Server, admin: &str) -> Result<()> {
-    for (label, _) in each(app)? {
+    for label in labels(app)? {
         let made = server::create(server, &label, admin)
             .await
             .with_context(|| format!("database {}", server.name(&label)))?;
@@ -95,8 +96,50 @@ async fn create(app: &App, server: &Server, admin: &str) -> Result<()> {
     Ok(())
 }
 
+/// Where a database's migrations are.
+enum Source {
+    Folder(PathBuf),
+    /// In this program: the database that bridges share.
+    Bridge,
+}
+
+impl Source {
+    fn read(&self) -> Result<Vec<Migration>> {
+        match self {
+            Source::Folder(folder) => read(folder),
+            Source::Bridge => Ok(shared()),
+        }
+    }
+}
+
+fn shared() -> Vec<Migration> {
+    let numbered = (1..).zip(innover_bridge::JOBS_MIGRATIONS);
+    let migration = |(version, (name, sql)): (i64, (&str, &str))| Migration {
+        version,
+        name: name.to_owned(),
+        sql: sql.to_owned(),
+        file: format!("the bridge's migration {name}").into(),
+    };
+    numbered.map(migration).collect()
+}
+
+/// Every database that is migrated, by its label. Without a server the bridge has only its file, and
+/// migrates that itself.
+fn each(app: &App, databases: &Databases) -> Result<BTreeMap<String, Source>> {
+    let folders = folders(app)?.into_iter();
+    let mut found: BTreeMap<_, _> = folders
+        .map(|(label, folder)| (label, Source::Folder(folder)))
+        .collect();
+    if let Databases::Server(_) = databases
+        && found.insert(BRIDGE.to_owned(), Source::Bridge).is_some()
+    {
+        bail!("a service's database is called {BRIDGE}, which is the name of the bridges' own");
+    }
+    Ok(found)
+}
+
 /// Label and migrations folder of every service that has both.
-fn each(app: &App) -> Result<BTreeMap<String, PathBuf>> {
+fn folders(app: &App) -> Result<BTreeMap<String, PathBuf>> {
     let mut found: BTreeMap<String, PathBuf> = BTreeMap::new();
     for (id, component) in &app.manifest.components {
         let Some(folder) = &component.innover.migrations else {
@@ -312,7 +355,7 @@ pub async fn command(
     create_with: Option<&str>,
 ) -> Result<()> {
     let (secrets, _) = secrets::ensure(&state.secrets(), &app.secret_names())?;
-    databases.unlock(each(app)?.keys().map(String::as_str), &secrets);
+    databases.unlock(labels(app)?.iter().map(String::as_str), &secrets);
     match (create_with, &*databases) {
         (None, _) => {}
         (Some(admin), Databases::Server(server)) => create(app, server, admin).await?,
@@ -329,9 +372,10 @@ pub async fn command(
     Ok(())
 }
 
-/// Labels of all databases of services.
+/// Labels of the databases that a server has: the services', and the bridges' own.
 pub fn labels(app: &App) -> Result<Vec<String>> {
-    Ok(each(app)?.into_keys().collect())
+    let services = folders(app)?.into_keys();
+    Ok(services.chain([BRIDGE.to_owned()]).collect())
 }
 
 #[cfg(test)]

@@ -209,6 +209,7 @@ async fn start(app: App, state: &StateDir, options: &Options) -> Result<Running>
         None => {
             step("bus", bus::shown(keys.kafka.as_ref()));
             let mut config = BridgeConfig::new(state.bridge(), specs);
+            config.shared = databases.shared();
             config.redis = Some(options.redis.clone());
             config.kafka = keys.kafka;
             Some(start_bridge(config, &host, keys.bridge).await?)

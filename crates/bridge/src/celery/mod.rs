@@ -44,9 +44,9 @@ use crate::{
     clock::{Clock, micros},
     config::{Queue, RedisConfig, Routes, StartError},
     door::Door,
+    jobs::{Leased, Outcome},
     limits::{HEARTBEAT_EVERY, REPLY_EXPIRES, REVOKED_KEEP, SAMPLE_EVERY, TASK_EVENTS_EVERY},
     metrics::Metrics,
-    store::jobs::{Leased, Outcome},
 };
 use canvas::Sender;
 use connection::{Redis, Ring, Said, passes};

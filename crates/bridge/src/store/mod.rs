@@ -13,7 +13,6 @@
 //! job pushed by hand) and the barrier that comes before an outbox row is deleted.
 
 pub(crate) mod events;
-pub(crate) mod jobs;
 pub(crate) mod readers;
 
 use std::{

@@ -1,4 +1,8 @@
 //! A platform without components: service databases with an outbox, and a door that answers by rule.
+//!
+//! With `INNOVER_TEST_POSTGRES=postgres://admin:password@host:port/database` its jobs are in a database
+//! of its own there instead of in the bridge's file, unless it runs on tokio's clock: on a paused one
+//! nothing waits for a server.
 #![allow(dead_code, reason = "each test file uses its part")]
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
@@ -14,6 +18,7 @@ use futures::{FutureExt, future::BoxFuture};
 use innover_bridge::{
     Bridge, BridgeConfig, Clock, Commits, Database, Delivery, Door, DoorError, NoGate, Place,
     QueueSpec, ServiceSpec, TaskSpec,
+    inspect::{JobFilter, JobRow, JobStore},
 };
 use rusqlite::{Connection, params};
 use serde_json::{Value, json};
@@ -163,17 +168,116 @@ impl Door for FakeDoor {
     }
 }
 
+/// A database for jobs on a server; it goes with the value.
+pub struct JobsDatabase {
+    admin: String,
+    name: String,
+}
+
+impl JobsDatabase {
+    /// `None` when there is no server.
+    pub fn new() -> Option<JobsDatabase> {
+        let admin = std::env::var("INNOVER_TEST_POSTGRES")
+            .ok()
+            .filter(|a| !a.is_empty())?;
+        Some(JobsDatabase::on(admin))
+    }
+
+    /// On the server whose administrator's address this is.
+    pub fn on(admin: String) -> JobsDatabase {
+        let own = uuid::Uuid::now_v7().simple().to_string();
+        let database = JobsDatabase {
+            admin,
+            name: format!("jobs_{own}"),
+        };
+        sql(
+            &database.admin,
+            &format!("CREATE DATABASE {} TEMPLATE template0", database.name),
+        );
+        for (_, migration) in innover_bridge::JOBS_MIGRATIONS {
+            database.run(migration);
+        }
+        database
+    }
+
+    pub fn url(&self) -> String {
+        let (server, _) = self.admin.rsplit_once('/').unwrap();
+        format!("{server}/{}?sslmode=disable", self.name)
+    }
+
+    pub fn place(&self) -> Place {
+        Place::Server {
+            url: self.url(),
+            authority: None,
+        }
+    }
+
+    /// Runs statements; returns the first column of the rows as text.
+    pub fn run(&self, statements: &str) -> Vec<String> {
+        sql(&self.url(), statements)
+    }
+}
+
+impl Drop for JobsDatabase {
+    fn drop(&mut self) {
+        sql(
+            &self.admin,
+            &format!("DROP DATABASE {} WITH (FORCE)", self.name),
+        );
+    }
+}
+
+fn sql(url: &str, statements: &str) -> Vec<String> {
+    let (url, statements) = (url.to_owned(), statements.to_owned());
+    apart(async move {
+        let (client, connection) = tokio_postgres::connect(&url, tokio_postgres::NoTls)
+            .await
+            .unwrap();
+        tokio::spawn(connection);
+        let rows = client.simple_query(&statements).await.unwrap();
+        rows.iter()
+            .filter_map(|message| match message {
+                tokio_postgres::SimpleQueryMessage::Row(row) => {
+                    Some(row.get(0).unwrap_or_default().to_owned())
+                }
+                _ => None,
+            })
+            .collect()
+    })
+}
+
+/// Runs it on a thread of its own: callers are in a runtime already.
+fn apart<T: Send + 'static>(work: impl Future<Output = T> + Send + 'static) -> T {
+    let thread = std::thread::spawn(|| {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
+        runtime.block_on(work)
+    });
+    thread.join().unwrap()
+}
+
 /// A temporary platform.
 pub struct Platform {
     pub folder: tempfile::TempDir,
     pub services: Vec<ServiceSpec>,
     pub clock: Clock,
+    /// How far the clock of a bridge is behind the others'.
+    pub lag: Duration,
+    /// Where jobs are, unless it is the bridge's file.
+    pub jobs: Option<Arc<JobsDatabase>>,
 }
 
 impl Platform {
     /// Services by name with what they subscribe to; each has a database and the queue
     /// `<name>-tasks` with the task `<name>.run`.
     pub fn new(services: &[(&str, &[&str])]) -> Platform {
+        Platform::with_jobs(services, JobsDatabase::new().map(Arc::new))
+    }
+
+    /// The same with jobs in a database that others may share, or in the file.
+    pub fn with_jobs(services: &[(&str, &[&str])], jobs: Option<Arc<JobsDatabase>>) -> Platform {
         let folder = tempfile::tempdir().unwrap();
         let services = services
             .iter()
@@ -206,7 +310,33 @@ impl Platform {
             folder,
             services,
             clock: Clock::System,
+            lag: Duration::ZERO,
+            jobs,
         }
+    }
+
+    fn shared(&self) -> Option<Place> {
+        match self.clock {
+            Clock::System => self.jobs.as_ref().map(|jobs| jobs.place()),
+            Clock::Tokio { .. } => None,
+        }
+    }
+
+    /// Where the jobs are.
+    pub fn job_store(&self) -> JobStore {
+        JobStore::new(self.shared().unwrap_or_else(|| Place::File(self.store()))).unwrap()
+    }
+
+    /// One job.
+    pub fn job(&self, id: &str) -> Option<JobRow> {
+        let (store, id) = (self.job_store(), id.to_owned());
+        apart(async move { store.job(&id).await.unwrap() })
+    }
+
+    /// What is in the store, newest first.
+    pub fn all_jobs(&self) -> Vec<JobRow> {
+        let store = self.job_store();
+        apart(async move { store.jobs(&JobFilter::default(), 10_000).await.unwrap() })
     }
 
     pub fn store(&self) -> PathBuf {
@@ -230,7 +360,11 @@ impl Platform {
 
     pub fn config(&self) -> BridgeConfig {
         let mut config = BridgeConfig::new(self.store(), self.services.clone());
-        config.clock = self.clock.clone();
+        config.clock = match self.lag.is_zero() {
+            true => self.clock.clone(),
+            false => Clock::tokio(self.clock.now() - self.lag.as_micros() as i64),
+        };
+        config.shared = self.shared();
         config
     }
 

@@ -1,51 +1,54 @@
-//! SQL of the embedded job queue.
+//! Jobs and schedules in the bridge's own file. Its SQL; every change runs on the store's writer.
 
 use innover_contract::Job;
 use rusqlite::{Connection, OptionalExtension, Result, params};
 
-use crate::{inspect::LetterFilter, limits::RESULT_BYTES_MAX};
-
-/// A job this bridge has leased.
-#[derive(Clone, Debug)]
-pub(crate) struct Leased {
-    pub(crate) id: String,
-    pub(crate) task: String,
-    pub(crate) envelope: String,
-    /// This delivery's number, 1 the first.
-    pub(crate) attempt: u32,
-    pub(crate) enqueued_at: i64,
-}
-
-/// What became of a delivered job.
-#[derive(Clone, Debug)]
-pub(crate) enum Outcome {
-    /// Its result, as JSON.
-    Done { result: String },
-    /// Tried again at `eta`; by itself when it is suspected of failing whole batches.
-    Retry {
-        eta: i64,
-        alone: bool,
-        error: String,
-    },
-    /// No handler ran: it is as if it had not been fetched.
-    Returned,
-    /// Its time was over before it ran.
-    Expired,
-    /// Refused for good (`dead` false), or its tries are used up.
-    GivenUp {
-        dead: bool,
-        error: String,
-        /// The problem's code, when a service said so.
-        code: String,
-    },
-}
+use super::{Depth, Leased, Outcome, Turn, Turned, kept};
+use crate::{
+    clock::micros,
+    inspect::LetterFilter,
+    limits::{FINISHED_KEEP, FINISHED_ROWS_MAX, LEASE},
+    store::micros_before,
+};
 
 /// A lease's terms.
-#[derive(Clone, Debug)]
-pub(crate) struct Terms {
-    pub(crate) owner: String,
-    pub(crate) now: i64,
-    pub(crate) until: i64,
+struct Terms<'a> {
+    owner: &'a str,
+    now: i64,
+    until: i64,
+}
+
+/// Writes outcomes and leases what is next.
+pub(super) fn turn(c: &Connection, turn: &Turn) -> Result<Turned> {
+    let Turn {
+        queue,
+        settled,
+        room,
+        owner,
+        now,
+    } = turn;
+    for (job, outcome) in settled {
+        settle(c, job, &queue.name, outcome, owner, *now)?;
+    }
+    let terms = Terms {
+        owner,
+        now: *now,
+        until: now + micros(LEASE),
+    };
+    let batch = |task: &str| queue.spec.tasks.get(task).map_or(1, |t| t.batch);
+    let mut leased = Vec::new();
+    while leased.len() < *room {
+        let jobs = lease(c, &queue.name, &terms, batch)?;
+        if jobs.is_empty() {
+            break;
+        }
+        leased.push(jobs);
+    }
+    let next_eta = match room {
+        0 => None,
+        _ => next_eta(c, &queue.name)?,
+    };
+    Ok(Turned { leased, next_eta })
 }
 
 /// Puts a job on a queue; `false` when its id is known already.
@@ -76,10 +79,10 @@ pub(crate) fn enqueue(c: &Connection, queue: &str, job: &Job, now: i64) -> Resul
 
 /// Leases the next job by priority, then age, and with it up to `batch(task)` of the same task.
 /// Empty when nothing is ready. Delayed jobs whose time has come are made ready first.
-pub(crate) fn lease(
+fn lease(
     c: &Connection,
     queue: &str,
-    terms: &Terms,
+    terms: &Terms<'_>,
     batch: impl Fn(&str) -> usize,
 ) -> Result<Vec<Leased>> {
     c.prepare_cached(
@@ -134,13 +137,14 @@ pub(crate) fn lease(
 }
 
 /// When the next delayed job of a queue is ready.
-pub(crate) fn next_eta(c: &Connection, queue: &str) -> Result<Option<i64>> {
+fn next_eta(c: &Connection, queue: &str) -> Result<Option<i64>> {
     c.prepare_cached("SELECT min(eta) FROM jobs WHERE state = 'delayed' AND queue = ?1")?
         .query_row([queue], |r| r.get(0))
 }
 
 /// Extends the lease of jobs that still run here.
-pub(crate) fn renew(c: &Connection, ids: &[String], owner: &str, until: i64) -> Result<()> {
+pub(super) fn renew(c: &Connection, ids: &[String], owner: &str, now: i64) -> Result<()> {
+    let until = now + micros(LEASE);
     let mut statement = c.prepare_cached(
         "UPDATE jobs SET lease_until = ?1 WHERE id = ?2 AND state = 'leased' AND lease_owner = ?3",
     )?;
@@ -150,7 +154,7 @@ pub(crate) fn renew(c: &Connection, ids: &[String], owner: &str, until: i64) -> 
 
 /// Writes what became of a job. A job whose lease has passed to somebody else is left to them,
 /// except that a result is always taken: the effect is there.
-pub(crate) fn settle(
+fn settle(
     c: &Connection,
     job: &Leased,
     queue: &str,
@@ -160,10 +164,7 @@ pub(crate) fn settle(
 ) -> Result<()> {
     match outcome {
         Outcome::Done { result } => {
-            let too_long = result.len() > RESULT_BYTES_MAX;
-            let note =
-                too_long.then(|| format!("the result of {} bytes was not kept", result.len()));
-            let result = (!too_long).then_some(result);
+            let (result, note) = kept(result);
             c.prepare_cached(
                 "UPDATE jobs SET state = 'done', finished_at = ?2, result = ?3, error = ?4, lease_owner = ''
                  WHERE id = ?1 AND state <> 'done'",
@@ -257,9 +258,10 @@ pub(crate) fn take_back(c: &Connection, owner: &str, all_earlier: bool, now: i64
     .execute(params![now, owner, all_earlier])
 }
 
-/// Deletes up to `limit` finished jobs that are older than `before` or beyond the newest `keep`.
+/// Deletes up to `limit` finished jobs that are too old or too many.
 /// Refused and dead ones are kept with their dead letter. Returns how many.
-pub(crate) fn retire(c: &Connection, before: i64, keep: i64, limit: usize) -> Result<usize> {
+pub(super) fn retire(c: &Connection, now: i64, limit: usize) -> Result<usize> {
+    let (before, keep) = (micros_before(now, FINISHED_KEEP), FINISHED_ROWS_MAX);
     let mut deleted = c
         .prepare_cached(
             "DELETE FROM jobs WHERE seq IN (SELECT seq FROM jobs
@@ -280,7 +282,7 @@ pub(crate) fn retire(c: &Connection, before: i64, keep: i64, limit: usize) -> Re
 }
 
 /// Unfinished jobs by queue and state, with the time the oldest was enqueued.
-pub(crate) fn depths(c: &Connection) -> Result<Vec<(String, String, i64, i64)>> {
+pub(super) fn depths(c: &Connection) -> Result<Vec<Depth>> {
     c.prepare_cached(
         // One select per state: each reads a partial index, never the finished jobs.
         "SELECT queue, state, count(*), min(enqueued_at) FROM jobs WHERE state = 'queued' GROUP BY queue
@@ -291,4 +293,33 @@ pub(crate) fn depths(c: &Connection) -> Result<Vec<(String, String, i64, i64)>> 
     )?
     .query_map([], |r| Ok((r.get(0)?, r.get(1)?, r.get(2)?, r.get(3)?)))?
     .collect()
+}
+
+/// The time up to which a schedule's fire times are dealt with; a new one begins `now`.
+pub(super) fn last_fire(c: &Connection, schedule: &str, now: i64) -> Result<i64> {
+    c.prepare_cached(
+        "INSERT INTO schedules (id, last_fire) VALUES (?1, ?2) ON CONFLICT (id) DO NOTHING",
+    )?
+    .execute(params![schedule, now])?;
+    c.prepare_cached("SELECT last_fire FROM schedules WHERE id = ?1")?
+        .query_row([schedule], |r| r.get(0))
+}
+
+/// Enqueues the jobs of fire times and notes that times up to `considered` are dealt with. Returns
+/// how many are new.
+pub(super) fn fire(
+    c: &Connection,
+    schedule: &str,
+    queue: &str,
+    jobs: &[(i64, Job)],
+    considered: i64,
+    now: i64,
+) -> Result<u64> {
+    let mut fired = 0;
+    for (_, job) in jobs {
+        fired += u64::from(enqueue(c, queue, job, now)?);
+    }
+    c.prepare_cached("UPDATE schedules SET last_fire = ?2 WHERE id = ?1")?
+        .execute(params![schedule, considered])?;
+    Ok(fired)
 }
