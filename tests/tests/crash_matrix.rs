@@ -220,8 +220,6 @@ struct Matrix {
     bridge: Option<Bridge>,
     postgres: Option<Service>,
     kafka: Option<Service>,
-    /// What the clients of Kafka are told.
-    environment: Vec<(String, String)>,
     /// Where steps are armed.
     steps: tempfile::TempDir,
     wallets: Vec<String>,
@@ -238,12 +236,7 @@ struct Matrix {
 
 impl Matrix {
     /// Funds the wallets and makes one payment, so that every service has worked once.
-    async fn begin(
-        platform: Platform,
-        bridge: Option<Bridge>,
-        steps: tempfile::TempDir,
-        environment: Vec<(String, String)>,
-    ) -> Matrix {
+    async fn begin(platform: Platform, bridge: Option<Bridge>, steps: tempfile::TempDir) -> Matrix {
         let mut wallets = Vec::new();
         for n in 0..WALLETS {
             wallets.push(platform.funded("user", &decimal(START), currency(n)).await);
@@ -262,7 +255,6 @@ impl Matrix {
             bridge,
             postgres: Service::postgres().filter(|_| apart),
             kafka: Service::kafka().filter(|_| apart),
-            environment,
             steps,
             wallets,
             holds,
@@ -573,7 +565,9 @@ impl Matrix {
             .current_dir(repository())
             .env("INNOVER_STATE_DIR", self.platform.state())
             .env("REDIS_URL", "redis://127.0.0.1:1")
-            .envs(self.environment.clone())
+            .envs(self.platform.environment().iter().cloned())
+            // It is no part of the platform.
+            .env_remove(SETTING)
             .output()
             .unwrap();
         assert!(
@@ -792,7 +786,7 @@ async fn one_process_killed_at_every_step_loses_and_doubles_nothing() {
         Some(_) => ON_POSTGRES,
         None => ON_FILES,
     };
-    let mut matrix = Matrix::begin(platform, None, folder, Vec::new()).await;
+    let mut matrix = Matrix::begin(platform, None, folder).await;
     let steps = steps(&[EVERYWHERE, storage]);
     matrix.run("one process", &steps, &[Victim::Host]).await;
 }
@@ -835,9 +829,7 @@ async fn host_bridge_postgresql_and_kafka_killed_at_every_step_lose_and_double_n
         let bridge = platform.answering_bridge("bridge");
         (platform, bridge)
     });
-    let kafka = environment.iter().filter(|(name, _)| *name != SETTING);
-    let kafka = kafka.map(|(n, v)| ((*n).to_owned(), v.clone())).collect();
-    let mut matrix = Matrix::begin(platform, Some(bridge), folder, kafka).await;
+    let mut matrix = Matrix::begin(platform, Some(bridge), folder).await;
     let steps = steps(&[EVERYWHERE, ON_POSTGRES, APART]);
     let victims = [
         Victim::Host,
