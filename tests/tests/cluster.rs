@@ -142,7 +142,7 @@ fn assert_schedules_fired(p: &Platform, from: i64, to: i64) -> usize {
         assert_eq!(within.copied().collect::<Vec<_>>(), expected, "{schedule}");
         checked += expected.len();
     }
-    assert!(checked > 10, "{times:?}");
+    assert!(checked >= 6, "{times:?}");
     checked
 }
 

@@ -401,7 +401,7 @@ pub enum JobStore {
 }
 
 /// The database that bridges share, from outside of them.
-pub struct SharedJobs(Server);
+pub struct SharedJobs(Box<Server>);
 
 impl JobStore {
     /// Opens nothing yet.
@@ -414,7 +414,7 @@ impl JobStore {
             place @ Place::Server { .. } => {
                 let metrics = Arc::new(Metrics::new(Clock::System));
                 let server = Server::new(&place, COMMAND_LINE, metrics)?;
-                Ok(JobStore::Shared(SharedJobs(server)))
+                Ok(JobStore::Shared(SharedJobs(Box::new(server))))
             }
         }
     }
