@@ -5,7 +5,7 @@
 //! `INNOVER_CRASH_ROUNDS` is how many rounds each step has with each victim; without it each step has
 //! one, with a victim by lot. `INNOVER_CRASH_SEED` repeats an order, `INNOVER_CRASH_MINUTES` ends the
 //! matrix early, after a round, `INNOVER_CRASH_ONLY` takes names of steps and victims with commas, and
-//! `INNOVER_CRASH_REPORT` names a file for the table.
+//! `INNOVER_CRASH_REPORTS` names a folder for the tables.
 #![allow(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 
 use std::{
@@ -306,8 +306,9 @@ impl Matrix {
             let of = figures.entry((round.step, round.victim)).or_default();
             of.push(recovery);
             let report = self.report(name, done, steps, victims, &figures);
-            if let Some(file) = setting::<PathBuf>("INNOVER_CRASH_REPORT") {
-                std::fs::write(file, &report).unwrap();
+            if let Some(folder) = setting::<PathBuf>("INNOVER_CRASH_REPORTS") {
+                let file = format!("{}.md", name.replace(' ', "-"));
+                std::fs::write(folder.join(file), &report).unwrap();
             }
         }
         println!("{}", self.report(name, done, steps, victims, &figures));
