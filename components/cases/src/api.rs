@@ -484,6 +484,8 @@ async fn score(cx: Cx, Path(id): Path<String>) -> Result<Answer> {
         let after = jobs::note_score(&mut writer, &cx, &case, asked, &Cause::from(&cx));
         let status = match after.score_state {
             ScoreState::Scored => 200,
+            // Its payment's review is over.
+            _ if after.state.is_final() => 200,
             _ => 202,
         };
         let batch: Batch = writer.finish();

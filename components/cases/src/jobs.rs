@@ -14,7 +14,8 @@ use crate::{
     events::follow,
     limits::{ASKED_OVERDUE_US, SCORE_OVERDUE_US, SWEEP_MAX},
     model::{Case, PaymentFollows},
-    payment, scoring,
+    payment,
+    scoring::{self, Asked},
     store::{self, Writer},
 };
 
@@ -78,7 +79,7 @@ async fn cases_of<'a>(
 }
 
 /// `cases.rescore(case_id, force=False)`: asks for the score of a case nobody has decided on, when
-/// it has none yet or `force` says so.
+/// it has none yet or `force` says so. One whose payment's review has ended meanwhile is closed instead.
 ///
 /// A failure is an outcome like a score: the case says `PENDING_SCORE`, an event does too, and the
 /// same commit enqueues the next attempt, so that there is no moment without one.
@@ -107,12 +108,16 @@ pub fn note_score(
     writer: &mut Writer,
     cx: &Cx,
     case: &Case,
-    asked: Result<crate::model::Score>,
+    asked: Result<Asked>,
     cause: &Cause,
 ) -> Case {
     let now = ids::now_us();
     match asked {
-        Ok(score) => {
+        Ok(Asked::Settled(verdict)) => {
+            follow(writer, case, verdict, now, cause);
+            case.follow(verdict, now).unwrap_or_else(|| case.clone())
+        }
+        Ok(Asked::Score(score)) => {
             let after = case.scored(&score, now);
             writer.update(&after, "scored", cause);
             after

@@ -593,6 +593,26 @@ async fn a_payment_decided_elsewhere_closes_the_case_with_that_outcome() {
 }
 
 #[tokio::test]
+async fn a_review_that_is_told_after_its_end_has_a_case_that_closes_by_its_first_scoring() {
+    for (payment, kind, state) in [
+        ("pay_11", "payment.initiated", "approved"),
+        ("pay_12", "payment.cancelled", "rejected"),
+    ] {
+        deliver(&[event(kind, payment, 1)]).await;
+        let id = reviewed(payment).await;
+        let now = kind.split('.').nth(1).unwrap().to_owned();
+        PAYMENTS.lock().unwrap().insert(payment.into(), now);
+        run_jobs(&id).await;
+        let case = get(&viewer(), &format!("/v1/cases/{id}")).await.body;
+        assert_eq!(
+            (&case["state"], &case["payment_follows"]),
+            (&json!(state), &json!("followed")),
+            "{kind}"
+        );
+    }
+}
+
+#[tokio::test]
 async fn a_decision_that_comes_too_late_for_its_payment_is_replaced() {
     // Approved here; declined over there before the job could say so.
     let id = reviewed("pay_9").await;

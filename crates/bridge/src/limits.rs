@@ -205,6 +205,9 @@ pub const KAFKA_LEAVE_WAIT: Duration = Duration::from_secs(5);
 pub const KAFKA_UNSUBSCRIBE_WAIT: Duration = Duration::from_secs(1);
 /// An acknowledgement that takes this long makes the bridge not ready.
 pub const KAFKA_SLOW_ACK: Duration = Duration::from_secs(5);
+/// A producer that has had nothing acknowledged for this long while something waits is replaced: one
+/// was seen to stand still for good after its broker had been killed twice within seconds.
+pub const KAFKA_STUCK: Duration = Duration::from_secs(15);
 /// Questions about topics are answered within this time.
 pub const KAFKA_ADMIN_WAIT: Duration = Duration::from_secs(5);
 /// Time between two looks whether a broker answers.

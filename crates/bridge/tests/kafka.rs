@@ -18,7 +18,7 @@ use std::{
 
 use innover_bridge::{
     Bridge, BridgeConfig, Commits, KafkaConfig, KafkaLetters, NoGate, inspect,
-    inspect::LetterFilter,
+    inspect::LetterFilter, limits::KAFKA_STUCK,
 };
 use rdkafka::{
     ClientConfig, Message as _, Offset, TopicPartitionList,
@@ -336,13 +336,17 @@ impl OwnKafka {
     }
 
     fn kill(&self, node: usize) {
+        self.signal(node, "-KILL");
+    }
+
+    fn signal(&self, node: usize, signal: &str) {
         let pid = self.folder.path().join(format!("node-{node}/pid"));
         let pid = std::fs::read_to_string(pid).unwrap();
-        let killed = Command::new("kill")
-            .args(["-KILL", pid.trim()])
+        let sent = Command::new("kill")
+            .args([signal, pid.trim()])
             .status()
             .unwrap();
-        assert!(killed.success());
+        assert!(sent.success());
     }
 }
 
@@ -824,6 +828,41 @@ async fn nothing_is_lost_when_the_broker_is_killed_and_comes_back() {
         .partition(|s| s.id.starts_with("first"));
     assert!(first.len() >= 2_000 && second.len() >= 2_000);
     assert!(all_committed(&kafka, "forex", "payment.initiated"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_producer_that_stands_still_is_replaced_and_order_per_key_is_kept() {
+    let Some((own, brokers)) = OwnKafka::start(1) else {
+        return;
+    };
+    let (platform, kafka, door) = (payments(), config(&brokers), FakeDoor::ok());
+    let bridge = start(&platform, &kafka, &door).await;
+    emit_many(&platform, "first", 500);
+    soon("delivered", Duration::from_secs(30), || {
+        distinct(&door) == 500
+    })
+    .await;
+    // The connection stays, and nothing comes over it.
+    own.signal(1, "-STOP");
+    emit_many(&platform, "second", 500);
+    let given_up = || {
+        let problems = bridge.readiness().problems;
+        problems.iter().any(|p| p.contains("Purged"))
+    };
+    let patience = KAFKA_STUCK + Duration::from_secs(15);
+    soon("the outbox waits for a new producer", patience, given_up).await;
+    emit_many(&platform, "third", 500);
+    own.signal(1, "-CONT");
+    soon("all delivered", Duration::from_secs(60), || {
+        distinct(&door) == 1_500
+    })
+    .await;
+    soon("outbox empty", Duration::from_secs(20), || {
+        platform.outbox("payment") == 0
+    })
+    .await;
+    bridge.shutdown().await;
+    assert_order_per_key_of_runs(&door);
 }
 
 #[tokio::test(flavor = "multi_thread")]

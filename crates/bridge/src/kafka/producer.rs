@@ -10,7 +10,7 @@ use rdkafka::{
     error::{KafkaError, RDKafkaErrorCode},
     message::{Header, OwnedHeaders},
     producer::{
-        FutureProducer, FutureRecord, Producer as _,
+        FutureProducer, FutureRecord, Producer as _, PurgeConfig,
         future_producer::{DeliveryFuture, OwnedDeliveryResult},
     },
 };
@@ -25,7 +25,7 @@ use super::{
 };
 use crate::{
     config::StartError,
-    limits::{KAFKA_CLOSE_WAIT, KAFKA_SLOW_ACK},
+    limits::{KAFKA_CLOSE_WAIT, KAFKA_SLOW_ACK, KAFKA_STUCK},
     metrics::Metrics,
     store::{
         StoreError,
@@ -42,6 +42,8 @@ const ACKNOWLEDGEMENTS: &str = "Kafka (publishing)";
 #[derive(Clone)]
 pub(crate) struct Producer {
     producer: Arc<Mutex<FutureProducer<Quiet>>>,
+    /// When the producer, or the one it has replaced, was last seen to be alive.
+    progress: Arc<Mutex<Instant>>,
     topics: Arc<Topics>,
     config: KafkaConfig,
     metrics: Arc<Metrics>,
@@ -98,6 +100,7 @@ impl Producer {
         let producer = create(&config).map_err(|e| StartError::Config(format!("Kafka: {e}")))?;
         Ok(Producer {
             producer: Arc::new(Mutex::new(producer)),
+            progress: Arc::new(Mutex::new(Instant::now())),
             topics,
             config,
             metrics,
@@ -246,13 +249,16 @@ impl Producer {
         producer.send_result(record).map_err(|(error, _)| error)
     }
 
-    /// Waits for as long as it takes, says when it takes long, and gives up only at the end.
+    /// Waits for as long as the producer makes progress, says when it takes long, and gives up at the
+    /// end.
     async fn acknowledged(&self, delivery: DeliveryFuture) -> Result<(), Refused> {
         let mut stop = self.stop.clone();
         tokio::pin!(delivery);
         let slow = tokio::time::sleep(KAFKA_SLOW_ACK);
         tokio::pin!(slow);
         let mut said = false;
+        let stuck = tokio::time::sleep(KAFKA_STUCK);
+        tokio::pin!(stuck);
         let mut end = self.end.get().copied();
         let result: Result<OwnedDeliveryResult, _> = loop {
             tokio::select! {
@@ -264,6 +270,13 @@ impl Producer {
                     tracing::warn!("Kafka does not acknowledge; events stay in their outboxes and publishing waits");
                     let problem = format!("no acknowledgement for {} s", KAFKA_SLOW_ACK.as_secs());
                     self.metrics.reachable(ACKNOWLEDGEMENTS, Some(&problem));
+                }
+                () = &mut stuck => {
+                    let until = *locked(&self.progress) + KAFKA_STUCK;
+                    if until <= Instant::now() {
+                        self.replace("nothing was acknowledged for too long");
+                    }
+                    stuck.as_mut().reset(until.max(Instant::now() + KAFKA_SLOW_ACK));
                 }
                 _ = stop.wait_for(|stop| *stop), if end.is_none() => {
                     end = Some(*self.end.get_or_init(|| Instant::now() + KAFKA_CLOSE_WAIT));
@@ -277,7 +290,10 @@ impl Producer {
             self.metrics.reachable(ACKNOWLEDGEMENTS, None);
         }
         match result {
-            Ok(Ok(_)) => Ok(()),
+            Ok(Ok(_)) => {
+                *locked(&self.progress) = Instant::now();
+                Ok(())
+            }
             Ok(Err((error, _))) => Err(refusal(&error)),
             Err(_) => Err(Refused::Now("the producer has ended".into())),
         }
@@ -287,18 +303,28 @@ impl Producer {
     /// everything then, and a new one starts.
     fn distrust(&self, topic: &str) {
         self.topics.doubt(topic);
-        let mut producer = locked(&self.producer);
-        if let Some((_, problem)) = producer.client().fatal_error() {
-            match create(&self.config) {
-                Ok(new) => {
-                    tracing::warn!(problem, "the producer of Kafka was replaced");
-                    *producer = new;
-                }
-                Err(error) => {
-                    tracing::error!(problem, %error, "the producer of Kafka cannot be replaced")
-                }
-            }
+        let fatal = locked(&self.producer).client().fatal_error();
+        if let Some((_, problem)) = fatal {
+            self.replace(&problem);
         }
+    }
+
+    /// Starts a new producer. Whatever the old one has not had acknowledged is given up as one, so
+    /// nothing of a key overtakes what came before it: all of it is published again.
+    fn replace(&self, problem: &str) {
+        let new = match create(&self.config) {
+            Ok(new) => new,
+            Err(error) => {
+                tracing::error!(problem, %error, "the producer of Kafka cannot be replaced");
+                return;
+            }
+        };
+        tracing::warn!(problem, "the producer of Kafka was replaced");
+        *locked(&self.progress) = Instant::now();
+        let old = std::mem::replace(&mut *locked(&self.producer), new);
+        old.purge(PurgeConfig::default().queue().inflight());
+        // It waits for threads of its own.
+        tokio::task::spawn_blocking(move || drop(old));
     }
 }
 
