@@ -301,6 +301,49 @@ async fn a_batch_answers_for_each_and_means_the_same_when_it_comes_again() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_atomic_batch_that_took_the_last_money_is_answered_the_same_when_it_comes_again() {
+    let p = Platform::shared().await;
+    let (from, to) = (account(&p, "100.00").await, account(&p, "0.00").await);
+    let batch = json!({"atomic": true, "transfers": [transfer(&unique(), &from, &to, "100.00")]});
+    for replayed in [false, true] {
+        let answer = post(&p, "/transfers/batch", batch.clone()).await;
+        assert_eq!(answer.status, 200, "{}", answer.text);
+        assert_eq!(answer.json["posted"], 1, "{}", answer.text);
+        let said = answer.json["results"][0]["replayed"].as_bool();
+        assert_eq!(said.unwrap_or(false), replayed, "{}", answer.text);
+    }
+    assert_eq!(balance(&p, &from).await.0, "0.00");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_a_transfer_and_a_reservation_under_one_id_at_the_same_moment_one_takes_effect() {
+    let p = Platform::shared().await;
+    let mut froms = Vec::new();
+    for _ in 0..2 {
+        froms.push(account(&p, "100.00").await);
+    }
+    let to = account(&p, "0.00").await;
+    let mut both = 0;
+    for _ in 0..30 {
+        let id = unique();
+        let answers = at_once(&p, 2, |n| {
+            let make = if n == 0 { transfer } else { pending };
+            ("/transfers".into(), make(&id, &froms[n], &to, "1.00"))
+        })
+        .await;
+        let mut statuses: Vec<u16> = answers.iter().map(|a| a.status.as_u16()).collect();
+        statuses.sort_unstable();
+        both += usize::from(statuses == [201, 201]);
+        assert!(
+            statuses == [201, 422] || statuses == [201, 201],
+            "{statuses:?}"
+        );
+    }
+    assert_eq!(both, 0, "of 30 ids");
+    assert_books(&p).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_full_batch_is_taken_and_one_more_is_not() {
     let p = Platform::shared().await;
     let (a, b) = (account(&p, "0.00").await, account(&p, "0.00").await);

@@ -44,6 +44,10 @@ CREATE TABLE entries (
     CHECK ((postings IS NULL) <> (refusal IS NULL))
 );
 
+-- The ids of callers that an entry or a reservation has: one key for both, so that of two requests with
+-- one id at the same moment one finds it taken, whatever they ask for.
+CREATE TABLE ids (id TEXT PRIMARY KEY);
+
 -- An entry is reversed once; refunds take a payment's entry back in parts.
 CREATE UNIQUE INDEX entries_reversed ON entries (reverses) WHERE kind = 'reversal' AND refusal IS NULL;
 

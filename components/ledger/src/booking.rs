@@ -20,7 +20,7 @@ use crate::{
     events,
     model::{AccountId, Book, Checked, Entry, Posted, Refusal, Reservation, Side, State},
     store::{
-        STEP_ENTRIES, STEP_PENDING, accounts,
+        STEP_ENTRIES, STEP_IDS, STEP_PENDING, accounts,
         entries::{self, EntryRow, Known, Line, Refused, Written},
         pending::{self, PendingRow},
     },
@@ -368,15 +368,21 @@ pub async fn book(
         let mut book = accounts::book(&db, accounts).await?;
         let now = book.time(innover_kit::ids::now_us());
         let plan = decide(&mut book, known, asked, now);
-        let answer = render(&plan.outcomes)?;
+        let answer = match render(&plan.outcomes) {
+            // Perhaps all of it was done before, and what it took is not there a second time.
+            Err(_) if !was_careful(&careful) && asked.iter().any(|a| a.callers_id) => {
+                return Err(Failure::new(
+                    Code::Conflict,
+                    "decided without a look at the ids",
+                ));
+            }
+            rendered => rendered?,
+        };
         let mut batch = Batch::new();
-        entries::write(
-            &mut batch,
-            &book,
-            &plan.written,
-            entries::Ids::Unchecked,
-            now,
-        );
+        let fresh = asked.iter().zip(&plan.outcomes);
+        let fresh = fresh.filter(|(asked, outcome)| asked.callers_id && !outcome.replayed);
+        entries::take_ids(&mut batch, fresh.map(|(asked, _)| asked.row.id.as_str()));
+        entries::write(&mut batch, &book, &plan.written, now);
         if !plan.reserved.is_empty() {
             pending::reserve(&mut batch, &plan.reserved);
         }
@@ -386,8 +392,10 @@ pub async fn book(
         }
         let done = idempotency::commit(&mut db, batch, key, answer).await;
         done.map_err(|error| match error {
-            CommitError::Batch(e) if matches!(e.step(), Some(STEP_ENTRIES | STEP_PENDING)) => {
-                let was_careful = careful.swap(true, Ordering::Relaxed);
+            CommitError::Batch(e)
+                if matches!(e.step(), Some(STEP_IDS | STEP_ENTRIES | STEP_PENDING)) =>
+            {
+                let was_careful = was_careful(&careful);
                 match asked {
                     // A new id that meets something even so: only a reversal has another rule.
                     [only] if was_careful && only.row.reverses.is_some() => reversed_before(),
@@ -398,6 +406,11 @@ pub async fn book(
         })
     })
     .await
+}
+
+/// Whether ids were looked up; from now on they are.
+fn was_careful(careful: &AtomicBool) -> bool {
+    careful.swap(true, Ordering::Relaxed)
 }
 
 /// The failure of whoever reverses an entry a second time.

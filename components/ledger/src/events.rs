@@ -198,7 +198,7 @@ async fn book<B: Booking>(db: &Db, bookings: &[(&Event, B)], batch: &mut Batch) 
         batch.emit(rejected(&row, &refused, cause));
         written.refused.push((row, refused));
     }
-    entries::write(batch, &book, &written, entries::Ids::Checked, now);
+    entries::write(batch, &book, &written, now);
     Ok(())
 }
 

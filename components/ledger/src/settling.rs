@@ -144,7 +144,7 @@ async fn post(
         booked: vec![(entry, posted)],
         refused: Vec::new(),
     };
-    entries::write(batch, &book, &written, entries::Ids::Checked, now);
+    entries::write(batch, &book, &written, now);
     pending::settle(batch, std::slice::from_ref(&settled), now);
     Ok(settled)
 }
@@ -175,13 +175,7 @@ async fn give_back(
         batch.emit(events::released(&row, cause.clone()));
         settled.push(row);
     }
-    entries::write(
-        batch,
-        &book,
-        &Written::default(),
-        entries::Ids::Checked,
-        now,
-    );
+    entries::write(batch, &book, &Written::default(), now);
     pending::settle(batch, &settled, now);
     Ok(settled)
 }

@@ -16,6 +16,8 @@ use crate::model::Side;
 
 /// The step that moves accounts: it fails when one of them moved or was closed since it was read.
 pub const STEP_ACCOUNTS: &str = "accounts";
+/// The step that takes callers' ids: it fails when one of them is taken.
+pub const STEP_IDS: &str = "ids";
 /// The step that opens accounts: it fails when one of them exists.
 pub const STEP_OPEN: &str = "open";
 /// The step that writes entries: it fails when one of their ids is taken, or one of them reverses

@@ -78,7 +78,7 @@ impl Relay {
                 Ok(rows) => {
                     failures = 0;
                     state.healthy();
-                    if rows == RELAY_ROWS_MAX {
+                    if rows >= RELAY_ROWS_MAX {
                         continue;
                     }
                     if closing {

@@ -158,6 +158,12 @@ impl Server {
                 None => bail!("DATABASE_URL: `{pair}` is no name=value"),
             }
         }
+        let name = host.rsplit_once(':').map_or(host, |(name, _)| name);
+        let here = ["localhost", "127.0.0.1", "[::1]"].contains(&name);
+        if !here && !kept.iter().any(|pair| pair.starts_with("sslmode=")) {
+            // The driver's own default goes on in plain text with a server that has no TLS.
+            kept.push("sslmode=require");
+        }
         let query = match kept.is_empty() {
             true => String::new(),
             false => format!("?{}", kept.join("&")),

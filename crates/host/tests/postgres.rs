@@ -138,6 +138,10 @@ async fn a_server_the_manifest_does_not_name_is_out_of_reach() {
         address.replace(server.host(), "db.example:5432"),
         "host=/tmp user=postgres".to_owned(),
         "mysql://x".to_owned(),
+        // The driver goes to `hostaddr`, whatever the host is called.
+        format!("{address}&hostaddr=127.0.0.2"),
+        "postgres:///postgres?hostaddr=127.0.0.1&sslmode=disable".to_owned(),
+        "postgres:///postgres".to_owned(),
     ] {
         let (status, body) = script(&app, "", &[&other, "SELECT 1"]).await;
         assert_eq!(status, StatusCode::FORBIDDEN, "{other}: {body}");

@@ -88,6 +88,12 @@ impl Address {
         })
     }
 
+    /// Whether [`Address::hosts`] is where a connection goes to. `hostaddr` leads elsewhere, and without
+    /// a host the driver has ideas of its own.
+    pub fn names_its_hosts(&self) -> bool {
+        self.config.get_hostaddrs().is_empty() && !self.config.get_hosts().is_empty()
+    }
+
     /// Connects. The connection lives in a task of its own, which ends with the client.
     ///
     /// # Errors

@@ -79,13 +79,7 @@ async fn refuse(cx: &Cx, subject: Subject, id: &str) -> Result<Answer> {
                     refused: vec![(row, refused)],
                     booked: Vec::new(),
                 };
-                entries::write(
-                    &mut batch,
-                    &Book::default(),
-                    &written,
-                    entries::Ids::Checked,
-                    now,
-                );
+                entries::write(&mut batch, &Book::default(), &written, now);
                 batch.commit(&mut db).await?;
                 None
             }

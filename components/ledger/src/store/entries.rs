@@ -11,7 +11,7 @@ use innover_kit::{
 use innover_money::Currency;
 use serde::{Deserialize, Serialize};
 
-use super::{STEP_ENTRIES, accounts, currency, hash_text, side};
+use super::{STEP_ENTRIES, STEP_IDS, accounts, currency, hash_text, side};
 use crate::model::{AccountId, Balance, Book, Posted, Posting, Side, Standing};
 
 /// The kind of a payment's entry; its id is the payment's.
@@ -360,20 +360,27 @@ pub struct Written {
     pub refused: Vec<(EntryRow, Refused)>,
 }
 
-/// What is known of the ids of entries to be written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Ids {
-    /// Nobody has looked whether a reservation has one of them; then the step fails.
-    Unchecked,
-    /// None has, or it is the reservation that the entry ends.
-    Checked,
+/// Takes ids of callers, for entries and reservations alike; the step fails when one of them is taken.
+pub fn take_ids<'a>(batch: &mut Batch, ids: impl Iterator<Item = &'a str>) {
+    let rows: Vec<Vec<Value>> = ids.map(|id| params![id]).collect();
+    if rows.is_empty() {
+        return;
+    }
+    let count = rows.len() as u64;
+    batch.step(
+        STEP_IDS,
+        "INSERT INTO ids (id) SELECT r.id FROM rows($1: id TEXT) r WHERE true
+         ON CONFLICT (id) DO NOTHING",
+        vec![Value::Rows(rows)],
+        Expect::Rows(count),
+    );
 }
 
 /// Writes entries that were applied to `book`, the accounts it changed (by them or by reservations),
 /// and refusals: three steps however many there are. Whoever asks for one of the ids at the same
 /// moment meets the primary key, on any database and at any isolation level, and one of the two
 /// batches leaves nothing.
-pub fn write(batch: &mut Batch, book: &Book, written: &Written, ids: Ids, now: i64) {
+pub fn write(batch: &mut Batch, book: &Book, written: &Written, now: i64) {
     let (postings, heads) = sealed(book, &written.booked);
     accounts::write(batch, book, now, |account| {
         heads.get(&account.no).copied().unwrap_or(account.head)
@@ -404,30 +411,16 @@ pub fn write(batch: &mut Batch, book: &Book, written: &Written, ids: Ids, now: i
     if rows.is_empty() {
         return;
     }
-    macro_rules! insert {
-        ($allowed:literal) => {
-            concat!(
-                "INSERT INTO entries (id, kind, reference, reverses, metadata, created_by, created_at,
-                                      postings, refusal)
-                 SELECT r.id, r.kind, r.reference, r.reverses, r.metadata, r.created_by, r.created_at,
-                        r.postings, r.refusal
-                 FROM rows($1: id TEXT, kind TEXT, reference TEXT, reverses TEXT, metadata TEXT,
-                           created_by TEXT, created_at BIGINT, postings TEXT, refusal TEXT) r
-                 WHERE ",
-                $allowed,
-                " ON CONFLICT DO NOTHING"
-            )
-        };
-    }
     let count = rows.len() as u64;
     batch.step(
         STEP_ENTRIES,
-        match ids {
-            Ids::Unchecked => {
-                insert!("NOT EXISTS (SELECT 1 FROM pending t WHERE t.id = r.id)")
-            }
-            Ids::Checked => insert!("true"),
-        },
+        "INSERT INTO entries (id, kind, reference, reverses, metadata, created_by, created_at,
+                              postings, refusal)
+         SELECT r.id, r.kind, r.reference, r.reverses, r.metadata, r.created_by, r.created_at,
+                r.postings, r.refusal
+         FROM rows($1: id TEXT, kind TEXT, reference TEXT, reverses TEXT, metadata TEXT,
+                   created_by TEXT, created_at BIGINT, postings TEXT, refusal TEXT) r WHERE true
+         ON CONFLICT DO NOTHING",
         vec![Value::Rows(rows)],
         Expect::Rows(count),
     );

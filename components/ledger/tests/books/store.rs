@@ -46,7 +46,7 @@ fn write(book: &mut Book, entry: &Checked<Entry>, id: &str) -> Batch {
         booked: vec![(row(id), done)],
         refused: Vec::new(),
     };
-    entries::write(&mut batch, book, &written, entries::Ids::Checked, 1);
+    entries::write(&mut batch, book, &written, 1);
     batch
 }
 
@@ -249,13 +249,7 @@ async fn what_is_refused_meanwhile_is_not_booked_and_the_other_way_round() {
             refused: vec![(row(id), refused)],
             booked: Vec::new(),
         };
-        entries::write(
-            &mut batch,
-            &Book::default(),
-            &written,
-            entries::Ids::Checked,
-            1,
-        );
+        entries::write(&mut batch, &Book::default(), &written, 1);
         batch
     };
     let entry = transfer("acc_house_cash_EUR", "acc_a", "1.00");

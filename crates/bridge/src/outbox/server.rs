@@ -8,7 +8,7 @@
 //! not renewed. One that stalls for longer than its lease may publish what the other has published
 //! too, and consumers know events by their ids.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use innover_postgres::{Address, explain};
 use tokio::sync::Notify;
@@ -31,12 +31,22 @@ const LEASE: &str = "INSERT INTO relay_lease (id, owner, ends_at)
 const READ: &str = "SELECT id, topic, key, key_version, type, payload, headers, created_at
      FROM outbox WHERE NOT (id = ANY($1)) ORDER BY id LIMIT $2";
 
+/// Rows of these keys with lower versions than these, wherever their ids are in the order: ids are made
+/// before the commit, by several clocks.
+const EARLIER: &str =
+    "SELECT o.id, o.topic, o.key, o.key_version, o.type, o.payload, o.headers, o.created_at
+     FROM outbox AS o
+     JOIN unnest(CAST($2 AS TEXT[]), CAST($3 AS BIGINT[])) AS p (key, version)
+       ON o.key = p.key AND o.key_version < p.version
+     WHERE NOT (o.id = ANY($1))";
+
 const DELETE: &str = "DELETE FROM outbox WHERE id = ANY($1)";
 
 pub(crate) struct Server {
     client: Client,
     lease: Statement,
     read: Statement,
+    earlier: Statement,
     delete: Statement,
     owner: String,
     /// Until when the lease surely holds.
@@ -69,6 +79,7 @@ impl Server {
         Ok(Server {
             lease: client.prepare(LEASE).await?,
             read: client.prepare(READ).await?,
+            earlier: client.prepare(EARLIER).await?,
             delete: client.prepare(DELETE).await?,
             client,
             owner: owner.to_owned(),
@@ -111,24 +122,26 @@ impl Server {
                 .query(&self.read, &[&self.undeleted, &limit])
                 .await
         });
-        let mut found: Vec<(i64, Row)> = Vec::new();
-        for row in rows.await? {
-            let id: String = row.try_get(0)?;
-            let version = row.try_get(3)?;
-            let row = Row {
-                topic: row.try_get(1)?,
-                key: row.try_get(2)?,
-                kind: row.try_get(4)?,
-                payload: row.try_get(5)?,
-                headers: row.try_get(6)?,
-                created_at: row.try_get(7)?,
-                place: id.clone(),
-                id,
-            };
-            found.push((version, row));
-        }
+        let mut found: Vec<(i64, Row)> = rows.await?.iter().map(row).collect::<Result<_, _>>()?;
         self.undeleted
             .extend(found.iter().map(|(_, row)| row.id.clone()));
+        if found.len() == RELAY_ROWS_MAX {
+            let mut newest: HashMap<&str, i64> = HashMap::new();
+            for (version, row) in found.iter().filter(|(_, row)| !row.key.is_empty()) {
+                let known = newest.entry(&row.key).or_insert(*version);
+                *known = (*known).max(*version);
+            }
+            let (keys, versions): (Vec<&str>, Vec<i64>) = newest.into_iter().unzip();
+            let rows = bounded(async {
+                self.client
+                    .query(&self.earlier, &[&self.undeleted, &keys, &versions])
+                    .await
+            });
+            let earlier: Vec<(i64, Row)> = rows.await?.iter().map(row).collect::<Result<_, _>>()?;
+            self.undeleted
+                .extend(earlier.iter().map(|(_, row)| row.id.clone()));
+            found.extend(earlier);
+        }
         Ok(in_order(found))
     }
 
@@ -141,6 +154,21 @@ impl Server {
         self.undeleted.clear();
         Ok(())
     }
+}
+
+fn row(row: &tokio_postgres::Row) -> Result<(i64, Row), tokio_postgres::Error> {
+    let id: String = row.try_get(0)?;
+    let read = Row {
+        topic: row.try_get(1)?,
+        key: row.try_get(2)?,
+        kind: row.try_get(4)?,
+        payload: row.try_get(5)?,
+        headers: row.try_get(6)?,
+        created_at: row.try_get(7)?,
+        place: id.clone(),
+        id,
+    };
+    Ok((row.try_get(3)?, read))
 }
 
 /// A server that is gone without a word must not hold up the relay for good.
@@ -158,7 +186,7 @@ async fn bounded<T>(
 
 /// The rows of each key by version, on the places that rows of that key have in the order of ids.
 fn in_order(rows: Vec<(i64, Row)>) -> Vec<Row> {
-    let mut of_key: std::collections::HashMap<String, Vec<usize>> = Default::default();
+    let mut of_key: HashMap<String, Vec<usize>> = HashMap::new();
     for (i, (_, row)) in rows.iter().enumerate() {
         of_key.entry(row.key.clone()).or_default().push(i);
     }

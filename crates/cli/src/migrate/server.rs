@@ -2,6 +2,7 @@
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use innover_postgres::{Address, explain};
+use postgres_protocol::password::scram_sha_256;
 use std::{
     ops::Deref,
     time::{Duration, SystemTime, UNIX_EPOCH},
@@ -57,32 +58,37 @@ pub async fn create(server: &Server, label: &str, admin: &str) -> Result<bool> {
         .context("cannot connect as DATABASE_ADMIN_URL says")?;
     let (name, password) = (server.name(label), server.password(label));
     // Names are of a-z, 0-9 and _, passwords of base64url: nothing to escape.
-    let role_there = !admin
-        .query("SELECT 1 FROM pg_roles WHERE rolname = $1", &[&name])
-        .await
-        .map_err(reason)?
-        .is_empty();
+    let role_there = role_exists(&admin, &name).await?;
     let verb = if role_there { "ALTER" } else { "CREATE" };
-    admin
-        .batch_execute(&format!(
-            "{verb} ROLE {name} WITH LOGIN PASSWORD '{password}'"
-        ))
-        .await
-        .map_err(reason)?;
+    // What the server keeps of a password anyway: servers write statements that fail into their logs.
+    let verifier = scram_sha_256(password.as_bytes());
+    let role = format!("{verb} ROLE {name} WITH LOGIN PASSWORD '{verifier}'");
+    match again(async || admin.batch_execute(&role).await).await {
+        // Another `innover` has made it at this moment, with the same password.
+        Err(_) if !role_there && role_exists(&admin, &name).await? => {}
+        made => made?,
+    }
     // Every statement is prepared once and names its rows by keys, so one plan serves all; planning
     // anew for each set of values costs the server more than running it. Not every server has this.
-    admin
-        .batch_execute(&format!(
-            "ALTER ROLE {name} SET plan_cache_mode = force_generic_plan"
-        ))
-        .await
-        .ok();
+    // A host that is cut off is noticed within half a minute, and its advisory locks go.
+    for setting in [
+        "plan_cache_mode = force_generic_plan",
+        "tcp_keepalives_idle = 10",
+        "tcp_keepalives_interval = 5",
+        "tcp_keepalives_count = 3",
+    ] {
+        let set = format!("ALTER ROLE {name} SET {setting}");
+        again(async || admin.batch_execute(&set).await).await.ok();
+    }
     let there = !admin
         .query("SELECT 1 FROM pg_database WHERE datname = $1", &[&name])
         .await
         .map_err(reason)?
         .is_empty();
+    let close = format!("REVOKE ALL ON DATABASE {name} FROM PUBLIC");
     if there {
+        // Whoever made it may not have come to this.
+        again(async || admin.batch_execute(&close).await).await?;
         return Ok(false);
     }
     let version: String = admin
@@ -104,11 +110,13 @@ pub async fn create(server: &Server, label: &str, admin: &str) -> Result<bool> {
         .batch_execute(&format!("CREATE DATABASE {name} OWNER {name}{collation}"))
         .await
         .map_err(reason)?;
-    admin
-        .batch_execute(&format!("REVOKE ALL ON DATABASE {name} FROM PUBLIC"))
-        .await
-        .map_err(reason)?;
+    again(async || admin.batch_execute(&close).await).await?;
     Ok(true)
+}
+
+async fn role_exists(admin: &Client, name: &str) -> Result<bool> {
+    let rows = admin.query("SELECT 1 FROM pg_roles WHERE rolname = $1", &[&name]);
+    Ok(!rows.await.map_err(reason)?.is_empty())
 }
 
 /// Applies what is missing and returns its titles.

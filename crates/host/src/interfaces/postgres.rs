@@ -95,6 +95,11 @@ impl Guest {
             .postgres
             .address(address, authority)
             .map_err(unreachable)?;
+        if !resolved.names_its_hosts() {
+            return Err(unreachable(
+                "the address has to name its host, and by `host` alone",
+            ));
+        }
         for host in resolved.hosts() {
             let Some((name, port)) = host else {
                 return Err(unreachable("Unix sockets are not open to components"));

@@ -198,6 +198,11 @@ impl Servers {
 }
 
 impl Address {
+    /// Whether a connection goes to [`Address::hosts`] and nowhere else.
+    pub(crate) fn names_its_hosts(&self) -> bool {
+        self.server.names_its_hosts()
+    }
+
     /// Hosts and ports, for permissions. `None`: a Unix socket.
     pub(crate) fn hosts(&self) -> impl Iterator<Item = Option<(&str, u16)>> {
         self.server.hosts()

@@ -184,6 +184,8 @@ pub(crate) struct Lease {
     busy: bool,
     /// What the statements so far have left behind.
     left: Leaves,
+    /// Nobody else is to have it: it leads to a server that takes no writes any more.
+    stale: bool,
 }
 
 impl Lease {
@@ -194,6 +196,7 @@ impl Lease {
             slot: Some(slot),
             busy: false,
             left: Leaves::Nothing,
+            stale: false,
         }
     }
 
@@ -250,6 +253,8 @@ impl Lease {
         .await;
         // One that was too large is still being sent.
         self.busy = matches!(done, Err(_) | Ok(Err(Failed::TooLarge)));
+        self.stale |= matches!(&done, Ok(Err(Failed::Server(error)))
+            if error.code() == Some(&SqlState::READ_ONLY_SQL_TRANSACTION));
         done.unwrap_or(Err(Failed::Late))
     }
 }
@@ -309,7 +314,7 @@ impl Drop for Lease {
             return;
         };
         session.idle_since = Instant::now();
-        if session.client.is_closed() {
+        if session.client.is_closed() || self.stale {
             return;
         }
         let address = Arc::clone(&self.address);

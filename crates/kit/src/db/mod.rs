@@ -336,7 +336,7 @@ impl Db {
     fn session(&self) -> Result<&Session, DbError> {
         self.session
             .as_ref()
-            .ok_or_else(|| DbError::Shape("the connection is closed".into()))
+            .ok_or_else(|| DbError::Unreachable("the connection was lost".into()))
     }
 
     /// SQLite's connection.
@@ -376,10 +376,11 @@ impl Db {
     /// races are many that is slower than a queue, so writers of rows that others are at, or that a
     /// race was lost for within the last second, queue by advisory locks until their batch has ended.
     /// The locks only save them from losing: the guards are what counts, and a server without such
-    /// locks does without. A request claims once: a second time could meet others in a circle.
+    /// locks does without. Whoever has waited for a second goes on without. A request claims once: a
+    /// second time could meet others in a circle.
     ///
     /// # Errors
-    /// [`DbError::Busy`] when others held a row for too long.
+    /// The database.
     pub async fn claim<'a>(
         &self,
         rows: impl IntoIterator<Item = (&'a str, bool)>,
