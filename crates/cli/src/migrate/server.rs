@@ -115,8 +115,11 @@ pub async fn create(server: &Server, label: &str, admin: &str) -> Result<bool> {
 }
 
 async fn role_exists(admin: &Client, name: &str) -> Result<bool> {
-    let rows = admin.query("SELECT 1 FROM pg_roles WHERE rolname = $1", &[&name]);
-    Ok(!rows.await.map_err(reason)?.is_empty())
+    let rows = admin
+        .query("SELECT 1 FROM pg_roles WHERE rolname = $1", &[&name])
+        .await
+        .map_err(reason)?;
+    Ok(!rows.is_empty())
 }
 
 /// Applies what is missing and returns its titles.
