@@ -151,7 +151,6 @@ impl Platform {
     /// Starts the process and waits for `ready`.
     pub fn run(&mut self) {
         let mut command = self.command("up");
-        let mut command = self.command("up");
         if let Some(bridge) = &self.bridge {
             command.args(["--no-bridge", "--bridge-url", bridge]);
         }

@@ -331,7 +331,7 @@ async fn of_a_transfer_and_a_reservation_under_one_id_at_the_same_moment_one_tak
             ("/transfers".into(), make(&id, &froms[n], &to, "1.00"))
         })
         .await;
-        let mut statuses: Vec<u16> = answers.iter().map(|a| a.status.as_u16()).collect();
+        let mut statuses: Vec<u16> = answers.iter().map(|a| a.status).collect();
         statuses.sort_unstable();
         both += usize::from(statuses == [201, 201]);
         assert!(
