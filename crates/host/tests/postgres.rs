@@ -38,7 +38,10 @@ impl Server {
             config.postgres_connections = connections;
         })
         .await;
-        (app, format!("{}?sslmode=disable&application_name={name}", self.address))
+        (
+            app,
+            format!("{}?sslmode=disable&application_name={name}", self.address),
+        )
     }
 
     /// Sessions of an application, of those the ones in a transaction or at work, and their locks.
