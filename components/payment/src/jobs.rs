@@ -1,17 +1,20 @@
-//! The tasks of `payment-tasks`: the confirmation, and the sweep for payments that are stuck.
+//! The tasks of `payment-tasks`: the confirmation, the rules' second chance, and the sweep for payments
+//! that are stuck.
 
 use std::collections::HashMap;
 
 use innover_kit::{
-    Cause, Code, Cx, Db, Failure, Job, Result, call, ids,
+    Batch, Cause, Code, Cx, Db, Failure, Job, Result, call, ids,
     jobs::{Handled, Running, Task},
     log,
 };
+use innover_money::{Currency, Money};
 use serde::Deserialize;
 use serde_json::json;
 
 use crate::{
     model::{self, LEDGER_GAVE_UP, Signal, State, next},
+    rules::{self, Facts},
     store::{self, Change, Payment, Writer},
 };
 
@@ -19,16 +22,22 @@ use crate::{
 pub const QUEUE: &str = "payment-tasks";
 /// The confirmation.
 pub const CONFIRM: Task = Task::new("payment.confirm", &["payment_id"], confirm).batch(50);
+/// The rules are asked about a payment that they could not be asked about when it was made.
+pub const ASK_RULES: Task = Task::new("payment.ask_rules", &["payment_id"], ask_rules);
 /// The sweep for payments that are stuck.
 pub const SWEEP: Task = Task::new("payment.sweep", &[], sweep);
 /// A payment that has not moved for this long is looked at: far longer than the few milliseconds a
 /// step takes, and than the backlog a burst can build up.
 const STUCK_AFTER_US: i64 = 120_000_000;
+/// When rules that could not be asked are asked again; later tries are the queue's.
+const RULES_AGAIN_AFTER_US: i64 = 1_000_000;
+/// Confirmations go first: behind this there is money that has moved.
+const RULES_PRIORITY: u8 = 9;
 /// Payments one sweep looks at; the rest is the next sweep's, ten seconds later.
 const SWEEP_MAX: i64 = 50;
 
 #[derive(Deserialize)]
-struct Confirm {
+struct OfPayment {
     payment_id: String,
 }
 
@@ -36,7 +45,7 @@ struct Confirm {
 pub fn confirm<'a>(_cx: &'a Cx, db: &'a Db, jobs: &'a [Job]) -> Running<'a> {
     Box::pin(async move {
         let mut handled = Handled::default();
-        let wanted: Vec<(&Job, Confirm)> = CONFIRM.each(jobs, &mut handled);
+        let wanted: Vec<(&Job, OfPayment)> = CONFIRM.each(jobs, &mut handled);
         let ids = wanted.iter().map(|(_, wanted)| wanted.payment_id.clone());
         let payments: HashMap<String, Payment> = store::by_ids(db, ids)
             .await?
@@ -45,7 +54,7 @@ pub fn confirm<'a>(_cx: &'a Cx, db: &'a Db, jobs: &'a [Job]) -> Running<'a> {
             .collect();
         let mut writer = Writer::default();
         let mut confirmed = std::collections::HashSet::new();
-        for (job, Confirm { payment_id: id }) in wanted {
+        for (job, OfPayment { payment_id: id }) in wanted {
             match payments.get(&id) {
                 None => {
                     let failure = Failure::new(Code::PaymentNotFound, format!("no payment `{id}`"));
@@ -75,6 +84,71 @@ pub fn confirm<'a>(_cx: &'a Cx, db: &'a Db, jobs: &'a [Job]) -> Running<'a> {
         }
         handled.batch = writer.finish();
         Ok(handled)
+    })
+}
+
+/// Has the rules asked again about a payment that is being stored.
+pub fn ask_rules_later(batch: &mut Batch, payment_id: &str, cause: Cause) {
+    let mut job = ASK_RULES.job(format!("{payment_id}-rules"), vec![payment_id.into()]);
+    job.eta = Some(ids::now_us() + RULES_AGAIN_AFTER_US);
+    job.priority = RULES_PRIORITY;
+    batch.enqueue(QUEUE, job, cause);
+}
+
+/// `payment.ask_rules(payment_id)`: asks the rules about a payment that is under review only because
+/// they could not be asked. Nobody waits for a person because something was away for a moment; who
+/// decides first, a person or the rules, has decided. What they cannot evaluate stays a person's.
+pub fn ask_rules<'a>(cx: &'a Cx, db: &'a Db, jobs: &'a [Job]) -> Running<'a> {
+    Box::pin(async move {
+        let mut handled = Handled::default();
+        let mut writer = Writer::default();
+        for (job, OfPayment { payment_id: id }) in ASK_RULES.each(jobs, &mut handled) {
+            let waiting = store::by_id(db, &id).await?.filter(Payment::awaits_rules);
+            let Some(payment) = waiting else {
+                handled.results.insert(job.id.clone(), json!("decided"));
+                continue;
+            };
+            let decision = match rules::ask(cx, &facts(&payment)?).await {
+                Ok(decision) => decision,
+                // What a queue takes for final as well.
+                Err(failure) if matches!(failure.status(), 400 | 404 | 410 | 422) => {
+                    handled.results.insert(job.id.clone(), json!("review"));
+                    continue;
+                }
+                Err(failure) => return Err(failure),
+            };
+            let cause = payment.cause();
+            writer.note_decision(&id, &decision, &cause);
+            let change = Change {
+                reason_codes: Some(decision.reason_codes.join(",")),
+                rules_version: decision.version,
+                ..Change::default()
+            };
+            let to = decision.signal().and_then(|s| next(payment.state, s));
+            match to {
+                Some(to) => writer.change(&payment, to, change, &cause),
+                None => writer.amend(&payment, change),
+            }
+            let state = to.unwrap_or(payment.state);
+            handled.results.insert(job.id.clone(), json!(state));
+        }
+        handled.batch = writer.finish();
+        Ok(handled)
+    })
+}
+
+fn facts(payment: &Payment) -> Result<Facts<'_>> {
+    // Both were checked when they were stored.
+    let money = Currency::parse(&payment.source_currency)
+        .and_then(|currency| Money::new(payment.source_minor, currency))
+        .map_err(|e| Failure::new(Code::Internal, e.to_string()))?;
+    Ok(Facts {
+        payment_id: Some(&payment.id),
+        money,
+        target_currency: &payment.target_currency,
+        cross_currency: payment.source_currency != payment.target_currency,
+        payer_owner: &payment.payer_owner,
+        payee_owner: &payment.payee_owner,
     })
 }
 

@@ -9,6 +9,7 @@ pub mod events;
 pub mod jobs;
 pub mod model;
 pub mod route;
+pub mod rules;
 pub mod store;
 
 use innover_kit::{Migration, Service};
@@ -23,7 +24,7 @@ pub static SERVICE: Service = Service {
         ("ledger.rejected", events::rejected),
         ("wallet.updated", events::wallet_updated),
     ],
-    tasks: &[jobs::CONFIRM, jobs::SWEEP],
+    tasks: &[jobs::CONFIRM, jobs::ASK_RULES, jobs::SWEEP],
     migration: Some(Migration(1, "init")),
     ..Service::new("payment", api::routes)
 };

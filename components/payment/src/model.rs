@@ -99,9 +99,9 @@ pub enum Signal {
     WalletsUpdated,
     /// The confirmation job ran.
     Confirmed,
-    /// A person approved a payment under review.
+    /// A payment under review was approved: by a person, or by the rules that could not be asked before.
     Approved,
-    /// A person declined a payment under review.
+    /// A payment under review was declined, as it may be approved.
     Declined,
     /// Its owner or the house withdrew it, and the ledger will not book it.
     Cancelled,
@@ -169,6 +169,9 @@ pub struct Decision {
     pub amount_eur_minor: Option<i64>,
 }
 
+/// The reason of a payment that is under review only because the rules could not be asked.
+pub const RULES_UNAVAILABLE: &str = "rules_unavailable";
+
 /// The rules' outcome.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -191,11 +194,29 @@ impl Decision {
         }
     }
 
+    /// Where it takes a payment under review; `None` when that is where it stays.
+    pub fn signal(&self) -> Option<Signal> {
+        match self.outcome {
+            Outcome::Approve => Some(Signal::Approved),
+            Outcome::Review => None,
+            Outcome::Decline => Some(Signal::Declined),
+        }
+    }
+
+    /// Its name on a timeline.
+    pub fn name(&self) -> &'static str {
+        match self.outcome {
+            Outcome::Approve => "rules.approve",
+            Outcome::Review => "rules.review",
+            Outcome::Decline => "rules.decline",
+        }
+    }
+
     /// What stands in for the rules when they cannot be asked: a person decides.
     pub fn fallback() -> Decision {
         Decision {
             outcome: Outcome::Review,
-            reason_codes: vec!["rules_unavailable".into()],
+            reason_codes: vec![RULES_UNAVAILABLE.into()],
             version: None,
             amount_eur_minor: None,
         }

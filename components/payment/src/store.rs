@@ -7,7 +7,7 @@ use innover_kit::{
 };
 use serde_json::json;
 
-use crate::model::State;
+use crate::model::{Decision, RULES_UNAVAILABLE, State};
 
 /// A payment as stored.
 #[derive(Clone, Debug, PartialEq)]
@@ -52,6 +52,11 @@ impl Payment {
             idempotency_key: None,
             actor: None,
         }
+    }
+
+    /// Whether it is under review only because the rules could not be asked.
+    pub fn awaits_rules(&self) -> bool {
+        self.state == State::Review && self.reason_codes == [RULES_UNAVAILABLE]
     }
 }
 
@@ -113,10 +118,11 @@ const CHANGE: &str = "UPDATE payments SET
         entry_id = COALESCE(r.entry_id, payments.entry_id),
         reason_codes = COALESCE(r.reason_codes, payments.reason_codes),
         reason_detail = COALESCE(r.reason_detail, payments.reason_detail),
+        rules_version = COALESCE(r.rules_version, payments.rules_version),
         withdrawn_by = COALESCE(r.withdrawn_by, payments.withdrawn_by)
     FROM rows($1: id TEXT, version BIGINT, at BIGINT, state TEXT, target_minor BIGINT,
               margin_minor BIGINT, rate TEXT, rate_date TEXT, exact TEXT, entry_id TEXT,
-              reason_codes TEXT, reason_detail TEXT, withdrawn_by TEXT) r
+              reason_codes TEXT, reason_detail TEXT, rules_version BIGINT, withdrawn_by TEXT) r
     WHERE payments.id = r.id AND payments.version = r.version";
 
 const TIMELINE_INSERT: &str =
@@ -244,6 +250,7 @@ pub struct Change {
     pub entry_id: Option<String>,
     pub reason_codes: Option<String>,
     pub reason_detail: Option<String>,
+    pub rules_version: Option<i64>,
     pub withdrawn_by: Option<String>,
 }
 
@@ -281,6 +288,12 @@ impl Writer {
             cause.trace_id(),
             detail
         ]);
+    }
+
+    /// Adds what the rules said to the timeline of a payment.
+    pub fn note_decision(&mut self, payment_id: &str, decision: &Decision, cause: &Cause) {
+        let reasons = decision.reason_codes.join(",");
+        self.note(payment_id, "decision", decision.name(), cause, &reasons);
     }
 
     /// Stores a new payment and announces its state. `amount_eur_minor` is what the rules decided on;
@@ -355,6 +368,7 @@ impl Writer {
             change.entry_id,
             change.reason_codes,
             change.reason_detail,
+            change.rules_version,
             change.withdrawn_by
         ]);
     }

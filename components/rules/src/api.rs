@@ -61,6 +61,10 @@ struct EvaluateRequest {
         "payee_owner": "usr_b", "same_owner": false
     }))]
     facts: Map<String, Value>,
+    /// The payment that is decided on, where it is known already: it is left out of what its payer
+    /// did before.
+    #[serde(default)]
+    payment_id: Option<String>,
     /// Another version than the active one, to try it before it decides.
     #[serde(default)]
     version: Option<i64>,
@@ -86,7 +90,7 @@ async fn evaluate(cx: Cx, body: Body<EvaluateRequest>) -> Result<Answer> {
     }
     let mut db = Db::open().await?;
     let velocity = match body.value.facts.get("payer_owner").and_then(Value::as_str) {
-        Some(payer) => store::velocity(&db, payer, ids::now_us()).await?,
+        Some(payer) => before(&db, payer, body.value.payment_id.as_deref()).await?,
         None => Velocity::default(),
     };
     let facts = Facts::read(&body.value.facts, &velocity).map_err(|e| {
@@ -105,6 +109,20 @@ async fn evaluate(cx: Cx, body: Body<EvaluateRequest>) -> Result<Answer> {
         shadow::compare(&cx, &mut db, &facts, version, &decision).await;
     }
     Answer::json(200, &EvaluateView { decision, version })
+}
+
+/// What the payer did before the payment.
+async fn before(db: &Db, payer: &str, payment_id: Option<&str>) -> Result<Velocity> {
+    let now = ids::now_us();
+    let velocity = store::velocity(db, payer, now).await?;
+    let counted = match payment_id {
+        Some(id) => store::counted(db, id).await?,
+        None => None,
+    };
+    Ok(match counted {
+        Some(payment) => velocity.without(&payment, payer, now),
+        None => velocity,
+    })
 }
 
 /// A fact rules may name.

@@ -11,7 +11,7 @@ use innover_kit::{
 };
 use serde::Deserialize;
 
-use crate::store::{self, Asked};
+use crate::{store, velocity::Asked};
 
 /// The only service whose word counts: others could make a payer look busy, or idle.
 const PAYMENT: &str = "payment";

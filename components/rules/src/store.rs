@@ -2,7 +2,7 @@
 
 use innover_kit::{Batch, Db, Expect, Row, Value, db::DbError, params};
 
-use crate::velocity::{HOUR_US, Velocity};
+use crate::velocity::{Asked, DAY_US, HOUR_US, Velocity};
 
 /// Which version decides.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -295,7 +295,7 @@ pub async fn velocity(db: &Db, payer: &str, now: i64) -> Result<Velocity, DbErro
                     CAST(COALESCE(SUM(CASE WHEN asked_at > $3 THEN amount_eur_minor ELSE 0 END), 0)
                         AS BIGINT)
              FROM payments WHERE payer_owner = $1 AND asked_at > $2 AND counts = 1",
-            params![payer, now - 24 * HOUR_US, now - HOUR_US],
+            params![payer, now - DAY_US, now - HOUR_US],
         )
         .await?;
     let number = |i| rows.first().map_or(Ok(0), |row| row.int(i));
@@ -307,17 +307,24 @@ pub async fn velocity(db: &Db, payer: &str, now: i64) -> Result<Velocity, DbErro
     })
 }
 
-/// A payment as velocity facts see it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Asked {
-    /// The payment.
-    pub payment_id: String,
-    /// Who pays.
-    pub payer_owner: String,
-    /// When it was asked for, microseconds.
-    pub asked_at: i64,
-    /// Its equivalent in euro cents, where there was a rate.
-    pub amount_eur_minor: Option<i64>,
+/// A payment that counts.
+pub async fn counted(db: &Db, payment_id: &str) -> Result<Option<Asked>, DbError> {
+    let rows = db
+        .query(
+            "SELECT payment_id, payer_owner, asked_at, amount_eur_minor
+             FROM payments WHERE payment_id = $1 AND counts = 1",
+            params![payment_id],
+        )
+        .await?;
+    let read = |row: &Row| {
+        Ok(Asked {
+            payment_id: row.text(0)?.to_owned(),
+            payer_owner: row.text(1)?.to_owned(),
+            asked_at: row.int(2)?,
+            amount_eur_minor: row.opt_int(3)?,
+        })
+    };
+    rows.first().map(read).transpose()
 }
 
 fn rows(asked: impl IntoIterator<Item = Asked>) -> Vec<Value> {

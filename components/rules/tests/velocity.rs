@@ -61,6 +61,11 @@ async fn deliver(events: &[Value]) -> Vec<i64> {
 
 /// `[count 1h, sum 1h, count 24h, sum 24h]` of a payer, as a rule sees them.
 async fn seen(payer: &str) -> [i64; 4] {
+    seen_before(payer, None).await
+}
+
+/// The same before one of the payer's payments.
+async fn seen_before(payer: &str, payment: Option<&str>) -> [i64; 4] {
     let created = RULES
         .get_or_init(|| async {
             let all = "payer_count_1h payer_sum_eur_minor_1h payer_count_24h payer_sum_eur_minor_24h";
@@ -76,7 +81,7 @@ async fn seen(payer: &str) -> [i64; 4] {
     let facts = json!({
         "amount_minor": 100, "amount_major": 1, "currency": "EUR", "target_currency": "EUR",
         "cross_currency": false, "payer_owner": payer, "payee_owner": "b", "same_owner": false});
-    let body = json!({"facts": facts, "version": created}).to_string();
+    let body = json!({"facts": facts, "version": created, "payment_id": payment}).to_string();
     let reply = platform()
         .await
         .send(
@@ -104,6 +109,22 @@ static RULES: OnceCell<i64> = OnceCell::const_new();
 #[tokio::test]
 async fn a_payer_nobody_heard_of_has_zeros() {
     assert_eq!(seen("nobody").await, [0, 0, 0, 0]);
+}
+
+#[tokio::test]
+async fn a_payment_that_is_decided_on_later_is_not_one_of_those_before_it() {
+    deliver(&[
+        event("payment.initiated", "pay_l1", "later", Some(100), MINUTE_US),
+        event("payment.review", "pay_l2", "later", Some(2_000), MINUTE_US),
+    ])
+    .await;
+    assert_eq!(seen("later").await, [2, 2_100, 2, 2_100]);
+    assert_eq!(seen_before("later", Some("pay_l2")).await, [1, 100, 1, 100]);
+    assert_eq!(
+        seen_before("later", Some("pay_unheard_of")).await,
+        [2, 2_100, 2, 2_100]
+    );
+    assert_eq!(seen_before("other", Some("pay_l2")).await, [0, 0, 0, 0]);
 }
 
 #[tokio::test]

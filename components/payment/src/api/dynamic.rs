@@ -15,12 +15,14 @@ use utoipa::ToSchema;
 
 use super::{
     MoneyView, PaymentView, WRITE,
-    order::{self, Facts, Order, Wallet},
+    order::{self, Order, Wallet},
     pay::{self, OwnWallet},
 };
 use crate::{
+    jobs,
     model::{Decision, Outcome, State},
     route::{self, Kind, Leg, Part, Price, Purse, Route},
+    rules::{self, Facts},
     store::{self, Defaults, Payment, Writer},
 };
 
@@ -408,7 +410,7 @@ impl Taken {
             .map(|leg| (leg.wallet.as_str(), "/payer_wallet"))
             .collect();
         let payers = order::lookup(cx, &ids).await?;
-        let decision = self.decide(cx, &payers, &payee).await?;
+        let decision = self.decide(cx, &payers, &payee).await;
         let cause = Cause::from(cx);
         let mut writer = Writer::default();
         let mut payments = Vec::with_capacity(payers.len());
@@ -425,25 +427,32 @@ impl Taken {
             order::insert(&mut writer, &payment, &decision, &cause);
             payments.push(payment);
         }
+        // The parts of a split are judged together, which a part by itself cannot be.
+        if let [payment] = payments.as_slice()
+            && payment.awaits_rules()
+        {
+            jobs::ask_rules_later(&mut writer.batch, &payment.id, cause);
+        }
         let answer = Answer::json(202, &self.view(&payments, decision.first_state())?)?;
         Ok(idempotency::commit(db, writer.finish(), Some(key), answer).await?)
     }
 
     /// The rules judge the whole: an amount in parts is still that amount.
-    async fn decide(&self, cx: &Cx, payers: &[Wallet], payee: &Wallet) -> Result<Decision> {
+    async fn decide(&self, cx: &Cx, payers: &[Wallet], payee: &Wallet) -> Decision {
         let payer_owner = payers.first().map_or("", |w| w.owner.as_str());
         let money = match self.chosen.legs.as_slice() {
             [one] => one.part.source(),
             _ => self.amount,
         };
         let facts = Facts {
+            payment_id: None,
             money,
             target_currency: &payee.currency,
             cross_currency: payers.iter().any(|w| w.currency != payee.currency),
             payer_owner,
             payee_owner: &payee.owner,
         };
-        Ok(order::ask_rules(cx, &facts).await)
+        rules::decide(cx, &facts).await
     }
 
     fn view(&self, payments: &[Payment], state: State) -> Result<DynamicView> {

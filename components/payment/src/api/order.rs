@@ -4,15 +4,16 @@ use http::Method;
 use innover_kit::{
     Answer, Cause, Code, Cx, Db, Failure, Result, call,
     idempotency::{self, IdempotencyKey},
-    ids, log,
+    ids,
 };
-use innover_money::{Currency, Money};
+use innover_money::Money;
 use serde::Deserialize;
-use serde_json::json;
 
 use super::PaymentView;
 use crate::{
-    model::{Decision, Outcome},
+    jobs,
+    model::Decision,
+    rules::{self, Facts},
     store::{Payment, Writer},
 };
 
@@ -81,6 +82,17 @@ impl Order {
         })
     }
 
+    fn facts(&self) -> Facts<'_> {
+        Facts {
+            payment_id: None,
+            money: self.money,
+            target_currency: &self.payee.currency,
+            cross_currency: self.payer.currency != self.payee.currency,
+            payer_owner: &self.payer.owner,
+            payee_owner: &self.payee.owner,
+        }
+    }
+
     /// The payment, in the state the rules put it.
     pub fn payment(self, cx: &Cx, decision: &Decision, cause: &Cause) -> Result<Payment> {
         let now = ids::now_us();
@@ -143,24 +155,21 @@ pub(super) async fn take_on(
     key: &IdempotencyKey,
     order: Order,
 ) -> Result<Answer> {
-    let decision = ask_rules(cx, &Facts::of(&order)).await;
+    let decision = rules::decide(cx, &order.facts()).await;
     let cause = Cause::from(cx);
     let payment = order.payment(cx, &decision, &cause)?;
     let mut writer = Writer::default();
     insert(&mut writer, &payment, &decision, &cause);
+    if payment.awaits_rules() {
+        jobs::ask_rules_later(&mut writer.batch, &payment.id, cause);
+    }
     let answer = Answer::json(202, &PaymentView::from(&payment))?;
     Ok(idempotency::commit(db, writer.finish(), Some(key), answer).await?)
 }
 
 /// Adds a new payment and what was decided on it.
 pub(super) fn insert(writer: &mut Writer, payment: &Payment, decision: &Decision, cause: &Cause) {
-    let outcome = match decision.outcome {
-        Outcome::Approve => "rules.approve",
-        Outcome::Review => "rules.review",
-        Outcome::Decline => "rules.decline",
-    };
-    let reasons = decision.reason_codes.join(",");
-    writer.note(&payment.id, "decision", outcome, cause, &reasons);
+    writer.note_decision(&payment.id, decision, cause);
     writer.insert(payment, decision.amount_eur_minor, cause);
 }
 
@@ -223,89 +232,4 @@ pub(super) async fn lookup(cx: &Cx, wanted: &[(&str, &str)]) -> Result<Vec<Walle
             wallet.cloned().ok_or_else(|| no_wallet(id, param))
         })
         .collect()
-}
-
-/// What the rules are asked about.
-pub(super) struct Facts<'a> {
-    /// What is paid.
-    pub money: Money,
-    /// What the payee gets.
-    pub target_currency: &'a str,
-    /// Whether anything of it is converted.
-    pub cross_currency: bool,
-    pub payer_owner: &'a str,
-    pub payee_owner: &'a str,
-}
-
-impl<'a> Facts<'a> {
-    pub fn of(order: &'a Order) -> Facts<'a> {
-        Facts {
-            money: order.money,
-            target_currency: &order.payee.currency,
-            cross_currency: order.payer.currency != order.payee.currency,
-            payer_owner: &order.payer.owner,
-            payee_owner: &order.payee.owner,
-        }
-    }
-}
-
-#[derive(Deserialize)]
-struct Equivalent {
-    minor: Option<i64>,
-}
-
-/// What the rules say; a person decides when they cannot be asked.
-pub(super) async fn ask_rules(cx: &Cx, facts: &Facts<'_>) -> Decision {
-    let money = facts.money;
-    let mut amount_eur_minor = None;
-    let asked = async {
-        amount_eur_minor = if money.currency() == Currency::EUR {
-            Some(money.minor())
-        } else {
-            let path = format!(
-                "/v1/equivalent?minor={}&currency={}&to=EUR",
-                money.minor(),
-                money.currency().code()
-            );
-            let found: Equivalent =
-                call::json(cx, Method::GET, "forex", &path, None::<&()>, true).await?;
-            found.minor
-        };
-        let digits = u32::from(money.minor_digits());
-        let mut facts = json!({
-            "amount_minor": money.minor(),
-            "amount_major": money.minor() / 10_i64.pow(digits),
-            "currency": money.currency().code(),
-            "target_currency": facts.target_currency,
-            "cross_currency": facts.cross_currency,
-            "payer_owner": facts.payer_owner,
-            "payee_owner": facts.payee_owner,
-            "same_owner": facts.payer_owner == facts.payee_owner,
-        });
-        if let Some(minor) = amount_eur_minor {
-            facts["amount_eur_minor"] = minor.into();
-        }
-        // Evaluating changes nothing, so it may be repeated.
-        call::json(
-            cx,
-            Method::POST,
-            "rules",
-            "/v1/evaluate",
-            Some(&json!({ "facts": facts })),
-            true,
-        )
-        .await
-    };
-    let decision = asked.await.unwrap_or_else(|failure: Failure| {
-        log::error(
-            cx,
-            "the rules could not be asked",
-            &[("error", failure.to_string().into())],
-        );
-        Decision::fallback()
-    });
-    Decision {
-        amount_eur_minor,
-        ..decision
-    }
 }
