@@ -5,19 +5,21 @@
 //! id for something else is told which fields differ.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, HashSet},
     sync::atomic::{AtomicBool, Ordering},
 };
 
 use innover_kit::{
     Answer, Batch, Cause, Code, Cx, Db, Failure, Result,
     batch::with_retries,
+    group::Group,
     idempotency::{self, CommitError, IdempotencyKey},
 };
 use innover_money::Currency;
 
 use crate::{
     events,
+    limits::TOGETHER_MAX,
     model::{AccountId, Book, Checked, Entry, Posted, Refusal, Reservation, Side, State},
     store::{
         STEP_ENTRIES, STEP_IDS, STEP_PENDING, accounts,
@@ -341,7 +343,136 @@ fn shapes_of(entry: &Checked<Entry>) -> Vec<Shape> {
     entry.postings().iter().map(shape).collect()
 }
 
-/// Decides and writes, and answers with what `render` makes of the outcomes.
+/// A request for one entry or transfer. Those of one moment are booked together, by one of them for
+/// all, so each brings along what the answer takes.
+#[derive(Clone)]
+pub struct Single {
+    /// Whose it is.
+    pub cx: Cx,
+    /// What is asked for.
+    pub asked: Asked,
+    /// Its Idempotency-Key.
+    pub key: Option<IdempotencyKey>,
+    /// The answer to the one outcome.
+    pub render: fn(&Cx, &[Outcome]) -> Result<Answer>,
+}
+
+static SINGLES: Group<Single, Result<Answer>> = Group::new(TOGETHER_MAX);
+
+/// Books one entry or transfer, together with those that others ask for at this moment.
+///
+/// # Errors
+/// As [`book`].
+pub async fn book_single(request: Single) -> Result<Answer> {
+    // Reserving looks ids up first, and takes another way from there.
+    if let What::Reserve(..) = request.asked.what {
+        return request.alone().await;
+    }
+    SINGLES.run(request, database, book_each).await
+}
+
+/// The database, of which this request is the only writer where it can have but one.
+async fn database() -> Result<Db> {
+    let mut db = Db::open().await?;
+    db.lock().await?;
+    Ok(db)
+}
+
+/// Answers each of these requests. They are decided one after the other on one reading of the
+/// accounts and written in one batch; where that cannot be, each is booked by itself.
+async fn book_each(db: Result<Db>, requests: Vec<Single>) -> Vec<Result<Answer>> {
+    let mut first = Some(db);
+    let together = with_retries(|| {
+        let db = first.take();
+        let requests = &requests;
+        async move {
+            let db = match db {
+                Some(db) => db?,
+                None => database().await?,
+            };
+            book_together(db, requests).await
+        }
+    });
+    match together.await {
+        Ok(Some(answers)) => answers,
+        Err(failure) if failure.code() != Code::Conflict => {
+            requests.iter().map(|_| Err(failure.clone())).collect()
+        }
+        Ok(None) | Err(_) => {
+            let mut answers = Vec::with_capacity(requests.len());
+            for request in &requests {
+                answers.push(request.alone().await);
+            }
+            answers
+        }
+    }
+}
+
+impl Single {
+    /// Books it by itself, after a look at what its id was used for.
+    async fn alone(&self) -> Result<Answer> {
+        let asked = std::slice::from_ref(&self.asked);
+        let render = |outcomes: &[Outcome]| (self.render)(&self.cx, outcomes);
+        book(&self.cx, asked, self.key.as_ref(), true, render).await
+    }
+}
+
+/// All of `requests` in one batch; `None` when one of them has an id or a key that was used before,
+/// or that another one has.
+async fn book_together(mut db: Db, requests: &[Single]) -> Result<Option<Vec<Result<Answer>>>> {
+    let keys = requests.iter().filter_map(|request| request.key.as_ref());
+    let mut stored = idempotency::replay_all(&db, keys).await?;
+    let mut names = HashSet::with_capacity(2 * requests.len());
+    let accounts = requests.iter().flat_map(|request| request.asked.accounts());
+    let mut book = accounts::book(&db, accounts).await?;
+    let now = book.time(innover_kit::ids::now_us());
+    let (mut batch, mut written) = (Batch::new(), Written::default());
+    let (mut ids, mut answers) = (Vec::new(), Vec::with_capacity(requests.len()));
+    for Single {
+        cx,
+        asked,
+        key,
+        render,
+    } in requests
+    {
+        let key_id = key.as_ref().map(IdempotencyKey::id);
+        if !names.insert(("id", asked.row.id.as_str()))
+            || !key_id.is_none_or(|id| names.insert(("key", id)))
+        {
+            return Ok(None);
+        }
+        if let Some(answer) = key_id.and_then(|id| stored.remove(id)) {
+            answers.push(answer);
+            continue;
+        }
+        let mut plan = decide(&mut book, BTreeMap::new(), std::slice::from_ref(asked), now);
+        let Ok(answer) = render(cx, &plan.outcomes) else {
+            return Ok(None);
+        };
+        if asked.callers_id {
+            ids.push(asked.row.id.as_str());
+        }
+        if let Some(key) = key {
+            key.record(&mut batch, &answer);
+        }
+        events::told(&mut batch, &book, &plan, &Cause::from(cx));
+        written.booked.append(&mut plan.written.booked);
+        written.refused.append(&mut plan.written.refused);
+        answers.push(Ok(answer));
+    }
+    entries::take_ids(&mut batch, ids.into_iter());
+    entries::write(&mut batch, &book, &written, now);
+    match batch.commit(&mut db).await {
+        Ok(()) => Ok(Some(answers)),
+        Err(error) => match error.step() {
+            Some(STEP_IDS | STEP_ENTRIES | idempotency::STEP) => Ok(None),
+            _ => Err(error.into()),
+        },
+    }
+}
+
+/// Decides and writes, and answers with what `render` makes of the outcomes. `careful` has the ids
+/// looked up before anything is decided.
 ///
 /// # Errors
 /// What `render` fails with leaves nothing behind; the database; 409 when others were faster too
@@ -350,14 +481,15 @@ pub async fn book(
     cx: &Cx,
     asked: &[Asked],
     key: Option<&IdempotencyKey>,
+    careful: bool,
     render: impl Fn(&[Outcome]) -> Result<Answer> + Sync,
 ) -> Result<Answer> {
     // An id that was not used before is the rule, and the primary key tells when it was: only then
     // are the ids looked up, since that costs as much as writing them.
-    let careful = AtomicBool::new(asked.iter().any(|a| matches!(a.what, What::Reserve(..))));
+    let reserves = asked.iter().any(|a| matches!(a.what, What::Reserve(..)));
+    let careful = AtomicBool::new(careful || reserves);
     with_retries(|| async {
-        let mut db = Db::open().await?;
-        db.lock().await?;
+        let mut db = database().await?;
         if let Some(key) = key
             && let Some(answer) = key.replay(&db).await?
         {
@@ -370,7 +502,7 @@ pub async fn book(
         let plan = decide(&mut book, known, asked, now);
         let answer = match render(&plan.outcomes) {
             // Perhaps all of it was done before, and what it took is not there a second time.
-            Err(_) if !was_careful(&careful) && asked.iter().any(|a| a.callers_id) => {
+            Err(_) if asked.iter().any(|a| a.callers_id) && !take_care(&careful) => {
                 return Err(Failure::new(
                     Code::Conflict,
                     "decided without a look at the ids",
@@ -395,7 +527,7 @@ pub async fn book(
             CommitError::Batch(e)
                 if matches!(e.step(), Some(STEP_IDS | STEP_ENTRIES | STEP_PENDING)) =>
             {
-                let was_careful = was_careful(&careful);
+                let was_careful = take_care(&careful);
                 match asked {
                     // A new id that meets something even so: only a reversal has another rule.
                     [only] if was_careful && only.row.reverses.is_some() => reversed_before(),
@@ -408,8 +540,8 @@ pub async fn book(
     .await
 }
 
-/// Whether ids were looked up; from now on they are.
-fn was_careful(careful: &AtomicBool) -> bool {
+/// From now on ids are looked up; says whether they were before.
+fn take_care(careful: &AtomicBool) -> bool {
     careful.swap(true, Ordering::Relaxed)
 }
 

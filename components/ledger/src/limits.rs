@@ -19,6 +19,9 @@ pub const DIFFERING_ACCOUNTS_MAX: i64 = 20;
 /// Transfers of one batch: what fits 4 MiB at 512 bytes each, less one for the frame (and the most
 /// that TigerBeetle takes).
 pub const BATCH_MAX: usize = 8_190;
+/// Requests for one entry or transfer that are booked in one batch: as many as an instance serves at
+/// once.
+pub const TOGETHER_MAX: usize = 64;
 /// Seconds a reservation lasts when the caller does not say: a card authorisation's week.
 pub const RESERVED_S_DEFAULT: i64 = 7 * 24 * 3600;
 /// Seconds a reservation lasts at most.

@@ -53,6 +53,7 @@ pub struct Batch {
     steps: Vec<Step>,
     outbox: Vec<Vec<Value>>,
     inbox: Vec<Vec<Value>>,
+    answers: Vec<Vec<Value>>,
 }
 
 /// Why a batch left nothing behind.
@@ -183,9 +184,17 @@ impl Batch {
         self.inbox.push(params![id, ids::now_us(), result]);
     }
 
+    /// Keeps an answer under its key: `id, fields, status, response, created_at`.
+    pub(crate) fn answered(&mut self, row: Vec<Value>) {
+        self.answers.push(row);
+    }
+
     /// Whether nothing would be written.
     pub fn is_empty(&self) -> bool {
-        self.steps.is_empty() && self.outbox.is_empty() && self.inbox.is_empty()
+        self.steps.is_empty()
+            && self.outbox.is_empty()
+            && self.inbox.is_empty()
+            && self.answers.is_empty()
     }
 
     /// Takes over the steps and events of `other`. No table may be modified by both.
@@ -193,6 +202,7 @@ impl Batch {
         self.steps.extend(other.steps);
         self.outbox.extend(other.outbox);
         self.inbox.extend(other.inbox);
+        self.answers.extend(other.answers);
     }
 
     /// Commits all steps or none. A lock taken by [`Db::lock`] ends with it either way.
@@ -294,9 +304,23 @@ impl Batch {
         Ok(())
     }
 
-    /// Turns collected outbox and inbox rows into one step each, and puts the steps that most often
+    /// Turns collected answers, outbox and inbox rows into one step each, and puts the steps that most often
     /// fail first, so that a lost race costs little.
     fn finish(&mut self) {
+        let answers = std::mem::take(&mut self.answers);
+        if !answers.is_empty() {
+            let count = answers.len() as u64;
+            self.step(
+                crate::idempotency::STEP,
+                "INSERT INTO idempotency (id, fields, status, response, created_at)
+                 SELECT r.id, r.fields, r.status, r.response, r.created_at
+                 FROM rows($1: id TEXT, fields TEXT, status BIGINT, response TEXT,
+                           created_at BIGINT) r WHERE true
+                 ON CONFLICT (id) DO NOTHING",
+                vec![Value::Rows(answers)],
+                Expect::Rows(count),
+            );
+        }
         let inbox = std::mem::take(&mut self.inbox);
         if !inbox.is_empty() {
             let count = inbox.len() as u64;

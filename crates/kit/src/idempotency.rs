@@ -4,12 +4,14 @@
 //! stored answer; another body gets 422 naming the fields that differ; concurrent twins meet at the
 //! primary key: the loser's batch fails on the step `idempotency` and it reads the winner's answer.
 
+use std::collections::BTreeMap;
+
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use innover_contract::Code;
 use serde_json::{Map, Value as Json};
 use sha2::{Digest, Sha256};
 
-use crate::{Answer, Batch, Cx, Db, Expect, Failure, Result, ids, params};
+use crate::{Answer, Batch, Cx, Db, Failure, Result, Row, db::column, ids, params};
 
 /// The step's name in a failed batch.
 pub const STEP: &str = "idempotency";
@@ -64,40 +66,35 @@ impl IdempotencyKey {
     pub async fn replay(&self, db: &Db) -> Result<Option<Answer>> {
         let rows = db
             .query(
-                "SELECT fields, status, response FROM idempotency WHERE id = $1",
+                "SELECT fields, status, response, id FROM idempotency WHERE id = $1",
                 params![&self.id],
             )
             .await?;
-        let Some(row) = rows.first() else {
-            return Ok(None);
-        };
-        let stored = row.text(0)?;
-        if stored != self.fields {
-            return Err(self.reused(stored));
+        rows.first().map(|row| self.stored(row)).transpose()
+    }
+
+    /// The answer in a row, if it is one to the same body.
+    fn stored(&self, row: &Row) -> Result<Answer> {
+        let fields = row.text(0)?;
+        if fields != self.fields {
+            return Err(self.reused(fields));
         }
-        let status = u16::try_from(row.int(1)?).unwrap_or(500);
-        Ok(Some(Answer {
-            status,
+        Ok(Answer {
+            status: u16::try_from(row.int(1)?).unwrap_or(500),
             body: row.text(2)?.to_owned(),
             replayed: true,
-        }))
+        })
     }
 
     /// Adds the record of `answer` to the batch of the effect.
     pub fn record(&self, batch: &mut Batch, answer: &Answer) {
-        batch.step(
-            STEP,
-            "INSERT INTO idempotency (id, fields, status, response, created_at)
-             VALUES ($1, $2, $3, $4, $5) ON CONFLICT (id) DO NOTHING",
-            params![
-                &self.id,
-                &self.fields,
-                i64::from(answer.status),
-                &answer.body,
-                ids::now_us()
-            ],
-            Expect::Rows(1),
-        );
+        batch.answered(params![
+            &self.id,
+            &self.fields,
+            i64::from(answer.status),
+            &answer.body,
+            ids::now_us()
+        ]);
     }
 
     fn reused(&self, stored: &str) -> Failure {
@@ -120,6 +117,35 @@ impl IdempotencyKey {
         failure.0.differing_fields = differing;
         failure
     }
+}
+
+/// What [`IdempotencyKey::replay`] says of each of these keys that was used before, by its id.
+///
+/// # Errors
+/// A database failure.
+pub async fn replay_all<'a>(
+    db: &Db,
+    keys: impl IntoIterator<Item = &'a IdempotencyKey>,
+) -> Result<BTreeMap<&'a str, Result<Answer>>> {
+    let by_id: BTreeMap<&str, &IdempotencyKey> =
+        keys.into_iter().map(|key| (key.id(), key)).collect();
+    if by_id.is_empty() {
+        return Ok(BTreeMap::new());
+    }
+    let rows = db
+        .query(
+            "SELECT fields, status, response, id FROM idempotency
+             WHERE id IN (SELECT id FROM rows($1: id TEXT))",
+            vec![column(by_id.keys().copied())],
+        )
+        .await?;
+    let mut stored = BTreeMap::new();
+    for row in &rows {
+        if let Some(key) = by_id.get(row.text(3)?) {
+            stored.insert(key.id(), key.stored(row));
+        }
+    }
+    Ok(stored)
 }
 
 /// Records a refusal as the answer to `key`, by a batch of its own: a decision is final for its key,

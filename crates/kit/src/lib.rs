@@ -17,6 +17,7 @@ pub mod db;
 pub mod events;
 pub mod failure;
 pub mod form;
+pub mod group;
 pub mod idempotency;
 pub mod ids;
 pub mod inbox;
@@ -28,6 +29,7 @@ mod sql;
 pub mod strict_json;
 #[cfg(not(target_family = "wasm"))]
 pub mod testing;
+mod wake;
 #[cfg(target_family = "wasm")]
 pub mod wire;
 

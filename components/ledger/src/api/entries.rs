@@ -13,7 +13,7 @@ use utoipa::ToSchema;
 
 use super::{READ, callers_id, invalid, line, metadata, name, trusted, views::EntryView, writer};
 use crate::{
-    booking::{self, Asked, Became, Outcome, What},
+    booking::{self, Asked, Became, Outcome, Single, What},
     limits::POSTING_MINOR_MAX,
     model::{AccountId, Checked, Entry, Posting, Side},
     store::entries::{self, EntryRow, KIND_PAYMENT, KIND_REFUND, Known, Line, Refused},
@@ -148,12 +148,20 @@ pub async fn create(cx: Cx, body: Body<EntryRequest>) -> Result<Answer> {
         true => cx.idempotency(&body.fields)?,
         false => Some(cx.require_idempotency(&body.fields)?),
     };
-    booking::book(&cx, &[asked], key.as_ref(), |outcomes| {
-        answer(&cx, outcomes, |entry, lines| {
-            Answer::json(201, &EntryView::new(entry, lines))
-        })
+    let render = booked;
+    booking::book_single(Single {
+        cx,
+        asked,
+        key,
+        render,
     })
     .await
+}
+
+fn booked(cx: &Cx, outcomes: &[Outcome]) -> Result<Answer> {
+    answer(cx, outcomes, |entry, lines| {
+        Answer::json(201, &EntryView::new(entry, lines))
+    })
 }
 
 /// The answer to a single request.
@@ -252,12 +260,8 @@ pub async fn reverse(cx: Cx, Path(id): Path<String>, body: Body<ReverseRequest>)
         },
         what: What::Entry(opposite(&lines)?),
     };
-    booking::book(&cx, &[asked], Some(&key), |outcomes| {
-        answer(&cx, outcomes, |entry, lines| {
-            Answer::json(201, &EntryView::new(entry, lines))
-        })
-    })
-    .await
+    let render = |outcomes: &[Outcome]| booked(&cx, outcomes);
+    booking::book(&cx, &[asked], Some(&key), false, render).await
 }
 
 /// The same postings on the other sides. They balance, since the original does.

@@ -16,7 +16,7 @@ use super::{
     writer,
 };
 use crate::{
-    booking::{self, Asked, Became, Outcome, What},
+    booking::{self, Asked, Became, Outcome, Single, What},
     limits::{BATCH_MAX, RESERVED_S_DEFAULT, RESERVED_S_MAX},
     model::{Reservation, Standing},
     settling::{self, End},
@@ -122,12 +122,20 @@ pub async fn create(cx: Cx, body: Body<TransferRequest>) -> Result<Answer> {
         true => cx.idempotency(&body.fields)?,
         false => Some(cx.require_idempotency(&body.fields)?),
     };
-    booking::book(&cx, &[asked], key.as_ref(), |outcomes| {
-        entries::answer(&cx, outcomes, |entry, lines| {
-            Answer::json(201, &TransferView::booked(entry, lines))
-        })
+    let render = booked;
+    booking::book_single(Single {
+        cx,
+        asked,
+        key,
+        render,
     })
     .await
+}
+
+fn booked(cx: &Cx, outcomes: &[Outcome]) -> Result<Answer> {
+    entries::answer(cx, outcomes, |entry, lines| {
+        Answer::json(201, &TransferView::booked(entry, lines))
+    })
 }
 
 /// A transfer as it stands.
@@ -310,7 +318,7 @@ pub async fn batch(cx: Cx, body: BatchBody) -> Result<Answer> {
         transfer.asked(by_service, &created_by).map_err(at)
     });
     let asked: Vec<Asked> = asked.collect::<Result<_>>()?;
-    booking::book(&cx, &asked, None, |outcomes| {
+    booking::book(&cx, &asked, None, false, |outcomes| {
         if atomic {
             all_or_nothing(outcomes)?;
         }

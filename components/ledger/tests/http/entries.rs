@@ -1,8 +1,10 @@
 //! Entries: once each, refused for good, malformed with the place named.
 
+use std::{collections::BTreeSet, time::Duration};
+
 use serde_json::{Value, json};
 
-use crate::support::{Caller, ask, finance, open, transfer, wallet_for_a_user};
+use crate::support::{Caller, ask, finance, lock, open, transfer, wallet_for_a_user};
 
 #[tokio::test]
 async fn finance_posts_an_entry_and_reads_it_back() {
@@ -454,4 +456,144 @@ async fn of_many_reversals_at_once_one_is_made() {
     assert!(all.iter().all(|s| [201, 409, 422].contains(s)), "{all:?}");
     let (_, account, _) = ask(&finance(), "GET", "/v1/accounts/acc_rr", None, Value::Null).await;
     assert_eq!(account["balance"]["posted"], "0.00");
+}
+
+/// Sends entries while another writer has the database, so that all of them wait for it.
+fn at_once(requests: Vec<(&'static str, Value)>) -> Vec<(u16, Value, bool)> {
+    let writer = lock();
+    let asked: Vec<_> = requests
+        .into_iter()
+        .map(|(key, entry)| {
+            std::thread::spawn(move || {
+                let runtime = tokio::runtime::Builder::new_current_thread()
+                    .enable_all()
+                    .build()
+                    .expect("a runtime");
+                runtime.block_on(ask(&finance(), "POST", "/v1/entries", Some(key), entry))
+            })
+        })
+        .collect();
+    std::thread::sleep(Duration::from_millis(200));
+    drop(writer);
+    let answer = |asked: std::thread::JoinHandle<_>| asked.join().expect("an answer");
+    asked.into_iter().map(answer).collect()
+}
+
+#[tokio::test]
+async fn requests_of_one_moment_are_booked_together_and_each_is_answered_its_own() {
+    for account in ["acc_m1", "acc_m2", "acc_m3"] {
+        open(account, "EUR").await;
+    }
+    let fund = transfer("acc_house_cash_EUR", "acc_m1", "10.00");
+    let before = ask(
+        &finance(),
+        "POST",
+        "/v1/entries",
+        Some("m-fund"),
+        fund.clone(),
+    )
+    .await;
+    assert_eq!(before.0, 201);
+    let answers = at_once(vec![
+        ("m-1", transfer("acc_m1", "acc_m2", "1.00")),
+        ("m-2", transfer("acc_m1", "acc_m2", "2.00")),
+        ("m-3", transfer("acc_m1", "acc_m2", "3.00")),
+        ("m-4", transfer("acc_m3", "acc_m1", "5.00")),
+        ("m-fund", fund),
+        ("m-fund", transfer("acc_house_cash_EUR", "acc_m1", "11.00")),
+    ]);
+    let [one, two, three, refused, replayed, reused] = &answers[..] else {
+        panic!("{answers:?}")
+    };
+    for booked in [one, two, three] {
+        assert_eq!((booked.0, booked.2), (201, false), "{}", booked.1);
+    }
+    assert_eq!(
+        (refused.0, &refused.1["code"]),
+        (422, &json!("insufficient_funds"))
+    );
+    assert_eq!(
+        (replayed.0, &replayed.1, replayed.2),
+        (201, &before.1, true)
+    );
+    assert_eq!(
+        (reused.0, &reused.1["differing_fields"]),
+        (422, &json!(["/postings"]))
+    );
+    // The three changed one account one after the other, in one commit but for the first, which may
+    // have gone ahead of the others.
+    let versions: BTreeSet<i64> = [one, two, three]
+        .iter()
+        .map(|(_, entry, _)| entry["balances"][0]["version"].as_i64().expect("a version"))
+        .collect();
+    assert_eq!(versions, BTreeSet::from([2, 3, 4]));
+    let times: BTreeSet<&str> = [one, two, three]
+        .iter()
+        .map(|(_, entry, _)| entry["created_at"].as_str().expect("a time"))
+        .collect();
+    assert!(times.len() < 3, "each was booked by itself: {times:?}");
+    let (_, account, _) = ask(&finance(), "GET", "/v1/accounts/acc_m1", None, Value::Null).await;
+    assert_eq!(account["balance"]["posted"], "4.00");
+    // A refusal stays one, whatever it was decided beside.
+    let fund = transfer("acc_house_cash_EUR", "acc_m3", "5.00");
+    assert_eq!(
+        ask(&finance(), "POST", "/v1/entries", Some("m-fund-3"), fund)
+            .await
+            .0,
+        201
+    );
+    let spend = transfer("acc_m3", "acc_m1", "5.00");
+    let again = ask(&finance(), "POST", "/v1/entries", Some("m-4"), spend).await;
+    assert_eq!((again.0, &again.1, again.2), (422, &refused.1, true));
+}
+
+#[tokio::test]
+async fn twins_of_one_moment_are_one_entry_and_their_neighbours_are_booked() {
+    for account in ["acc_w1", "acc_w2"] {
+        open(account, "EUR").await;
+    }
+    let fund = transfer("acc_house_cash_EUR", "acc_w1", "10.00");
+    assert_eq!(
+        ask(&finance(), "POST", "/v1/entries", Some("w-fund"), fund)
+            .await
+            .0,
+        201
+    );
+    let named = |id: &str, amount: &str| {
+        let mut entry = transfer("acc_w1", "acc_w2", amount);
+        entry["id"] = id.into();
+        entry
+    };
+    let answers = at_once(vec![
+        ("w-1", transfer("acc_w1", "acc_w2", "1.00")),
+        ("w-1", transfer("acc_w1", "acc_w2", "1.00")),
+        ("w-2", named("w-entry", "2.00")),
+        ("w-3", named("w-entry", "2.00")),
+        ("w-4", named("w-entry", "3.00")),
+        ("w-5", transfer("acc_w1", "acc_w2", "4.00")),
+    ]);
+    let statuses: Vec<u16> = answers.iter().map(|(status, ..)| *status).collect();
+    let [first, second, named_one, named_two, other, neighbour] = &answers[..] else {
+        panic!("{answers:?}")
+    };
+    assert_eq!((first.0, &first.1), (201, &second.1), "{statuses:?}");
+    assert_ne!(
+        first.2, second.2,
+        "one of the two is told that it was done before"
+    );
+    assert_eq!(neighbour.0, 201, "{}", neighbour.1);
+    // Whichever came first has the id.
+    if other.0 == 201 {
+        assert_eq!((named_one.0, named_two.0), (422, 422), "{statuses:?}");
+    } else {
+        assert_eq!(
+            (named_one.0, &named_one.1),
+            (201, &named_two.1),
+            "{statuses:?}"
+        );
+        assert_eq!(other.1["code"], "idempotency_key_reused", "{}", other.1);
+    }
+    let (_, account, _) = ask(&finance(), "GET", "/v1/accounts/acc_w1", None, Value::Null).await;
+    let left = if other.0 == 201 { "2.00" } else { "3.00" };
+    assert_eq!(account["balance"]["posted"], left);
 }

@@ -9,10 +9,20 @@ use innover_kit::contract::{Identity, Keyring, service_token};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
+/// Another writer of the ledger's database: as long as it is there, requests wait.
+pub fn lock() -> rusqlite::Connection {
+    let (folder, _) = platform();
+    let writer = rusqlite::Connection::open(folder.path().join("ledger.db")).expect("the file");
+    let second = std::time::Duration::from_secs(1);
+    writer.busy_timeout(second).expect("a limit");
+    writer.execute_batch("BEGIN IMMEDIATE").expect("the lock");
+    writer
+}
+
 /// One platform for all tests: kit keeps connections per process. Tests use accounts of their own.
-fn platform() -> &'static BTreeMap<String, [u8; 32]> {
+fn platform() -> &'static (TempDir, BTreeMap<String, [u8; 32]>) {
     static PLATFORM: OnceLock<(TempDir, BTreeMap<String, [u8; 32]>)> = OnceLock::new();
-    let (_, secrets) = PLATFORM.get_or_init(|| {
+    PLATFORM.get_or_init(|| {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("ledger.db");
         let file = rusqlite::Connection::open(&path).expect("a file");
@@ -34,8 +44,7 @@ fn platform() -> &'static BTreeMap<String, [u8; 32]> {
         innover_kit::config::set("keyring", &ring);
         innover_kit::config::set("database_url", &format!("sqlite:{}", path.display()));
         (folder, secrets)
-    });
-    secrets
+    })
 }
 
 #[derive(Clone)]
@@ -76,7 +85,7 @@ pub async fn ask(
     key: Option<&str>,
     body: Value,
 ) -> (u16, Value, bool) {
-    let secrets = platform();
+    let (_, secrets) = platform();
     let ring = Keyring::build(caller.service, &["ledger".into()], secrets);
     let token = service_token::mint(&ring, caller.service, "ledger", &caller.identity, "req-1")
         .expect("minted");

@@ -327,7 +327,7 @@ impl Db {
                     Ok(statement) => statement,
                     Err(error) => return Some(Err(error)),
                 };
-                Some(server.execute(&statement).await.map(drop))
+                Some(server.execute(statement).await.map(drop))
             }
             _ => None,
         }

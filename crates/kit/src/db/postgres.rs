@@ -100,7 +100,7 @@ mod wasm {
             SendWrapper::new(async {
                 let (_, rows, done) = self
                     .0
-                    .query_async(statement.text.to_string(), values(&statement.params))
+                    .query_async(statement.text.to_string(), values(statement.params))
                     .await
                     .map_err(error)?;
                 let rows = rows.collect().await;
@@ -111,10 +111,10 @@ mod wasm {
             .await
         }
 
-        pub async fn execute(&self, statement: &Statement) -> Result<u64, DbError> {
+        pub async fn execute(&self, statement: Statement) -> Result<u64, DbError> {
             SendWrapper::new(async {
                 self.0
-                    .execute_async(statement.text.to_string(), values(&statement.params))
+                    .execute_async(statement.text.to_string(), values(statement.params))
                     .await
                     .map_err(error)
             })
@@ -122,14 +122,15 @@ mod wasm {
         }
     }
 
-    fn values(params: &[Param]) -> Vec<ParameterValue> {
+    /// Not a copy: a batch of thousands of rows is megabytes of text.
+    fn values(params: Vec<Param>) -> Vec<ParameterValue> {
         params
-            .iter()
+            .into_iter()
             .map(|param| match param {
-                Param::Int(n) => ParameterValue::Int64(*n),
-                Param::Text(text) => ParameterValue::Str(text.clone()),
-                Param::Ints(values) => ParameterValue::ArrayInt64(values.clone()),
-                Param::Texts(values) => ParameterValue::ArrayStr(values.clone()),
+                Param::Int(n) => ParameterValue::Int64(n),
+                Param::Text(text) => ParameterValue::Str(text),
+                Param::Ints(values) => ParameterValue::ArrayInt64(values),
+                Param::Texts(values) => ParameterValue::ArrayStr(values),
             })
             .collect()
     }
@@ -223,7 +224,7 @@ mod native {
             rows.map_err(error)?.iter().map(row).collect()
         }
 
-        pub async fn execute(&self, statement: &Statement) -> Result<u64, DbError> {
+        pub async fn execute(&self, statement: Statement) -> Result<u64, DbError> {
             let params = refs(&statement.params);
             self.0
                 .execute(&*statement.text, &params)
