@@ -14,12 +14,14 @@ use std::{
 };
 
 use innover_bridge::{
-    Clock, Enqueued, Missed, ScheduleSpec,
+    Clock, Commits, Database, Enqueued, Missed, ScheduleSpec, announce,
     inspect::{JobFilter, LetterFilter},
 };
 use innover_contract::Job;
+use innover_postgres::Address;
 use serde_json::{Value, json};
 use support::{Answer, FakeDoor, JobsDatabase, Platform, until};
+use tokio::sync::Notify;
 
 /// A database, or a word about why there is none.
 fn database() -> Option<Arc<JobsDatabase>> {
@@ -50,6 +52,34 @@ fn state(platform: &Platform, id: &str) -> String {
 
 fn now() -> i64 {
     Clock::System.now()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_commit_is_announced_on_the_services_own_database() {
+    let Some(database) = database() else { return };
+    let mut platform = wallet(&database);
+    platform.service("wallet").database = Some(Database {
+        label: "wallet".into(),
+        place: database.place(),
+    });
+    let heard = Arc::new(Notify::new());
+    let bell = heard.clone();
+    let address = Address::parse(&database.url(), None, Duration::from_secs(10)).unwrap();
+    let listener = address
+        .connect_with(move || bell.notify_one())
+        .await
+        .unwrap();
+    listener
+        .batch_execute("LISTEN innover_outbox")
+        .await
+        .unwrap();
+    let commits = Commits::new(&platform.services);
+    let _announcers = announce(&platform.services, &commits);
+    for _ in 0..2 {
+        commits.committed("wallet");
+        let told = tokio::time::timeout(Duration::from_secs(10), heard.notified());
+        told.await.expect("a notification");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
