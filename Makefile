@@ -74,7 +74,7 @@ bench-servers: ## the same on PostgreSQL and Kafka, beside pgbench
 test: ## unit, property, component and black-box tests on embedded storage
 	@tools/test-services
 	@$(build_first)
-	@cargo test --release --workspace
+	@cargo test --release --workspace --config tests/native.toml
 
 test-peers: ## against real peers: Celery per version, the platform on PostgreSQL, Kafka, several bridges on both
 	@$(build_first)
