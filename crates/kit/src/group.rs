@@ -111,7 +111,7 @@ impl<T: Clone, R> Group<T, R> {
         state.waiting.push_back(Waiting {
             item: item.clone(),
             turn: turn.clone(),
-            bell: bell,
+            bell,
         });
         Some(Place {
             group: self,
