@@ -494,13 +494,20 @@ async fn requests_of_one_moment_are_booked_together_and_each_is_answered_its_own
     )
     .await;
     assert_eq!(before.0, 201);
+    let other = transfer("acc_house_cash_EUR", "acc_m1", "1.00");
+    assert_eq!(
+        ask(&finance(), "POST", "/v1/entries", Some("m-other"), other)
+            .await
+            .0,
+        201
+    );
     let answers = at_once(vec![
         ("m-1", transfer("acc_m1", "acc_m2", "1.00")),
         ("m-2", transfer("acc_m1", "acc_m2", "2.00")),
         ("m-3", transfer("acc_m1", "acc_m2", "3.00")),
         ("m-4", transfer("acc_m3", "acc_m1", "5.00")),
         ("m-fund", fund),
-        ("m-fund", transfer("acc_house_cash_EUR", "acc_m1", "11.00")),
+        ("m-other", transfer("acc_house_cash_EUR", "acc_m1", "11.00")),
     ]);
     let [one, two, three, refused, replayed, reused] = &answers[..] else {
         panic!("{answers:?}")
@@ -526,14 +533,14 @@ async fn requests_of_one_moment_are_booked_together_and_each_is_answered_its_own
         .iter()
         .map(|(_, entry, _)| entry["balances"][0]["version"].as_i64().expect("a version"))
         .collect();
-    assert_eq!(versions, BTreeSet::from([2, 3, 4]));
+    assert_eq!(versions, BTreeSet::from([3, 4, 5]));
     let times: BTreeSet<&str> = [one, two, three]
         .iter()
         .map(|(_, entry, _)| entry["created_at"].as_str().expect("a time"))
         .collect();
     assert!(times.len() < 3, "each was booked by itself: {times:?}");
     let (_, account, _) = ask(&finance(), "GET", "/v1/accounts/acc_m1", None, Value::Null).await;
-    assert_eq!(account["balance"]["posted"], "4.00");
+    assert_eq!(account["balance"]["posted"], "5.00");
     // A refusal stays one, whatever it was decided beside.
     let fund = transfer("acc_house_cash_EUR", "acc_m3", "5.00");
     assert_eq!(
@@ -549,10 +556,10 @@ async fn requests_of_one_moment_are_booked_together_and_each_is_answered_its_own
 
 #[tokio::test]
 async fn twins_of_one_moment_are_one_entry_and_their_neighbours_are_booked() {
-    for account in ["acc_w1", "acc_w2"] {
+    for account in ["acc_tw1", "acc_tw2"] {
         open(account, "EUR").await;
     }
-    let fund = transfer("acc_house_cash_EUR", "acc_w1", "10.00");
+    let fund = transfer("acc_house_cash_EUR", "acc_tw1", "10.00");
     assert_eq!(
         ask(&finance(), "POST", "/v1/entries", Some("w-fund"), fund)
             .await
@@ -560,17 +567,17 @@ async fn twins_of_one_moment_are_one_entry_and_their_neighbours_are_booked() {
         201
     );
     let named = |id: &str, amount: &str| {
-        let mut entry = transfer("acc_w1", "acc_w2", amount);
+        let mut entry = transfer("acc_tw1", "acc_tw2", amount);
         entry["id"] = id.into();
         entry
     };
     let answers = at_once(vec![
-        ("w-1", transfer("acc_w1", "acc_w2", "1.00")),
-        ("w-1", transfer("acc_w1", "acc_w2", "1.00")),
+        ("w-1", transfer("acc_tw1", "acc_tw2", "1.00")),
+        ("w-1", transfer("acc_tw1", "acc_tw2", "1.00")),
         ("w-2", named("w-entry", "2.00")),
         ("w-3", named("w-entry", "2.00")),
         ("w-4", named("w-entry", "3.00")),
-        ("w-5", transfer("acc_w1", "acc_w2", "4.00")),
+        ("w-5", transfer("acc_tw1", "acc_tw2", "4.00")),
     ]);
     let statuses: Vec<u16> = answers.iter().map(|(status, ..)| *status).collect();
     let [first, second, named_one, named_two, other, neighbour] = &answers[..] else {
@@ -593,7 +600,7 @@ async fn twins_of_one_moment_are_one_entry_and_their_neighbours_are_booked() {
         );
         assert_eq!(other.1["code"], "idempotency_key_reused", "{}", other.1);
     }
-    let (_, account, _) = ask(&finance(), "GET", "/v1/accounts/acc_w1", None, Value::Null).await;
+    let (_, account, _) = ask(&finance(), "GET", "/v1/accounts/acc_tw1", None, Value::Null).await;
     let left = if other.0 == 201 { "2.00" } else { "3.00" };
     assert_eq!(account["balance"]["posted"], left);
 }
