@@ -114,17 +114,35 @@ async fn a_payer_nobody_heard_of_has_zeros() {
 #[tokio::test]
 async fn a_payment_that_is_decided_on_later_is_not_one_of_those_before_it() {
     deliver(&[
-        event("payment.initiated", "pay_l1", "later", Some(100), MINUTE_US),
-        event("payment.review", "pay_l2", "later", Some(2_000), MINUTE_US),
+        event(
+            "payment.initiated",
+            "pay_again_1",
+            "later",
+            Some(100),
+            MINUTE_US,
+        ),
+        event(
+            "payment.review",
+            "pay_again_2",
+            "later",
+            Some(2_000),
+            MINUTE_US,
+        ),
     ])
     .await;
     assert_eq!(seen("later").await, [2, 2_100, 2, 2_100]);
-    assert_eq!(seen_before("later", Some("pay_l2")).await, [1, 100, 1, 100]);
+    assert_eq!(
+        seen_before("later", Some("pay_again_2")).await,
+        [1, 100, 1, 100]
+    );
     assert_eq!(
         seen_before("later", Some("pay_unheard_of")).await,
         [2, 2_100, 2, 2_100]
     );
-    assert_eq!(seen_before("other", Some("pay_l2")).await, [0, 0, 0, 0]);
+    assert_eq!(
+        seen_before("other", Some("pay_again_2")).await,
+        [0, 0, 0, 0]
+    );
 }
 
 #[tokio::test]
