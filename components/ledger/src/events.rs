@@ -305,7 +305,8 @@ pub fn told(batch: &mut Batch, book: &Book, plan: &Plan, cause: &Cause) {
         }
         return;
     }
-    let standings: Vec<Standing> = book.changed().map(|(a, _)| Standing::from(a)).collect();
+    let mut standings: Vec<Standing> = book.changed().map(|(a, _)| Standing::from(a)).collect();
+    standings.sort_by(|a, b| a.account.cmp(&b.account));
     let id = ids::new_id("bat");
     for (part, standings) in (1..).zip(standings.chunks(ACCOUNTS_TOLD_AT_ONCE)) {
         batch.emit(Emit {

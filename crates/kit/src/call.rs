@@ -327,20 +327,32 @@ async fn send(
 
 /// Waits.
 pub async fn sleep_ms(ms: u64) {
+    sleep_us(ms.saturating_mul(1_000)).await;
+}
+
+async fn sleep_us(us: u64) {
     #[cfg(target_family = "wasm")]
     send_wrapper::SendWrapper::new(spin_sdk::wasip3::clocks::monotonic_clock::wait_for(
-        ms.saturating_mul(1_000_000),
+        us.saturating_mul(1_000),
     ))
     .await;
     #[cfg(not(target_family = "wasm"))]
-    crate::testing::sleep(std::time::Duration::from_millis(ms)).await;
+    crate::testing::sleep(std::time::Duration::from_micros(us)).await;
 }
 
 /// Runs `work` for at most `ms`; `None` when the time ran out first, and then it is dropped.
 pub(crate) async fn within<T>(ms: u64, work: impl Future<Output = T>) -> Option<T> {
-    use std::{future::poll_fn, pin::pin, task::Poll};
     // One thread: what is not Send is never sent anywhere.
-    let work = send_wrapper::SendWrapper::new(work);
+    within_us(
+        ms.saturating_mul(1_000),
+        send_wrapper::SendWrapper::new(work),
+    )
+    .await
+}
+
+/// The same in microseconds.
+pub(crate) async fn within_us<T>(us: u64, work: impl Future<Output = T>) -> Option<T> {
+    use std::{future::poll_fn, pin::pin, task::Poll};
     let mut work = pin!(work);
     let mut timer = None;
     poll_fn(move |poll| {
@@ -348,7 +360,7 @@ pub(crate) async fn within<T>(ms: u64, work: impl Future<Output = T>) -> Option<
             return Poll::Ready(Some(done));
         }
         // The timer is a call of the host: made only when the work did not end at once.
-        let timer = timer.get_or_insert_with(|| Box::pin(sleep_ms(ms)));
+        let timer = timer.get_or_insert_with(|| Box::pin(sleep_us(us)));
         timer.as_mut().poll(poll).map(|()| None)
     })
     .await

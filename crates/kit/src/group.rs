@@ -1,16 +1,28 @@
 //! Requests of one instance that want the same at the same moment have it done together.
 //!
 //! Whoever comes while nobody works does so at once, for itself; whoever comes meanwhile waits, and
-//! the first of those then works for all of them. So nothing waits for company, and the more there is
-//! to do, the more is done at once: one read, one commit.
+//! the first of those then works for all of them: one read, one commit. Clients that were answered
+//! together ask again at about the same time, so who works next waits for those of the last time, but
+//! not much longer than the work itself took then. A request that comes after one that was alone waits
+//! for nobody.
 
 use std::{
     collections::VecDeque,
     mem,
+    pin::pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use crate::wake::{self, Bell};
+use crate::{
+    call, ids,
+    wake::{self, Bell},
+};
+
+/// Company is waited for so many times as long as the work took the last time: where the processor is
+/// what is short, those who come back are on their way for longer than the work takes.
+const COMPANY_PER_WORK: u64 = 2;
+/// Nobody is waited for any longer than this.
+const COMPANY_MAX_US: u64 = 20_000;
 
 /// What requests of an instance ask for and how each is answered; a static of the service.
 pub struct Group<T, R> {
@@ -23,6 +35,12 @@ struct State<T, R> {
     /// Somebody works, or has been told to.
     busy: bool,
     waiting: VecDeque<Waiting<T, R>>,
+    /// How many were worked for the last time.
+    last: usize,
+    /// So long they are waited for.
+    patience_us: u64,
+    /// So many more are waited for, and who is told that they are there.
+    company: Option<(usize, Bell)>,
 }
 
 struct Waiting<T, R> {
@@ -54,6 +72,9 @@ impl<T: Clone, R> Group<T, R> {
         let state = State {
             busy: false,
             waiting: VecDeque::new(),
+            last: 0,
+            patience_us: 0,
+            company: None,
         };
         Group {
             state: Mutex::new(state),
@@ -76,13 +97,17 @@ impl<T: Clone, R> Group<T, R> {
         A: Future<Output = P>,
         B: Future<Output = Vec<R>>,
     {
+        let mut handed_on = false;
         loop {
             let Some(waiting) = self.enter(&item) else {
                 break;
             };
             match waiting.answered().await {
                 Turn::Done(result) => return result,
-                Turn::Lead => break,
+                Turn::Lead => {
+                    handed_on = true;
+                    break;
+                }
                 Turn::Open | Turn::Lost => {}
             }
         }
@@ -90,13 +115,45 @@ impl<T: Clone, R> Group<T, R> {
             group: self,
             turns: Vec::new(),
         };
+        self.company(handed_on).await;
         let prepared = prepare().await;
         let items = leading.draw(item);
+        let began = ids::now_us();
         let mut results = work(prepared, items).await.into_iter();
+        let took_us = u64::try_from(ids::now_us() - began).unwrap_or_default();
+        locked(&self.state).patience_us =
+            took_us.saturating_mul(COMPANY_PER_WORK).min(COMPANY_MAX_US);
         let own = results.next();
         leading.answer(results);
         drop(leading);
         own.unwrap_or_else(|| unreachable!("`work` answers for every item"))
+    }
+
+    /// Waits for those who were worked for the last time. They are not among those who came meanwhile
+    /// when the one who worked for them has just handed on.
+    async fn company(&self, handed_on: bool) {
+        let (patience_us, ear) = {
+            let mut state = locked(&self.state);
+            let here = 1 + state.waiting.len();
+            let wanted = match handed_on {
+                true => here + state.last,
+                false => state.last,
+            };
+            let missing = wanted.min(self.together_max).saturating_sub(here);
+            if missing == 0 {
+                return;
+            }
+            let (bell, ear) = wake::pair();
+            state.company = Some((missing, bell));
+            (state.patience_us, ear)
+        };
+        let mut heard = pin!(ear.heard());
+        if call::within_us(patience_us, heard.as_mut()).await.is_none() {
+            // Its own bell, so that no read of it is ever given up half way.
+            let late = locked(&self.state).company.take();
+            drop(late);
+            heard.await;
+        }
     }
 
     /// A place among those who wait; `None` is to work.
@@ -113,6 +170,15 @@ impl<T: Clone, R> Group<T, R> {
             turn: turn.clone(),
             bell,
         });
+        let complete = state.company.take().and_then(|(missing, bell)| {
+            if missing == 1 {
+                return Some(bell);
+            }
+            state.company = Some((missing - 1, bell));
+            None
+        });
+        drop(state);
+        drop(complete);
         Some(Place {
             group: self,
             turn,
@@ -122,12 +188,14 @@ impl<T: Clone, R> Group<T, R> {
 
     /// The first who waits works next.
     fn hand_on(&self) {
-        let next = {
+        let (next, late) = {
             let mut state = locked(&self.state);
             let next = state.waiting.pop_front();
             state.busy = next.is_some();
-            next
+            // Of one that went away while it waited for company.
+            (next, state.company.take())
         };
+        drop(late);
         if let Some(next) = next {
             *locked(&next.turn) = Turn::Lead;
         }
@@ -178,6 +246,7 @@ impl<T: Clone, R> Leading<'_, T, R> {
     fn draw(&mut self, own: T) -> Vec<T> {
         let mut state = locked(&self.group.state);
         let others = state.waiting.len().min(self.group.together_max - 1);
+        state.last = 1 + others;
         let mut items = vec![own];
         for waiting in state.waiting.drain(..others) {
             items.push(waiting.item);
@@ -265,6 +334,36 @@ mod tests {
         for asked in asked {
             asked.await.unwrap();
         }
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+    async fn as_many_as_the_last_time_are_waited_for_but_not_for_ever() {
+        static GROUP: Group<usize, usize> = Group::new(16);
+        let run = |n| {
+            tokio::spawn(GROUP.run(
+                n,
+                async || (),
+                |(), items: Vec<usize>| async move { vec![items.len(); items.len()] },
+            ))
+        };
+        {
+            let mut state = locked(&GROUP.state);
+            (state.last, state.patience_us) = (3, 60_000_000);
+        }
+        let first = run(1);
+        while locked(&GROUP.state).company.is_none() {
+            sleep(Duration::from_millis(1)).await;
+        }
+        let others = [run(2), run(3)];
+        assert_eq!(first.await.unwrap(), 3);
+        for other in others {
+            assert_eq!(other.await.unwrap(), 3);
+        }
+        // The two others do not come back.
+        locked(&GROUP.state).patience_us = 1_000;
+        assert_eq!(run(1).await.unwrap(), 1);
+        let state = locked(&GROUP.state);
+        assert!(state.last == 1 && state.company.is_none());
     }
 
     /// Who works and who waits are cut off at random moments; nobody else waits for ever, and what

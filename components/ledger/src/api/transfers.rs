@@ -1,5 +1,7 @@
 //! Transfers: entries of two postings, at once or in two phases, one by one or thousands together.
 
+use std::collections::HashMap;
+
 use axum::extract::{FromRequest, Path, Request};
 use bytes::Bytes;
 use innover_kit::{
@@ -18,10 +20,10 @@ use super::{
 use crate::{
     booking::{self, Asked, Became, Outcome, Single, What},
     limits::{BATCH_MAX, RESERVED_S_DEFAULT, RESERVED_S_MAX},
-    model::{Reservation, Standing},
+    model::{AccountId, Reservation, Standing},
     settling::{self, End},
     store::{
-        entries::{self as stored, EntryRow, Known},
+        entries::{self as stored, EntryRow, Known, Line},
         pending,
     },
 };
@@ -360,21 +362,32 @@ fn view(outcomes: &[Outcome]) -> BatchView {
 
 /// How each account stands after the last transfer that changed it, in the order of their ids.
 fn last_standings(outcomes: &[Outcome]) -> Vec<Standing> {
-    let mut last: std::collections::BTreeMap<&str, Standing> = std::collections::BTreeMap::new();
+    let mut last: HashMap<&AccountId, Last<'_>> = HashMap::new();
     for outcome in outcomes.iter().filter(|o| !o.replayed) {
         match &outcome.became {
             Became::Booked(_, lines) => {
-                for line in lines {
-                    last.insert(line.account.as_str(), line.standing());
-                }
+                last.extend(lines.iter().map(|line| (&line.account, Last::Posted(line))));
             }
             Became::Reserved(row) => {
-                for standing in &row.standings {
-                    last.insert(standing.account.as_str(), standing.clone());
-                }
+                let standings = row.standings.iter();
+                last.extend(standings.map(|s| (&s.account, Last::Reserved(s))));
             }
             Became::Refused(..) => {}
         }
     }
-    last.into_values().collect()
+    let mut last: Vec<Standing> = last
+        .into_values()
+        .map(|last| match last {
+            Last::Posted(line) => line.standing(),
+            Last::Reserved(standing) => standing.clone(),
+        })
+        .collect();
+    last.sort_by(|a, b| a.account.cmp(&b.account));
+    last
+}
+
+/// What changed an account last.
+enum Last<'a> {
+    Posted(&'a Line),
+    Reserved(&'a Standing),
 }

@@ -1,6 +1,6 @@
 //! Accounts, what they hold, and the book that entries are applied to.
 
-use std::{collections::BTreeMap, fmt, sync::Arc};
+use std::{collections::HashMap, fmt, sync::Arc};
 
 use innover_journal::{AccountSeal, Hash};
 use innover_money::{Currency, Minor, Money};
@@ -428,7 +428,7 @@ pub struct Posted {
 /// The accounts a batch touches, as read, and what the batch makes of them.
 #[derive(Clone, Debug, Default)]
 pub struct Book {
-    accounts: BTreeMap<AccountId, Line>,
+    accounts: HashMap<AccountId, Line>,
 }
 
 #[derive(Clone, Debug)]
@@ -551,7 +551,7 @@ impl Book {
         last.max().map_or(now, |last| last.max(now))
     }
 
-    /// The accounts that changed, each with the version it was read at.
+    /// The accounts that changed, in no order, each with the version it was read at.
     pub fn changed(&self) -> impl Iterator<Item = (&Account, i64)> {
         let moved = |line: &&Line| line.account.version != line.version_read;
         self.accounts

@@ -1,6 +1,6 @@
 //! Accounts: opened, read for a batch, closed.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 
 use innover_kit::{
     Batch, Db, Expect, Row, Value,
@@ -109,7 +109,9 @@ pub async fn book<'a>(
     db: &Db,
     ids: impl IntoIterator<Item = &'a AccountId>,
 ) -> Result<Book, DbError> {
-    let unique: BTreeSet<&str> = ids.into_iter().map(AccountId::as_str).collect();
+    // A batch names few accounts many times: only the few are put in order.
+    let unique: HashSet<&str> = ids.into_iter().map(AccountId::as_str).collect();
+    let unique: BTreeSet<&str> = unique.into_iter().collect();
     let accounts = read(db, &unique).await?;
     let young = ids::now_us() - IN_DEMAND_US;
     let claimed = accounts
