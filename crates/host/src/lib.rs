@@ -24,6 +24,7 @@ mod database;
 mod engine;
 mod guest;
 mod hold;
+mod instances;
 mod interfaces;
 pub mod limits;
 mod load;

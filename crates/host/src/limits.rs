@@ -22,10 +22,14 @@ pub const SATURATION_RETRY: Duration = Duration::from_millis(5);
 /// Instances of one component that are made at once.
 pub const INSTANCE_STARTS: usize = 2;
 
+/// When no instance of a component took a request for so long, those there are blocked, and another is
+/// made beyond what is needed otherwise.
+pub const INSTANCE_STUCK: Duration = Duration::from_millis(50);
+
 /// What a turned-away caller finds in `Retry-After`.
 pub const RETRY_AFTER_SECONDS: &str = "1";
 
-/// Requests one instance serves at once. Spin's default, and what the guests are written for.
+/// Requests one instance serves at once when the manifest says nothing: Spin's default.
 pub const INSTANCE_CONCURRENT_MAX: usize = 16;
 
 /// Requests one instance serves in its life: a leak in a guest ends with its instance. Eight times

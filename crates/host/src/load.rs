@@ -42,6 +42,8 @@ pub(crate) struct App {
     pub(crate) deadline: Duration,
     pub(crate) concurrency: u32,
     pub(crate) concurrent_max: usize,
+    /// Instances that run side by side before they are full.
+    pub(crate) parallelism: usize,
     pub(crate) reuse_max: usize,
 }
 
@@ -99,9 +101,11 @@ pub(crate) fn app(config: &HostConfig, id: &str, definition: &Definition) -> any
         concurrent_max: tool
             .instance_concurrency
             .and_then(|requests| usize::try_from(requests).ok())
-            .map_or(config.instances.concurrent_max, |requests| {
-                requests.min(config.instances.concurrent_max)
-            }),
+            .unwrap_or(config.instances.concurrent_max),
+        parallelism: tool
+            .parallelism
+            .and_then(|instances| usize::try_from(instances).ok())
+            .unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from)),
         reuse_max: config.instances.reuse_max,
     })
 }

@@ -10,6 +10,12 @@ use common::{one, raw, start, start_with};
 use http::{Request, StatusCode};
 use innover_host::CallError;
 
+/// The value of a metric without labels.
+fn number(metrics: &str, name: &str) -> u64 {
+    let value = |line: &str| line.strip_prefix(name)?.strip_prefix(' ')?.parse().ok();
+    metrics.lines().find_map(value).unwrap()
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_guest_sees_the_headers_spin_sets_and_no_forged_ones() {
     let app = start(
@@ -178,11 +184,12 @@ async fn a_guest_that_loops_is_stopped_at_its_deadline_while_others_are_served()
         began.elapsed()
     );
     let waited = tokio::time::timeout(Duration::from_secs(5), async {
-        while !app.metrics().await.contains("innover_runaways_total 6") {
+        while number(&app.metrics().await, "innover_instances") > 0 {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     });
     assert!(waited.await.is_ok(), "the looping instances still run");
+    assert!(number(&app.metrics().await, "innover_runaways_total") > 0);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
@@ -231,6 +238,45 @@ async fn more_requests_than_places_are_served_in_turn() {
             .all(|answer| answer.starts_with("HTTP/1.1 200")),
         "{answers:?}"
     );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn requests_of_a_moment_share_an_instance_until_it_is_full() {
+    let tool = "[component.a.tool.innover]\nparallelism = 1\ninstance_concurrency = 40";
+    let app = start(&one(tool)).await;
+    let ask = async |requests: usize| {
+        let answers = (0..requests).map(|_| app.http("/sleep?ms=500"));
+        for answer in futures::future::join_all(answers).await {
+            assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+        }
+        number(&app.metrics().await, "innover_instances_started_total")
+    };
+    // One, and another when the machine stands still for a moment; not one for each of the first.
+    let started = ask(40).await;
+    assert!(
+        (1..=4).contains(&started),
+        "{started} instances for 40 requests"
+    );
+    assert!(ask(200).await > 4);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn who_waits_behind_a_loop_gets_another_instance() {
+    let tool = "[component.a.tool.innover]\nparallelism = 1\ndeadline_ms = 5000";
+    let app = start(&one(tool)).await;
+    let began = Instant::now();
+    let others = async {
+        while !app.metrics().await.contains("innover_instances 1\n") {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        for _ in 0..20 {
+            assert_eq!(app.get("/hello").await, (StatusCode::OK, "hello".into()));
+        }
+        began.elapsed()
+    };
+    let (looping, answered) = tokio::join!(app.http("/loop"), others);
+    assert!(looping.starts_with("HTTP/1.1 504"), "{looping}");
+    assert!(answered < Duration::from_secs(4), "{answered:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]

@@ -30,6 +30,9 @@ pub struct InnoverTool {
     pub concurrency: Option<u32>,
     /// Requests one of its instances serves at once: a trap ends all of them.
     pub instance_concurrency: Option<u32>,
+    /// So many instances run side by side before they are full; one per processor unless it is set. 1
+    /// keeps the requests of a moment together, for a component that can work for several at once.
+    pub parallelism: Option<u32>,
     /// How long one request may take.
     pub deadline_ms: Option<u64>,
     /// How much memory one instance may have.
@@ -163,6 +166,7 @@ pub(crate) fn read<'a>(
             "instance_concurrency",
             &limits::INSTANCE_CONCURRENCY,
         ),
+        parallelism: number(&mut table, "parallelism", &limits::PARALLELISM),
         deadline_ms: table
             .get("deadline_ms")
             .and_then(|node| node.number(&limits::DEADLINE_MS)),

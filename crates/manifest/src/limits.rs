@@ -16,8 +16,10 @@ pub const JOB_BATCH_DEFAULT: u32 = 1;
 /// Requests or jobs at once. Each request at once may be an instance of its own, and 10,000
 /// instances of a few megabytes are already more than a machine of today holds.
 pub const CONCURRENCY: RangeInclusive<u64> = 1..=10_000;
-/// Requests at once in one instance: Spin's own bound, for which guests are written.
-pub const INSTANCE_CONCURRENCY: RangeInclusive<u64> = 1..=16;
+/// Requests at once in one instance, whose memory they share and which a trap ends for all of them.
+pub const INSTANCE_CONCURRENCY: RangeInclusive<u64> = 1..=64;
+/// Instances side by side before they are full; no machine has more processors.
+pub const PARALLELISM: RangeInclusive<u64> = 1..=1024;
 /// Jobs at once per queue when the manifest does not say (Celery users expect a small number).
 pub const JOB_CONCURRENCY_DEFAULT: u32 = 2;
 
