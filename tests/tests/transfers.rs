@@ -14,7 +14,12 @@ use std::{
 use innover_tests::{Answer, Platform, unique};
 use reqwest::Method;
 use serde_json::{Value, json};
-use tokio::task::JoinSet;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    task::JoinSet,
+    time::timeout,
+};
 
 const LEDGER: &str = "/api/ledger/v1";
 
@@ -661,4 +666,67 @@ async fn sequence(p: &Platform, random: &mut Random, operations: usize) {
             "after {n} operations"
         );
     }
+}
+
+/// A batch whose body is announced as long as `bytes`, and of which only the head is sent yet.
+async fn held(p: &Platform, id: &str, from: &str, bytes: usize) -> (TcpStream, String) {
+    let token = p.token("finance").await;
+    let batch = json!({"transfers": [transfer(id, from, "acc_house_cash_EUR", "0.01")]});
+    let mut batch = batch.to_string();
+    batch.push_str(&" ".repeat(bytes - batch.len()));
+    let host = p.url.strip_prefix("http://").unwrap();
+    let head = format!(
+        "POST {LEDGER}/transfers/batch HTTP/1.1\r\nhost: {host}\r\nauthorization: Bearer {token}\r\n\
+         content-type: application/json\r\ncontent-length: {}\r\nconnection: close\r\n\r\n",
+        batch.len()
+    );
+    let mut stream = TcpStream::connect(host).await.unwrap();
+    stream.write_all(head.as_bytes()).await.unwrap();
+    (stream, batch)
+}
+
+/// Large bodies take many times their bytes in an instance's memory, so they share a bound: who comes
+/// too many is told so, in the middle of all others, and nobody's request is lost with the instance.
+#[tokio::test(flavor = "multi_thread")]
+async fn large_batches_beyond_the_bound_are_told_to_come_back() {
+    let p = Platform::shared().await;
+    let from = account(&p, "10.00").await;
+    let mut holding = Vec::new();
+    // More than fit into two instances: a second one is made when the machine stands still.
+    let refused = loop {
+        assert!(
+            holding.len() < 20,
+            "30 MB of bodies, and nobody was refused"
+        );
+        let id = unique();
+        let (mut stream, batch) = held(&p, &id, &from, 3 << 19).await;
+        let mut first = [0; 12];
+        let answered = timeout(Duration::from_millis(500), stream.read_exact(&mut first)).await;
+        if answered.is_err() {
+            holding.push((stream, batch));
+            continue;
+        }
+        let mut rest = String::from_utf8(first.to_vec()).unwrap();
+        // The connection may be reset behind the answer, since the body was never sent.
+        let _ = stream.read_to_string(&mut rest).await;
+        break (id, rest);
+    };
+    let (id, answer) = refused;
+    assert!(answer.starts_with("HTTP/1.1 503"), "{answer}");
+    assert!(
+        answer.contains("\"overloaded\"") && answer.contains("retry-after: 1"),
+        "{answer}"
+    );
+    let small = json!({"transfers": [transfer(&id, &from, "acc_house_cash_EUR", "0.01")]});
+    let posted = post(&p, "/transfers/batch", small).await;
+    assert_eq!(posted.status, 200, "{}", posted.text);
+    let held = holding.len();
+    for (mut stream, batch) in holding {
+        stream.write_all(batch.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    }
+    let left = format!("9.{:02}", 99 - held);
+    assert_eq!(balance(&p, &from).await.0, left);
 }

@@ -24,6 +24,7 @@ pub mod inbox;
 pub mod jobs;
 pub mod log;
 pub mod page;
+mod room;
 pub mod service;
 mod sql;
 pub mod strict_json;

@@ -19,6 +19,7 @@ use crate::{
     events::{self, EventHandlers, Locking},
     jobs::{self, Tasks},
     params,
+    room::{BODIES, Room},
 };
 
 /// The route pattern of a request, for the host's metrics; the host takes it off again.
@@ -165,7 +166,7 @@ where
         .filter(|id| crate::context::is_request_id(id))
         .map(str::to_owned);
     let (request_id, mut response) = match enter(service, parts, body).await {
-        Ok((cx, request)) => {
+        Ok((cx, request, _room)) => {
             let id = cx.request_id().to_owned();
             (id, answer(service, cx, request).await)
         }
@@ -202,7 +203,11 @@ fn explain(
 }
 
 /// Checks the token and reads the body within its bound.
-async fn enter<B>(service: &Service, mut parts: Parts, body: B) -> Result<(Cx, Request<Bytes>)>
+async fn enter<B>(
+    service: &Service,
+    mut parts: Parts,
+    body: B,
+) -> Result<(Cx, Request<Bytes>, Room)>
 where
     B: http_body::Body<Data = Bytes>,
     B::Error: std::fmt::Display,
@@ -220,12 +225,17 @@ where
     if cx.claims().is_none() && !is_open(parts.uri.path()) {
         cx.identity()?;
     }
+    let announced = announced(&parts);
+    let mut room = BODIES.room(announced.min(service.body_bytes_max))?;
     let bytes = match has_body(&parts) {
         true => read(body, service.body_bytes_max).await?,
         false => Bytes::new(),
     };
+    if announced == 0 {
+        room = BODIES.room(bytes.len())?;
+    }
     parts.extensions.insert(cx.clone());
-    Ok((cx, Request::from_parts(parts, bytes)))
+    Ok((cx, Request::from_parts(parts, bytes), room))
 }
 
 /// The claims of a service token. Verifying costs more than all else a health check does, and the
@@ -285,6 +295,14 @@ fn has_body(parts: &Parts) -> bool {
                 || parts.headers.contains_key(header::TRANSFER_ENCODING)
         }
     }
+}
+
+/// How long the body will be, by what its sender says; 0 when it does not.
+fn announced(parts: &Parts) -> usize {
+    let length = parts.headers.get(header::CONTENT_LENGTH);
+    length
+        .and_then(|length| length.to_str().ok()?.parse().ok())
+        .unwrap_or_default()
 }
 
 /// Paths that need no token.
