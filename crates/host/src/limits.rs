@@ -32,10 +32,9 @@ pub const RETRY_AFTER_SECONDS: &str = "1";
 /// Requests one instance serves at once when the manifest says nothing: Spin's default.
 pub const INSTANCE_CONCURRENT_MAX: usize = 16;
 
-/// Requests one instance serves in its life: a leak in a guest ends with its instance. Eight times
-/// Spin's default: a new instance builds its routes, reads its keys and verifies every token anew
-/// (measured: 10 % more requests through the gateway).
-pub const INSTANCE_REUSE_MAX: usize = 1_024;
+/// Requests one instance serves in its life: a leak in a guest ends with its instance. A new instance
+/// builds its routes, reads its keys and verifies every token anew, while the requests it took wait.
+pub const INSTANCE_REUSE_MAX: usize = 8_192;
 
 /// How long an unused instance is kept.
 pub const INSTANCE_IDLE: Duration = Duration::from_secs(1);
