@@ -71,7 +71,7 @@ pub(crate) struct Ends {
 
 /// There is no instance for a request, and none can be made.
 #[derive(Clone, Debug)]
-pub(crate) struct NoInstance(pub(crate) Arc<wasmtime::Error>);
+pub(crate) struct NoInstance(Arc<wasmtime::Error>);
 
 impl NoInstance {
     /// The pool of all components' instances is full.
@@ -129,15 +129,9 @@ impl Instances {
         });
         loop {
             match timeout(limits::INSTANCE_STUCK, &mut answered).await {
-                Ok(Ok(result)) => return result,
-                // Its instance panicked or was dropped with it.
-                Ok(Err(gone)) => return Err(gone.into()),
-                Err(_) if seen.get().is_some() => {
-                    let Ok(result) = answered.await else {
-                        return Err(oneshot::Canceled.into());
-                    };
-                    return result;
-                }
+                // An error here: the instance ended, and the request with it.
+                Ok(answered) => return answered?,
+                Err(_) if seen.get().is_some() => return answered.await?,
                 Err(_) => self.unstick(),
             }
         }
