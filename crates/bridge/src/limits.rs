@@ -184,6 +184,8 @@ pub const KAFKA_WINDOW_EVENTS_MAX: usize = RETRY_ROWS_MAX;
 pub const KAFKA_WINDOW_BYTES_MAX: usize = 32 << 20;
 /// A full subscriber is waited for so long before its partitions are paused.
 pub const KAFKA_ROOM_WAIT: Duration = Duration::from_millis(500);
+/// The ends of partitions that are held back are waited for so long, every [`SAMPLE_EVERY`].
+pub const KAFKA_ENDS_WAIT: Duration = Duration::from_secs(1);
 /// A member that is silent for this long is dead, and others take its partitions.
 pub const KAFKA_SESSION_TIMEOUT: Duration = Duration::from_secs(10);
 /// Time between two signs of life; a member learns of a rebalance from the answer.

@@ -28,8 +28,9 @@ use tokio::sync::{mpsc, oneshot};
 use super::{client, config::KafkaConfig, locked, message::Message, window::Place};
 use crate::{
     limits::{
-        KAFKA_COMMIT_EVERY, KAFKA_POLL, KAFKA_REVOKE_WAIT, KAFKA_ROOM_WAIT, KAFKA_UNSUBSCRIBE_WAIT,
-        KAFKA_WINDOW_BYTES_MAX, KAFKA_WINDOW_EVENTS_MAX, UNAVAILABLE_BACKOFF_MAX,
+        KAFKA_COMMIT_EVERY, KAFKA_ENDS_WAIT, KAFKA_POLL, KAFKA_REVOKE_WAIT, KAFKA_ROOM_WAIT,
+        KAFKA_UNSUBSCRIBE_WAIT, KAFKA_WINDOW_BYTES_MAX, KAFKA_WINDOW_EVENTS_MAX, SAMPLE_EVERY,
+        UNAVAILABLE_BACKOFF_MAX,
     },
     metrics::Metrics,
 };
@@ -75,6 +76,18 @@ impl Load {
     }
 }
 
+/// Which offsets a commit is for. What was sent may still be refused, and the last word about a
+/// partition has nobody who would send it again: that one leaves nothing out.
+#[derive(Clone, Copy)]
+enum Ripe<'a> {
+    /// What changed since it was sent last. Nobody waits for the answer.
+    Changed,
+    /// Before these partitions are given away.
+    Leaving(&'a [Place]),
+    /// Before the member leaves.
+    All,
+}
+
 /// A partition of ours and how far it is settled.
 #[derive(Clone, Copy)]
 struct Settled {
@@ -104,14 +117,17 @@ impl Offsets {
         }
     }
 
-    /// What changed since it was committed last, now taken as committed.
-    fn ripe(&self, only: Option<&[Place]>) -> TopicPartitionList {
+    /// What is to be committed, now taken as committed.
+    fn ripe(&self, what: Ripe<'_>) -> TopicPartitionList {
         let mut list = TopicPartitionList::new();
         for (place, ours) in locked(&self.ours).iter_mut() {
-            if only.is_some_and(|only| !only.contains(place)) || ours.offset == ours.sent {
-                continue;
-            }
+            let wanted = match what {
+                Ripe::Changed => ours.offset != ours.sent,
+                Ripe::Leaving(leaving) => leaving.contains(place),
+                Ripe::All => true,
+            };
             if let Some(offset) = ours.offset
+                && wanted
                 && list
                     .add_partition_offset(&place.0, place.1, Offset::Offset(offset))
                     .is_ok()
@@ -235,6 +251,7 @@ impl Reader {
             metrics: self.metrics.clone(),
             closing: closing.clone(),
             assigned: AtomicBool::new(false),
+            ends: Mutex::default(),
         };
         let client = self.config.consumer(&self.service);
         let consumer: BaseConsumer<Context> = client.create_with_context(context)?;
@@ -244,15 +261,20 @@ impl Reader {
         let mut interned: HashMap<String, Arc<str>> = HashMap::new();
         let mut paused = false;
         let mut commit_at = Instant::now() + KAFKA_COMMIT_EVERY;
+        let mut look_at = Instant::now();
         let outcome = loop {
             if self.ends() {
                 break Ok(());
             }
             if Instant::now() >= commit_at {
-                self.commit(&consumer, CommitMode::Async, None);
+                self.commit(&consumer, Ripe::Changed);
                 commit_at = Instant::now() + KAFKA_COMMIT_EVERY;
             }
             paused = self.hold_back(&consumer, paused);
+            if paused && Instant::now() >= look_at {
+                self.look_for_ends(&consumer);
+                look_at = Instant::now() + SAMPLE_EVERY;
+            }
             match consumer.poll(KAFKA_POLL) {
                 None => {}
                 Some(Ok(message)) => {
@@ -281,7 +303,7 @@ impl Reader {
         };
         closing.store(true, Relaxed);
         if self.stop.load(Relaxed) {
-            self.commit(&consumer, CommitMode::Sync, None);
+            self.commit(&consumer, Ripe::All);
         }
         if outcome.is_ok() {
             leave(&consumer);
@@ -290,8 +312,8 @@ impl Reader {
         outcome
     }
 
-    fn commit(&self, consumer: &BaseConsumer<Context>, mode: CommitMode, only: Option<&[Place]>) {
-        commit(&self.service, &self.offsets, consumer, mode, only);
+    fn commit(&self, consumer: &BaseConsumer<Context>, what: Ripe<'_>) {
+        commit(&self.service, &self.offsets, consumer, what);
     }
 
     /// Stops reading while the task holds as much as it may, and goes on when it has room again.
@@ -314,6 +336,7 @@ impl Reader {
                 true
             }
             true if self.load.has_room() => {
+                locked(&consumer.context().ends).clear();
                 change(false);
                 false
             }
@@ -322,6 +345,27 @@ impl Reader {
                 true
             }
             paused => paused,
+        }
+    }
+
+    /// Asks where the partitions that are held back end, so that the lag grows while nothing is read.
+    fn look_for_ends(&self, consumer: &BaseConsumer<Context>) {
+        let looked = consumer.assignment().and_then(|mut all| {
+            all.set_all_offsets(Offset::End)?;
+            consumer.offsets_for_times(all, KAFKA_ENDS_WAIT)
+        });
+        let ends = match looked {
+            Ok(ends) => ends,
+            Err(error) => {
+                tracing::debug!(subscriber = &*self.service, %error, "the ends of partitions are not known now");
+                return;
+            }
+        };
+        let mut known = locked(&consumer.context().ends);
+        for end in ends.elements() {
+            if let (Ok(()), Offset::Offset(offset)) = (end.error(), end.offset()) {
+                known.insert((end.topic().into(), end.partition()), offset);
+            }
         }
     }
 
@@ -359,14 +403,12 @@ fn leave(consumer: &BaseConsumer<Context>) {
 
 /// Commits what is settled. A failure is made up for by the next commit; without one the events come
 /// again.
-fn commit(
-    service: &str,
-    offsets: &Offsets,
-    consumer: &BaseConsumer<Context>,
-    mode: CommitMode,
-    only: Option<&[Place]>,
-) {
-    let list = offsets.ripe(only);
+fn commit(service: &str, offsets: &Offsets, consumer: &BaseConsumer<Context>, what: Ripe<'_>) {
+    let mode = match what {
+        Ripe::Changed => CommitMode::Async,
+        Ripe::Leaving(_) | Ripe::All => CommitMode::Sync,
+    };
+    let list = offsets.ripe(what);
     if list.count() == 0 {
         return;
     }
@@ -407,6 +449,8 @@ struct Context {
     closing: Arc<AtomicBool>,
     /// Set when partitions came.
     assigned: AtomicBool,
+    /// Where partitions end that are held back: of these no answer to a fetch tells.
+    ends: Mutex<HashMap<Place, i64>>,
 }
 
 impl ClientContext for Context {
@@ -421,6 +465,7 @@ impl ClientContext for Context {
     /// Lag: what is on our partitions and not settled.
     fn stats(&self, statistics: Statistics) {
         let ours = locked(&self.offsets.ours).clone();
+        let ends = locked(&self.ends).clone();
         let mut lags: HashMap<&str, i64> = HashMap::new();
         for kind in &self.kinds {
             lags.insert(kind, 0);
@@ -432,6 +477,7 @@ impl ClientContext for Context {
                     continue;
                 };
                 let end = partition.ls_offset.max(partition.hi_offset);
+                let end = end.max(ends.get(&place).copied().unwrap_or_default());
                 let from = settled
                     .offset
                     .unwrap_or(partition.committed_offset.max(partition.lo_offset));
@@ -508,19 +554,17 @@ impl Context {
                         "deliveries under way did not end in time; another member makes them again"
                     ),
                 }
-                commit(
-                    &self.service,
-                    &self.offsets,
-                    consumer,
-                    CommitMode::Sync,
-                    Some(leaving),
-                );
+                let what = Ripe::Leaving(leaving);
+                commit(&self.service, &self.offsets, consumer, what);
             }
         }
         let mut ours = locked(&self.offsets.ours);
+        let mut ends = locked(&self.ends);
         for place in leaving {
             ours.remove(place);
+            ends.remove(place);
         }
+        drop(ends);
         let _ = self.notices.send(Notice::Gone(leaving.to_vec()));
     }
 }
@@ -530,4 +574,30 @@ fn places(list: &TopicPartitionList) -> Vec<Place> {
         .iter()
         .map(|e| (e.topic().into(), e.partition()))
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The broker may refuse what was sent in the middle of a rebalance, and says so too late.
+    #[test]
+    fn the_last_commit_of_a_partition_repeats_what_has_no_answer_yet() {
+        let offsets = Offsets::default();
+        let place = |partition| -> Place { ("t".into(), partition) };
+        for partition in 0..2 {
+            let settled = Settled {
+                epoch: 0,
+                offset: None,
+                sent: None,
+            };
+            locked(&offsets.ours).insert(place(partition), settled);
+            offsets.settled(&place(partition), 0, 7);
+        }
+        let count = |what| offsets.ripe(what).count();
+        assert_eq!(count(Ripe::Changed), 2);
+        assert_eq!(count(Ripe::Changed), 0, "on its way");
+        assert_eq!(count(Ripe::Leaving(&[place(1)])), 1);
+        assert_eq!(count(Ripe::All), 2);
+    }
 }
