@@ -188,6 +188,10 @@ pub const KAFKA_ROOM_WAIT: Duration = Duration::from_millis(500);
 pub const KAFKA_ENDS_WAIT: Duration = Duration::from_secs(1);
 /// A member that is silent for this long is dead, and others take its partitions.
 pub const KAFKA_SESSION_TIMEOUT: Duration = Duration::from_secs(10);
+/// A member that is not in its group for this long, though Kafka can be reached, is replaced. A
+/// rebalance takes less: others give their partitions away within [`KAFKA_REVOKE_WAIT`], and one that
+/// is silent is dead before.
+pub const KAFKA_OUTSIDE_MAX: Duration = Duration::from_secs(30);
 /// Time between two signs of life; a member learns of a rebalance from the answer.
 pub const KAFKA_HEARTBEAT: Duration = Duration::from_secs(1);
 /// Time between two commits of offsets: what is settled and not committed comes again after a crash.

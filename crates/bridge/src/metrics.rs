@@ -283,6 +283,11 @@ impl Metrics {
         }
     }
 
+    /// Whether nothing was noted against it.
+    pub(crate) fn is_reachable(&self, who: &str) -> bool {
+        !lock(&self.unreachable).contains_key(who)
+    }
+
     /// Everything that keeps the bridge from doing its work, one sentence each.
     pub(crate) fn problems(&self) -> Vec<String> {
         let relays = lock(&self.relays);

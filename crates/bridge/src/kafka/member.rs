@@ -20,17 +20,17 @@ use rdkafka::{
     ClientContext, Message as _, Offset, Statistics, TopicPartitionList,
     config::RDKafkaLogLevel,
     consumer::{BaseConsumer, CommitMode, Consumer, ConsumerContext, Rebalance},
-    error::{KafkaError, KafkaResult},
+    error::{KafkaError, KafkaResult, RDKafkaErrorCode},
     message::{BorrowedMessage, Headers},
 };
 use tokio::sync::{mpsc, oneshot};
 
-use super::{client, config::KafkaConfig, locked, message::Message, window::Place};
+use super::{BROKERS, client, config::KafkaConfig, locked, message::Message, window::Place};
 use crate::{
     limits::{
-        KAFKA_COMMIT_EVERY, KAFKA_ENDS_WAIT, KAFKA_POLL, KAFKA_REVOKE_WAIT, KAFKA_ROOM_WAIT,
-        KAFKA_UNSUBSCRIBE_WAIT, KAFKA_WINDOW_BYTES_MAX, KAFKA_WINDOW_EVENTS_MAX, SAMPLE_EVERY,
-        UNAVAILABLE_BACKOFF_MAX,
+        KAFKA_COMMIT_EVERY, KAFKA_ENDS_WAIT, KAFKA_OUTSIDE_MAX, KAFKA_POLL, KAFKA_REVOKE_WAIT,
+        KAFKA_ROOM_WAIT, KAFKA_UNSUBSCRIBE_WAIT, KAFKA_WINDOW_BYTES_MAX, KAFKA_WINDOW_EVENTS_MAX,
+        SAMPLE_EVERY, UNAVAILABLE_BACKOFF_MAX,
     },
     metrics::Metrics,
 };
@@ -230,9 +230,14 @@ impl Reader {
 
     fn run(self) {
         while !self.ends() {
-            let Err(error) = self.read() else { return };
-            // Fenced, or a broker that does not know us: a new member starts from what is committed.
-            tracing::warn!(subscriber = &*self.service, %error, "the consumer of Kafka failed; a new one starts");
+            let Err(problem) = self.read() else { return };
+            // Fenced, a broker that does not know us, or stuck: a new member starts from what is
+            // committed.
+            tracing::warn!(
+                subscriber = &*self.service,
+                problem,
+                "the consumer of Kafka failed; a new one starts"
+            );
             let lost: Vec<Place> = locked(&self.offsets.ours).drain().map(|(p, _)| p).collect();
             let _ = self.notices.send(Notice::Gone(lost));
             std::thread::sleep(UNAVAILABLE_BACKOFF_MAX / 5);
@@ -240,8 +245,7 @@ impl Reader {
     }
 
     /// Reads until the end, or until the consumer is of no use.
-    fn read(&self) -> Result<(), KafkaError> {
-        let closing = Arc::new(AtomicBool::new(false));
+    fn read(&self) -> Result<(), String> {
         let context = Context {
             service: self.service.clone(),
             config: self.config.clone(),
@@ -249,15 +253,18 @@ impl Reader {
             notices: self.notices.clone(),
             offsets: self.offsets.clone(),
             metrics: self.metrics.clone(),
-            closing: closing.clone(),
+            closing: AtomicBool::new(false),
+            given_up: AtomicBool::new(false),
             assigned: AtomicBool::new(false),
             ends: Mutex::default(),
+            outside: Mutex::default(),
         };
         let client = self.config.consumer(&self.service);
-        let consumer: BaseConsumer<Context> = client.create_with_context(context)?;
+        let told = |error: KafkaError| error.to_string();
+        let consumer: BaseConsumer<Context> = client.create_with_context(context).map_err(told)?;
         let topics: Vec<String> = self.kinds.iter().map(|k| self.config.topic(k)).collect();
         let names: Vec<&str> = topics.iter().map(String::as_str).collect();
-        consumer.subscribe(&names)?;
+        consumer.subscribe(&names).map_err(told)?;
         let mut interned: HashMap<String, Arc<str>> = HashMap::new();
         let mut paused = false;
         let mut commit_at = Instant::now() + KAFKA_COMMIT_EVERY;
@@ -265,6 +272,11 @@ impl Reader {
         let outcome = loop {
             if self.ends() {
                 break Ok(());
+            }
+            if let Some(state) = locked(&consumer.context().outside).too_long(Instant::now()) {
+                break Err(format!(
+                    "it did not come back into its group for {KAFKA_OUTSIDE_MAX:?}: {state}"
+                ));
             }
             if Instant::now() >= commit_at {
                 self.commit(&consumer, Ripe::Changed);
@@ -294,21 +306,35 @@ impl Reader {
                         .notices
                         .send(Notice::Read(place, Box::new(message), bytes));
                 }
-                Some(Err(error @ KafkaError::MessageConsumptionFatal(_))) => break Err(error),
+                Some(Err(error @ KafkaError::MessageConsumptionFatal(_))) => {
+                    break Err(error.to_string());
+                }
+                // The committed offsets were asked of a broker that has just become, or ceased to be,
+                // the coordinator. They are not asked for again, so what was assigned would never be
+                // read (https://github.com/confluentinc/librdkafka/issues/5586).
+                Some(Err(KafkaError::MessageConsumption(
+                    error @ (RDKafkaErrorCode::NotCoordinator
+                    | RDKafkaErrorCode::CoordinatorNotAvailable
+                    | RDKafkaErrorCode::CoordinatorLoadInProgress),
+                ))) => break Err(error.to_string()),
                 // A broker that is away, a topic that is being made: it goes on by itself.
                 Some(Err(error)) => {
                     tracing::debug!(subscriber = &*self.service, %error, "reading from Kafka");
                 }
             }
         };
-        closing.store(true, Relaxed);
+        consumer.context().closing.store(true, Relaxed);
         if self.stop.load(Relaxed) {
             self.commit(&consumer, Ripe::All);
         }
         if outcome.is_ok() {
             leave(&consumer);
+        } else {
+            // One that is stuck may not even close.
+            consumer.context().given_up.store(true, Relaxed);
+            let closing = std::thread::Builder::new().name("kafka-close".into());
+            let _ = closing.spawn(move || drop(consumer));
         }
-        drop(consumer);
         outcome
     }
 
@@ -446,11 +472,38 @@ struct Context {
     notices: mpsc::UnboundedSender<Notice>,
     offsets: Arc<Offsets>,
     metrics: Arc<Metrics>,
-    closing: Arc<AtomicBool>,
+    closing: AtomicBool,
+    /// Set when another consumer takes over: what this one still says is of no interest.
+    given_up: AtomicBool,
     /// Set when partitions came.
     assigned: AtomicBool,
     /// Where partitions end that are held back: of these no answer to a fetch tells.
     ends: Mutex<HashMap<Place, i64>>,
+    outside: Mutex<Outside>,
+}
+
+/// Since when a member is not in its group though Kafka can be reached, and what it does instead.
+/// librdkafka may have forgotten every broker when one answered that there are none, as a broker does
+/// that stood still (https://github.com/confluentinc/librdkafka/issues/5301).
+#[derive(Default)]
+struct Outside(Option<(Instant, String)>);
+
+impl Outside {
+    fn look(&mut self, statistics: &Statistics, reachable: bool, now: Instant) {
+        self.0 = match &statistics.cgrp {
+            Some(group) if reachable && (group.state != "up" || group.join_state != "steady") => {
+                let since = self.0.as_ref().map_or(now, |(since, _)| *since);
+                Some((since, format!("{}, {}", group.state, group.join_state)))
+            }
+            _ => None,
+        };
+    }
+
+    /// What it does, if that takes too long.
+    fn too_long(&self, now: Instant) -> Option<&str> {
+        let (since, state) = self.0.as_ref()?;
+        (now.duration_since(*since) >= KAFKA_OUTSIDE_MAX).then_some(state)
+    }
 }
 
 impl ClientContext for Context {
@@ -462,8 +515,13 @@ impl ClientContext for Context {
         client::failed(&error, reason);
     }
 
-    /// Lag: what is on our partitions and not settled.
+    /// Lag: what is on our partitions and not settled. And whether this is a member still.
     fn stats(&self, statistics: Statistics) {
+        if self.given_up.load(Relaxed) {
+            return;
+        }
+        let reachable = self.metrics.is_reachable(BROKERS);
+        locked(&self.outside).look(&statistics, reachable, Instant::now());
         let ours = locked(&self.offsets.ours).clone();
         let ends = locked(&self.ends).clone();
         let mut lags: HashMap<&str, i64> = HashMap::new();
@@ -492,6 +550,9 @@ impl ClientContext for Context {
 
 impl ConsumerContext for Context {
     fn pre_rebalance(&self, consumer: &BaseConsumer<Self>, rebalance: &Rebalance<'_>) {
+        if self.given_up.load(Relaxed) {
+            return;
+        }
         match rebalance {
             Rebalance::Assign(_) => {}
             Rebalance::Revoke(list) => self.revoke(consumer, &places(list)),
@@ -505,6 +566,9 @@ impl ConsumerContext for Context {
         let Rebalance::Assign(list) = rebalance else {
             return;
         };
+        if self.given_up.load(Relaxed) {
+            return;
+        }
         let places = places(list);
         tracing::debug!(subscriber = &*self.service, ?places, "partitions assigned");
         let mut assigned = Vec::with_capacity(places.len());
@@ -524,7 +588,9 @@ impl ConsumerContext for Context {
     }
 
     fn commit_callback(&self, result: KafkaResult<()>, offsets: &TopicPartitionList) {
-        if let Err(error) = result {
+        if let Err(error) = result
+            && !self.given_up.load(Relaxed)
+        {
             tracing::debug!(subscriber = &*self.service, %error, "a commit failed; it is made again");
             self.offsets.unsent(offsets);
         }
@@ -597,7 +663,43 @@ mod tests {
         let count = |what| offsets.ripe(what).count();
         assert_eq!(count(Ripe::Changed), 2);
         assert_eq!(count(Ripe::Changed), 0, "on its way");
-        assert_eq!(count(Ripe::Leaving(&[place(1)])), 1);
+        let leaving = [place(1)];
+        assert_eq!(count(Ripe::Leaving(&leaving)), 1);
         assert_eq!(count(Ripe::All), 2);
+    }
+    #[test]
+    fn a_member_that_stays_outside_its_group_is_found() {
+        let seen = |state: &str, join_state: &str| {
+            let group = rdkafka::statistics::ConsumerGroup {
+                state: state.into(),
+                join_state: join_state.into(),
+                ..Default::default()
+            };
+            Statistics {
+                cgrp: Some(group),
+                ..Default::default()
+            }
+        };
+        let start = Instant::now();
+        let at = |seconds| start + Duration::from_secs(seconds);
+        let told = |looks: &[(u64, &Statistics, bool)], seconds| {
+            let mut outside = Outside::default();
+            for (second, statistics, reachable) in looks {
+                outside.look(statistics, *reachable, at(*second));
+            }
+            outside.too_long(at(seconds)).map(str::to_owned)
+        };
+        let waits = &seen("up", "wait-join");
+        assert_eq!(told(&[(0, waits, true)], 29), None);
+        let lost = &seen("query-coord", "init");
+        assert_eq!(
+            told(&[(0, waits, true), (20, lost, true)], 31).as_deref(),
+            Some("query-coord, init"),
+            "as it is now, counted from the beginning"
+        );
+        for (other, reachable) in [(&seen("up", "steady"), true), (waits, false)] {
+            let looks = [(0, waits, true), (20, other, reachable), (25, waits, true)];
+            assert_eq!(told(&looks, 40), None);
+        }
     }
 }

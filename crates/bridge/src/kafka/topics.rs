@@ -8,7 +8,7 @@ use std::{
 
 use rdkafka::{
     admin::{AdminClient, AdminOptions, NewTopic, TopicReplication},
-    error::RDKafkaErrorCode,
+    error::{KafkaResult, RDKafkaErrorCode},
     metadata::Metadata,
 };
 
@@ -23,7 +23,7 @@ const NAME_BYTES_MAX: usize = 249;
 
 /// Makes topics; a name that was seen once is not asked for again.
 pub(crate) struct Topics {
-    admin: Arc<AdminClient<Quiet>>,
+    admin: Mutex<Arc<AdminClient<Quiet>>>,
     config: KafkaConfig,
     retention_ms: String,
     known: Mutex<HashSet<String>>,
@@ -45,14 +45,15 @@ pub(crate) fn legal(name: &str) -> Result<(), String> {
     }
 }
 
+fn client(config: &KafkaConfig) -> KafkaResult<Arc<AdminClient<Quiet>>> {
+    Ok(Arc::new(config.client().create_with_context(Quiet)?))
+}
+
 impl Topics {
     pub(crate) fn new(config: KafkaConfig, retention: Duration) -> Result<Topics, StartError> {
-        let admin = config
-            .client()
-            .create_with_context(Quiet)
-            .map_err(|e| StartError::Config(format!("Kafka: {e}")))?;
+        let admin = client(&config).map_err(|e| StartError::Config(format!("Kafka: {e}")))?;
         Ok(Topics {
-            admin: Arc::new(admin),
+            admin: Mutex::new(admin),
             config,
             retention_ms: retention.as_millis().to_string(),
             known: Mutex::default(),
@@ -86,7 +87,7 @@ impl Topics {
             .request_timeout(Some(KAFKA_ADMIN_WAIT))
             .operation_timeout(Some(KAFKA_ADMIN_WAIT));
         let results = self
-            .admin
+            .admin()
             .create_topics(&wanted, &options)
             .await
             .map_err(|e| e.to_string())?;
@@ -141,9 +142,22 @@ impl Topics {
     /// Whether a broker answers.
     ///
     /// # Errors
-    /// Why none does.
+    /// Why none does. The next to ask is a new client: one that was told of no brokers finds none again
+    /// (https://github.com/confluentinc/librdkafka/issues/5301).
     pub(crate) async fn reachable(&self) -> Result<(), String> {
-        self.ask(|_| ()).await
+        let asked = self.ask(|_| ()).await;
+        if asked.is_err()
+            && let Ok(new) = client(&self.config)
+        {
+            let old = std::mem::replace(&mut *locked(&self.admin), new);
+            // It waits for its threads.
+            tokio::task::spawn_blocking(move || drop(old));
+        }
+        asked
+    }
+
+    fn admin(&self) -> Arc<AdminClient<Quiet>> {
+        locked(&self.admin).clone()
     }
 
     /// Asks for all topics: a question about one could make it, where brokers do so by themselves.
@@ -151,7 +165,7 @@ impl Topics {
         &self,
         read: impl FnOnce(&Metadata) -> T + Send + 'static,
     ) -> Result<T, String> {
-        let admin = self.admin.clone();
+        let admin = self.admin();
         let asked = tokio::task::spawn_blocking(move || {
             let metadata = admin.inner().fetch_metadata(None, KAFKA_ADMIN_WAIT);
             metadata.map(|m| read(&m)).map_err(|e| e.to_string())
