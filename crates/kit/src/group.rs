@@ -366,6 +366,36 @@ mod tests {
         assert!(state.last == 1 && state.company.is_none());
     }
 
+    /// Those of the last time are not yet back when who worked for them hands on, and are waited for
+    /// besides those who came meanwhile.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+    async fn who_is_handed_on_to_waits_for_those_of_the_last_time_as_well() {
+        static GROUP: Group<usize, usize> = Group::new(16);
+        {
+            let mut state = locked(&GROUP.state);
+            (state.busy, state.last, state.patience_us) = (true, 2, 60_000_000);
+        }
+        let came = GROUP.enter(&1).unwrap();
+        let waits = tokio::spawn(GROUP.company(true));
+        let missing = || {
+            locked(&GROUP.state)
+                .company
+                .as_ref()
+                .map(|(missing, _)| *missing)
+        };
+        while missing().is_none() {
+            sleep(Duration::from_millis(1)).await;
+        }
+        assert_eq!(missing(), Some(2));
+        let back = [GROUP.enter(&2).unwrap(), GROUP.enter(&3).unwrap()];
+        timeout(Duration::from_secs(60), waits)
+            .await
+            .unwrap()
+            .unwrap();
+        assert_eq!(locked(&GROUP.state).waiting.len(), 3);
+        drop((came, back));
+    }
+
     /// Who works and who waits are cut off at random moments; nobody else waits for ever, and what
     /// was lost half way is done again.
     #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
