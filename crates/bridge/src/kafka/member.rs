@@ -667,6 +667,7 @@ mod tests {
         assert_eq!(count(Ripe::Leaving(&leaving)), 1);
         assert_eq!(count(Ripe::All), 2);
     }
+
     #[test]
     fn a_member_that_stays_outside_its_group_is_found() {
         let seen = |state: &str, join_state: &str| {
