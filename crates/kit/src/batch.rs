@@ -67,7 +67,8 @@ pub enum BatchError {
         step: &'static str,
         /// Rows it should have affected.
         expected: u64,
-        /// Rows it affected.
+        /// Rows it affected; one less than expected where the server stops at the first key that is
+        /// taken (PostgreSQL).
         got: u64,
     },
     /// The database failed.
@@ -221,7 +222,7 @@ impl Batch {
         if let Some(done) = self.all_at_once(db).await {
             if matches!(
                 done,
-                Err(BatchError::Expectation { .. } | BatchError::Db(DbError::Overtaken(_)))
+                Err(BatchError::Expectation { .. } | BatchError::Db(DbError::Overtaken { .. }))
             ) {
                 db.note_lost_race();
             }
@@ -261,17 +262,14 @@ impl Batch {
                     continue;
                 }
                 DbError::Statement(text) => {
-                    let failed =
-                        sql::failed_step(text).and_then(|(i, got)| Some((self.steps.get(i)?, got)));
-                    if let Some((step, got)) = failed
-                        && let Expect::Rows(expected) = step.expect
-                    {
-                        let step = step.name;
-                        return Some(Err(BatchError::Expectation {
-                            step,
-                            expected,
-                            got,
-                        }));
+                    if let Some((i, got)) = sql::failed_step(text) {
+                        return Some(Err(self.failed(i, |_| got).unwrap_or(error.into())));
+                    }
+                }
+                DbError::Overtaken { key: Some(key), .. } => {
+                    if let Some(i) = sql::step_of_key(&steps, key) {
+                        let got = |expected: u64| expected.saturating_sub(1);
+                        return Some(Err(self.failed(i, got).unwrap_or(error.into())));
                     }
                 }
                 _ => {}
@@ -279,6 +277,19 @@ impl Batch {
             return Some(Err(error.into()));
         }
         None
+    }
+
+    /// Step `i` affected another number of rows than it must.
+    fn failed(&self, i: usize, got: impl Fn(u64) -> u64) -> Option<BatchError> {
+        let step = self.steps.get(i)?;
+        let Expect::Rows(expected) = step.expect else {
+            return None;
+        };
+        Some(BatchError::Expectation {
+            step: step.name,
+            expected,
+            got: got(expected),
+        })
     }
 
     fn run(self, db: &Db) -> Result<(), BatchError> {

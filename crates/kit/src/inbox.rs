@@ -190,8 +190,8 @@ async fn run_one<I: Item>(
                     }
                 }
             }
-            Err(Attempt::Batch(BatchError::Db(DbError::Overtaken(why)))) => {
-                last = Failure::new(Code::Conflict, why);
+            Err(Attempt::Batch(BatchError::Db(DbError::Overtaken { text, .. }))) => {
+                last = Failure::new(Code::Conflict, text);
             }
             Err(Attempt::Batch(error)) => {
                 last = error.into();

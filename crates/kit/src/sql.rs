@@ -53,6 +53,10 @@ pub fn postgres(sql: &'static str, params: &[Value]) -> Result<Statement, DbErro
 /// transaction is ever open between two messages. Each step is a part of its WITH; none sees what
 /// another one does. When a count is off it fails on a cast whose text names the step (see
 /// [`failed_step`]); the text depends on the count, or it would fail when it is planned.
+///
+/// A step that must affect a number of rows does without its `ON CONFLICT … DO NOTHING`: a key that
+/// is taken fails the batch either way (see [`step_of_key`]), and a third of an INSERT's time is the
+/// server's precaution for going on after one.
 pub fn postgres_batch(steps: &[Part<'_>]) -> Result<Statement, DbError> {
     let mut statement = compiled(steps, |texts, params| {
         let (mut text, mut counts) = (String::from("WITH "), String::from(" SELECT "));
@@ -60,6 +64,10 @@ pub fn postgres_batch(steps: &[Part<'_>]) -> Result<Statement, DbError> {
         for (i, (part, (.., expect))) in texts.iter().zip(steps).enumerate() {
             let comma = if i == 0 { "" } else { ", " };
             let count = format!("(SELECT count(*) FROM s{i})");
+            let part = match expect {
+                Some(Expect::Rows(_)) => strict(part),
+                _ => part,
+            };
             // Writing to a String cannot fail.
             let _ = write!(text, "{comma}s{i} AS ({part} RETURNING 1)");
             let _ = match expect {
@@ -91,6 +99,37 @@ pub fn failed_step(message: &str) -> Option<(usize, u64)> {
     let (_, found) = message.split_once(MARK)?;
     let (step, count) = found.split_once(';')?.0.split_once(':')?;
     Some((step.parse().ok()?, count.parse().ok()?))
+}
+
+/// Without the clause that passes over keys that are taken.
+fn strict(part: &str) -> &str {
+    match part.rfind("ON CONFLICT") {
+        Some(at) if part.trim_end().ends_with("DO NOTHING") => part[..at].trim_end(),
+        _ => part,
+    }
+}
+
+/// The step that has met a taken key, named by its table or by itself (then it begins with the
+/// table's name).
+pub fn step_of_key(steps: &[Part<'_>], key: &str) -> Option<usize> {
+    let of_table = |table: &str| {
+        let rest = key.strip_prefix(table)?;
+        (rest.is_empty() || rest.starts_with('_')).then_some(table.len())
+    };
+    let matching = steps.iter().enumerate().filter_map(|(i, (sql, ..))| {
+        // Else it fails as any constraint does.
+        if strict(sql) == *sql {
+            return None;
+        }
+        let table = sql
+            .trim_start()
+            .strip_prefix("INSERT INTO ")?
+            .split([' ', '(', '\n'])
+            .next()?;
+        Some((of_table(table)?, i))
+    });
+    // Of `case` and `case_events` the longer one.
+    matching.max().map(|(_, i)| i)
 }
 
 /// What is kept of a compilation.
@@ -473,6 +512,28 @@ mod tests {
             Some((12, 3))
         );
         assert_eq!(failed_step("division by zero"), None);
+    }
+
+    #[test]
+    fn a_counted_insert_goes_without_its_conflict_clause_and_a_taken_key_names_its_step() {
+        let insert = "INSERT INTO case_events (id) VALUES ($1)\n ON CONFLICT (id) DO NOTHING";
+        let other = "INSERT INTO case (id) VALUES ($1) ON CONFLICT DO NOTHING";
+        let upsert = "INSERT INTO case (id) VALUES ($1) ON CONFLICT (id) DO UPDATE SET n = 1";
+        let a = params!["a"];
+        let counted = Some(Expect::Rows(1));
+        let steps: [Part<'_>; 2] = [(other, &a, counted), (insert, &a, counted)];
+        let text = postgres_batch(&steps).unwrap().text;
+        assert!(!text.contains("CONFLICT"), "{text}");
+        assert_eq!(step_of_key(&steps, "case"), Some(0));
+        assert_eq!(step_of_key(&steps, "case_pkey"), Some(0));
+        assert_eq!(step_of_key(&steps, "case_events"), Some(1));
+        assert_eq!(step_of_key(&steps, "case_events_pkey"), Some(1));
+        assert_eq!(step_of_key(&steps, "cases_pkey"), None);
+        for (sql, expect) in [(insert, Some(Expect::Any)), (upsert, counted)] {
+            let text = postgres_batch(&[(sql, &a, expect)]).unwrap().text;
+            assert!(text.contains("ON CONFLICT (id) DO "), "{text}");
+        }
+        assert_eq!(step_of_key(&[(upsert, &a, counted)], "case_pkey"), None);
     }
 
     #[test]

@@ -65,6 +65,16 @@ async fn a_batch_happens_whole_or_not_at_all_and_names_the_step_that_did_not_hol
             error => panic!("{error}"),
         }
     }
+    let mut several = Batch::new();
+    several.step(
+        "notes",
+        "INSERT INTO note (id, text) SELECT r.id, 'x' FROM rows($1: id TEXT) r WHERE true
+         ON CONFLICT (id) DO NOTHING",
+        vec![column(["new", "first", "newer"])],
+        Expect::Rows(3),
+    );
+    let error = several.commit(&mut db).await.unwrap_err();
+    assert_eq!(error.step(), Some("notes"), "{error}");
     assert_eq!(
         number(&db, "SELECT balance FROM account WHERE id = 'a'").await,
         40

@@ -151,8 +151,14 @@ pub enum DbError {
     GivenUp(String),
     /// A constraint does not hold that held by what was read: a key is taken, or two reads were of
     /// different moments. Nothing of the statement happened.
-    #[error("someone was faster: {0}")]
-    Overtaken(String),
+    #[error("someone was faster: {text}")]
+    Overtaken {
+        /// What the server says.
+        text: String,
+        /// The table whose key is taken, or the key's name, which begins with it, where the server
+        /// does not tell the table (CockroachDB).
+        key: Option<String>,
+    },
     /// A text that cannot be stored or compared: it holds U+0000.
     #[error("a text cannot be stored: {0}")]
     Text(String),
@@ -182,7 +188,7 @@ impl From<DbError> for Failure {
                 Code::Unavailable,
                 "the database cannot be reached; try again with the same key",
             ),
-            DbError::Overtaken(_) => Failure::new(
+            DbError::Overtaken { .. } => Failure::new(
                 Code::Conflict,
                 "someone else changed this at the same time; read it again and retry",
             ),

@@ -44,13 +44,18 @@ impl Session {
     }
 }
 
-/// What became of a statement, by its SQLSTATE.
-fn refused(code: &str, text: String) -> DbError {
+/// What became of a statement, by its SQLSTATE. `key` is of a key that is taken.
+fn refused(code: &str, text: String, key: Option<&str>) -> DbError {
     match code {
         // serialization_failure, deadlock_detected.
         "40001" | "40P01" => DbError::GivenUp(text),
-        // unique_violation, check_violation.
-        "23505" | "23514" => DbError::Overtaken(text),
+        // unique_violation.
+        "23505" => DbError::Overtaken {
+            text,
+            key: key.map(str::to_owned),
+        },
+        // check_violation.
+        "23514" => DbError::Overtaken { text, key: None },
         // character_not_in_repertoire: bodies are checked before, addresses and queries are not.
         "22021" => DbError::Text(text),
         // lock_not_available, query_canceled (its time limit).
@@ -157,13 +162,21 @@ mod wasm {
     fn error(error: Error) -> DbError {
         match error {
             Error::ConnectionFailed(text) => DbError::Unreachable(text),
-            Error::QueryFailed(QueryError::DbError(db)) => refused(
-                &db.code,
-                match db.detail {
+            Error::QueryFailed(QueryError::DbError(db)) => {
+                let extra = |wanted: &str| {
+                    let (_, value) = db.extras.iter().find(|(name, _)| name == wanted)?;
+                    Some(value.as_str())
+                };
+                let text = match db.detail {
                     Some(detail) => format!("{} ({detail})", db.message),
                     None => db.message,
-                },
-            ),
+                };
+                refused(
+                    &db.code,
+                    text,
+                    extra("table").or_else(|| extra("constraint")),
+                )
+            }
             // No answer of the server's: it was late, or the connection broke.
             Error::QueryFailed(QueryError::Text(text)) => DbError::Unreachable(text),
             Error::BadParameter(text) | Error::ValueConversionFailed(text) | Error::Other(text) => {
@@ -266,6 +279,7 @@ mod native {
                     Some(detail) => format!("{} ({detail})", db.message()),
                     None => db.message().to_owned(),
                 },
+                db.table().or(db.constraint()),
             ),
             None => DbError::Unreachable(format!("{error:?}")),
         }
