@@ -22,7 +22,7 @@ use crate::{
     limits::TOGETHER_MAX,
     model::{AccountId, Book, Checked, Entry, Posted, Refusal, Reservation, Side, State},
     store::{
-        STEP_ENTRIES, STEP_IDS, STEP_PENDING, accounts,
+        STEP_ENTRIES, STEP_PENDING, accounts,
         entries::{self, EntryRow, Known, Line, Refused, Written},
         pending::{self, PendingRow},
     },
@@ -169,6 +169,7 @@ fn fresh(book: &mut Book, request: &Asked, now: i64, plan: &mut Plan) -> Became 
         },
         What::Reserve(reservation, life_us) => match book.reserve(reservation) {
             Ok(standings) => {
+                plan.written.reserved.push(row.clone());
                 let pending = PendingRow {
                     id: row.id,
                     reservation: reservation.clone(),
@@ -427,7 +428,7 @@ async fn book_together(mut db: Db, requests: &[Single]) -> Result<Option<Vec<Res
     let mut book = accounts::book(&db, accounts).await?;
     let now = book.time(innover_kit::ids::now_us());
     let (mut batch, mut written) = (Batch::new(), Written::default());
-    let (mut ids, mut answers) = (Vec::new(), Vec::with_capacity(requests.len()));
+    let mut answers = Vec::with_capacity(requests.len());
     for Single {
         cx,
         asked,
@@ -449,9 +450,6 @@ async fn book_together(mut db: Db, requests: &[Single]) -> Result<Option<Vec<Res
         let Ok(answer) = render(cx, &plan.outcomes) else {
             return Ok(None);
         };
-        if asked.callers_id {
-            ids.push(asked.row.id.as_str());
-        }
         if let Some(key) = key {
             key.record(&mut batch, &answer);
         }
@@ -460,12 +458,11 @@ async fn book_together(mut db: Db, requests: &[Single]) -> Result<Option<Vec<Res
         written.refused.append(&mut plan.written.refused);
         answers.push(Ok(answer));
     }
-    entries::take_ids(&mut batch, ids.into_iter());
     entries::write(&mut batch, &book, &written, now);
     match batch.commit(&mut db).await {
         Ok(()) => Ok(Some(answers)),
         Err(error) => match error.step() {
-            Some(STEP_IDS | STEP_ENTRIES | idempotency::STEP) => Ok(None),
+            Some(STEP_ENTRIES | idempotency::STEP) => Ok(None),
             _ => Err(error.into()),
         },
     }
@@ -511,9 +508,6 @@ pub async fn book(
             rendered => rendered?,
         };
         let mut batch = Batch::new();
-        let fresh = asked.iter().zip(&plan.outcomes);
-        let fresh = fresh.filter(|(asked, outcome)| asked.callers_id && !outcome.replayed);
-        entries::take_ids(&mut batch, fresh.map(|(asked, _)| asked.row.id.as_str()));
         entries::write(&mut batch, &book, &plan.written, now);
         if !plan.reserved.is_empty() {
             pending::reserve(&mut batch, &plan.reserved);
@@ -524,9 +518,7 @@ pub async fn book(
         }
         let done = idempotency::commit(&mut db, batch, key, answer).await;
         done.map_err(|error| match error {
-            CommitError::Batch(e)
-                if matches!(e.step(), Some(STEP_IDS | STEP_ENTRIES | STEP_PENDING)) =>
-            {
+            CommitError::Batch(e) if matches!(e.step(), Some(STEP_ENTRIES | STEP_PENDING)) => {
                 let was_careful = take_care(&careful);
                 match asked {
                     // A new id that meets something even so: only a reversal has another rule.

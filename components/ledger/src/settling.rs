@@ -140,11 +140,7 @@ async fn post(
         created_at: now,
     };
     batch.emit(events::posted(&entry, &posted, Some(&entry.id), cause));
-    let written = Written {
-        booked: vec![(entry, posted)],
-        refused: Vec::new(),
-    };
-    entries::write(batch, &book, &written, now);
+    entries::write_settled(batch, &book, (entry, posted), now);
     pending::settle(batch, std::slice::from_ref(&settled), now);
     Ok(settled)
 }

@@ -16,12 +16,10 @@ use crate::model::Side;
 
 /// The step that moves accounts: it fails when one of them moved or was closed since it was read.
 pub const STEP_ACCOUNTS: &str = "accounts";
-/// The step that takes callers' ids: it fails when one of them is taken.
-pub const STEP_IDS: &str = "ids";
 /// The step that opens accounts: it fails when one of them exists.
 pub const STEP_OPEN: &str = "open";
-/// The step that writes entries: it fails when one of their ids is taken, or one of them reverses
-/// what was reversed before.
+/// The step that writes entries and the ids of reservations: it fails when one of the ids is taken, or
+/// one of the entries reverses what was reversed before.
 pub const STEP_ENTRIES: &str = "entries";
 /// The step that writes reservations or ends them: it fails when an id is taken, or one ended before.
 pub const STEP_PENDING: &str = "pending";

@@ -77,7 +77,7 @@ async fn refuse(cx: &Cx, subject: Subject, id: &str) -> Result<Answer> {
                 batch.emit(events::rejected(&row, &refused, Cause::from(cx)));
                 let written = Written {
                     refused: vec![(row, refused)],
-                    booked: Vec::new(),
+                    ..Written::default()
                 };
                 entries::write(&mut batch, &Book::default(), &written, now);
                 batch.commit(&mut db).await?;

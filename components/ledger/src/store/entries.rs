@@ -11,7 +11,7 @@ use innover_kit::{
 use innover_money::Currency;
 use serde::{Deserialize, Serialize};
 
-use super::{STEP_ENTRIES, STEP_IDS, accounts, currency, hash_text, side};
+use super::{STEP_ENTRIES, accounts, currency, hash_text, side};
 use crate::model::{AccountId, Balance, Book, Posted, Posting, Side, Standing};
 
 /// The kind of a payment's entry; its id is the payment's.
@@ -191,7 +191,7 @@ pub(super) fn line(row: &Row) -> Result<Line, DbError> {
     })
 }
 
-/// What became of `ids`; those nobody asked for are absent.
+/// What became of `ids`; those nobody asked for are absent, and so are those that are reserved.
 pub async fn known<'a>(
     db: &Db,
     ids: impl IntoIterator<Item = &'a str>,
@@ -199,7 +199,8 @@ pub async fn known<'a>(
     let rows = db
         .query(
             "SELECT id, kind, reference, reverses, metadata, created_by, created_at, postings, refusal
-             FROM entries WHERE id IN (SELECT id FROM rows($1: id TEXT))",
+             FROM entries WHERE id IN (SELECT id FROM rows($1: id TEXT))
+                            AND (postings IS NULL OR postings <> '[]')",
             vec![column(ids)],
         )
         .await?;
@@ -358,34 +359,16 @@ pub struct Written {
     pub booked: Vec<(EntryRow, Vec<Posted>)>,
     /// What was refused, for good.
     pub refused: Vec<(EntryRow, Refused)>,
-}
-
-/// Takes ids of callers, for entries and reservations alike; the step fails when one of them is taken.
-pub fn take_ids<'a>(batch: &mut Batch, ids: impl Iterator<Item = &'a str>) {
-    let rows: Vec<Vec<Value>> = ids.map(|id| params![id]).collect();
-    if rows.is_empty() {
-        return;
-    }
-    let count = rows.len() as u64;
-    batch.step(
-        STEP_IDS,
-        "INSERT INTO ids (id) SELECT r.id FROM rows($1: id TEXT) r WHERE true
-         ON CONFLICT (id) DO NOTHING",
-        vec![Value::Rows(rows)],
-        Expect::Rows(count),
-    );
+    /// What was reserved: it has its id, and no postings yet.
+    pub reserved: Vec<EntryRow>,
 }
 
 /// Writes entries that were applied to `book`, the accounts it changed (by them or by reservations),
-/// and refusals: three steps however many there are. Whoever asks for one of the ids at the same
-/// moment meets the primary key, on any database and at any isolation level, and one of the two
-/// batches leaves nothing.
+/// refusals, and the ids of reservations: three steps however many there are. Whoever asks for one of
+/// the ids at the same moment, for whatever, meets the primary key, on any database and at any
+/// isolation level, and one of the two batches leaves nothing.
 pub fn write(batch: &mut Batch, book: &Book, written: &Written, now: i64) {
-    let (postings, heads) = sealed(book, &written.booked);
-    accounts::write(batch, book, now, |account| {
-        heads.get(&account.no).copied().unwrap_or(account.head)
-    });
-
+    let postings = write_accounts(batch, book, &written.booked, now);
     let row = |e: &EntryRow, postings: Value, refusal: Value| {
         params![
             &e.id,
@@ -407,7 +390,11 @@ pub fn write(batch: &mut Batch, book: &Book, written: &Written, now: i64) {
         let refusal = serde_json::to_string(refused).unwrap_or_default();
         row(e, Value::Null, refusal.into())
     });
-    let rows: Vec<Vec<Value>> = booked.chain(refused).collect();
+    let reserved = written
+        .reserved
+        .iter()
+        .map(|e| row(e, NO_POSTINGS.into(), Value::Null));
+    let rows: Vec<Vec<Value>> = booked.chain(refused).chain(reserved).collect();
     if rows.is_empty() {
         return;
     }
@@ -424,11 +411,51 @@ pub fn write(batch: &mut Batch, book: &Book, written: &Written, now: i64) {
         vec![Value::Rows(rows)],
         Expect::Rows(count),
     );
-    if postings.is_empty() {
+    write_postings(batch, &written.booked, postings);
+}
+
+/// Writes the entry of a reservation that is posted, and the accounts it changed. The step fails when
+/// the reservation has ended since it was read.
+pub fn write_settled(batch: &mut Batch, book: &Book, settled: (EntryRow, Vec<Posted>), now: i64) {
+    let settled = [settled];
+    let postings = write_accounts(batch, book, &settled, now);
+    let [(entry, posted)] = &settled;
+    batch.step(
+        STEP_ENTRIES,
+        "UPDATE entries SET created_by = $2, created_at = $3, postings = $4
+         WHERE id = $1 AND postings = '[]'",
+        params![
+            &entry.id,
+            &entry.created_by,
+            entry.created_at,
+            places(posted)
+        ],
+        Expect::Rows(1),
+    );
+    write_postings(batch, &settled, postings);
+}
+
+/// The accounts that changed, with the heads of their chains; what is left are the rows of the
+/// postings.
+fn write_accounts(
+    batch: &mut Batch,
+    book: &Book,
+    booked: &[(EntryRow, Vec<Posted>)],
+    now: i64,
+) -> Vec<Vec<Value>> {
+    let (postings, heads) = sealed(book, booked);
+    accounts::write(batch, book, now, |account| {
+        heads.get(&account.no).copied().unwrap_or(account.head)
+    });
+    postings
+}
+
+fn write_postings(batch: &mut Batch, booked: &[(EntryRow, Vec<Posted>)], rows: Vec<Vec<Value>>) {
+    if rows.is_empty() {
         return;
     }
     // Of what was posted, not of the rows: one that could not be sealed fails the batch.
-    let count = written.booked.iter().map(|(_, posted)| posted.len() as u64);
+    let count = booked.iter().map(|(_, posted)| posted.len() as u64);
     batch.step(
         "postings",
         "INSERT INTO postings (account_no, number, entry_id, position, direction, amount,
@@ -439,10 +466,13 @@ pub fn write(batch: &mut Batch, book: &Book, written: &Written, now: i64) {
                    direction TEXT, amount BIGINT, balance_after BIGINT, held_after BIGINT,
                    version_after BIGINT, hash TEXT) r WHERE true
          ON CONFLICT DO NOTHING",
-        vec![Value::Rows(postings)],
+        vec![Value::Rows(rows)],
         Expect::Rows(count.sum()),
     );
 }
+
+/// What [`places`] are while there are none: of what is reserved.
+const NO_POSTINGS: &str = "[]";
 
 fn places(posted: &[Posted]) -> String {
     use std::fmt::Write;

@@ -104,7 +104,7 @@ async fn entries(
     let rows = db
         .query(
             "SELECT id, kind, reference, reverses, metadata, created_by, created_at, postings
-             FROM entries WHERE id > $1 AND refusal IS NULL ORDER BY id LIMIT $2",
+             FROM entries WHERE id > $1 AND postings <> '[]' ORDER BY id LIMIT $2",
             params![after, JOURNAL_PAGE],
         )
         .await?;

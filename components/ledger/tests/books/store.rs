@@ -10,7 +10,7 @@ use ledger::{
     },
 };
 
-use crate::support::{Database, money, open, posted};
+use crate::support::{Database, MIGRATIONS, money, open, posted};
 
 fn transfer(from: &str, to: &str, amount: &str) -> Checked<Entry> {
     let money = money(amount, "EUR");
@@ -44,7 +44,7 @@ fn write(book: &mut Book, entry: &Checked<Entry>, id: &str) -> Batch {
     let mut batch = Batch::new();
     let written = Written {
         booked: vec![(row(id), done)],
-        refused: Vec::new(),
+        ..Written::default()
     };
     entries::write(&mut batch, book, &written, 1);
     batch
@@ -238,6 +238,97 @@ async fn an_id_is_booked_once() {
 }
 
 #[tokio::test]
+async fn a_reserved_id_is_no_entry_until_it_is_posted_and_then_once() {
+    let database = Database::new();
+    let mut db = database.connect();
+    open(&mut db, &[("acc_a", "EUR")]).await;
+    let mut batch = Batch::new();
+    let written = Written {
+        reserved: vec![row("res_1")],
+        ..Written::default()
+    };
+    entries::write(&mut batch, &Book::default(), &written, 1);
+    batch.commit(&mut db).await.expect("reserved");
+    let entry = transfer("acc_house_cash_EUR", "acc_a", "1.00");
+    let taken = Err(Some(store::STEP_ENTRIES));
+    assert_eq!(post(&mut db, &entry, "res_1").await, taken);
+    assert_eq!(entries::find(&db, "res_1").await.expect("read"), None);
+
+    let settle = |mut book: Book| {
+        let done = book.post(&entry).expect("allowed");
+        let mut batch = Batch::new();
+        let by = EntryRow {
+            created_by: "usr_2".into(),
+            created_at: 2_000_000,
+            ..row("res_1")
+        };
+        entries::write_settled(&mut batch, &book, (by, done), 2_000_000);
+        batch
+    };
+    let batch = settle(read(&db, &entry).await);
+    batch.commit(&mut db).await.expect("posted");
+    match entries::find(&db, "res_1").await.expect("read") {
+        Some(Known::Booked(entry, lines)) => {
+            assert_eq!((&*entry.created_by, entry.created_at), ("usr_2", 2_000_000));
+            assert_eq!(lines.len(), 2);
+        }
+        other => panic!("{other:?}"),
+    }
+    let batch = settle(read(&db, &entry).await);
+    let twice = batch.commit(&mut db).await.expect_err("it is posted");
+    assert_eq!(twice.step(), Some(store::STEP_ENTRIES));
+    assert_eq!(posted(&db, "acc_a").await, 100);
+}
+
+#[tokio::test]
+async fn an_older_database_keeps_its_reservations_and_their_ids() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("ledger.db");
+    let file = rusqlite::Connection::open(&path).expect("a file");
+    let [before, upgrade] = MIGRATIONS;
+    file.execute_batch(before).expect("the first version");
+    file.execute_batch(
+        r#"INSERT INTO pending VALUES
+             ('open', 1, 2, 100, 'hold', 'r', '{"a":1}', 'usr_1', 5, 9, 'pending', NULL, NULL, '[]', NULL),
+             ('posted', 1, 2, 100, 'hold', 'r', '{}', 'usr_1', 5, 9, 'posted', 100, 6, '[]', '[]'),
+             ('voided', 1, 2, 100, 'hold', 'r', '{}', 'usr_1', 5, 9, 'voided', NULL, 6, '[]', '[]');
+           INSERT INTO entries VALUES ('posted', 'hold', 'r', NULL, '{}', 'usr_2', 6, '[[1,1],[2,1]]', NULL);
+           INSERT INTO ids VALUES ('open'), ('posted'), ('voided');"#,
+    )
+    .expect("what it held");
+    file.execute_batch(upgrade).expect("the upgrade");
+    let mut rows = file
+        .prepare(
+            "SELECT id, kind, metadata, created_by, created_at, postings FROM entries ORDER BY id",
+        )
+        .expect("a query");
+    let rows: Vec<String> = rows
+        .query_map([], |row| {
+            let text = |i| row.get::<_, String>(i);
+            let at: i64 = row.get(4)?;
+            Ok([
+                text(0)?,
+                text(1)?,
+                text(2)?,
+                text(3)?,
+                at.to_string(),
+                text(5)?,
+            ]
+            .join(" "))
+        })
+        .and_then(Iterator::collect)
+        .expect("rows");
+    assert_eq!(
+        rows,
+        [
+            r#"open hold {"a":1} usr_1 5 []"#,
+            "posted hold {} usr_2 6 [[1,1],[2,1]]",
+            "voided hold {} usr_1 5 []",
+        ]
+    );
+}
+
+#[tokio::test]
 async fn what_is_refused_meanwhile_is_not_booked_and_the_other_way_round() {
     let database = Database::new();
     let mut db = database.connect();
@@ -247,7 +338,7 @@ async fn what_is_refused_meanwhile_is_not_booked_and_the_other_way_round() {
         let refused = Refused::of(&[], "timed_out", String::new(), String::new());
         let written = Written {
             refused: vec![(row(id), refused)],
-            booked: Vec::new(),
+            ..Written::default()
         };
         entries::write(&mut batch, &Book::default(), &written, 1);
         batch

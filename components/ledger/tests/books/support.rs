@@ -9,6 +9,11 @@ use ledger::{
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
+pub const MIGRATIONS: [&str; 2] = [
+    include_str!("../../migrations/0001_init.sql"),
+    include_str!("../../migrations/0002_one_row_for_an_id.sql"),
+];
+
 pub struct Database {
     folder: TempDir,
 }
@@ -17,8 +22,9 @@ impl Database {
     pub fn new() -> Database {
         let folder = tempfile::tempdir().expect("a folder");
         let file = rusqlite::Connection::open(folder.path().join("ledger.db")).expect("a file");
-        file.execute_batch(include_str!("../../migrations/0001_init.sql"))
-            .expect("the migration");
+        for migration in MIGRATIONS {
+            file.execute_batch(migration).expect("the migration");
+        }
         Database { folder }
     }
 

@@ -28,8 +28,12 @@ fn platform() -> &'static (TempDir, BTreeMap<String, [u8; 32]>) {
         let file = rusqlite::Connection::open(&path).expect("a file");
         file.execute_batch("PRAGMA journal_mode = WAL")
             .expect("switched");
-        file.execute_batch(include_str!("../../migrations/0001_init.sql"))
-            .expect("the migration");
+        for migration in [
+            include_str!("../../migrations/0001_init.sql"),
+            include_str!("../../migrations/0002_one_row_for_an_id.sql"),
+        ] {
+            file.execute_batch(migration).expect("the migration");
+        }
         let secrets: BTreeMap<String, [u8; 32]> = [
             ("ledger", 1),
             ("gateway", 2),
