@@ -1,11 +1,12 @@
 //! The journal from outside: signed, exported, verified with the public key alone.
 #![allow(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 
-use std::{path::Path, process::Command};
+use std::{collections::BTreeMap, path::Path, process::Command, sync::Arc};
 
-use innover_tests::{Platform, innover};
+use innover_tests::{Platform, innover, unique};
 use reqwest::Method;
-use serde_json::json;
+use serde_json::{Value, json};
+use tokio::task::JoinSet;
 
 /// What `innover ledger …` printed, and whether it ended well.
 fn ledger(p: &Platform, arguments: &[&str]) -> (bool, String) {
@@ -92,4 +93,163 @@ async fn finance_reverses_an_entry_once() {
     let refused = refused.key("k").json(&json!({})).send().await;
     assert_eq!(refused.status, 403, "{}", refused.text);
     p.assert_balanced().await;
+}
+
+const LEDGER: &str = "/api/ledger/v1";
+
+/// Accounts of their own for a test, each with so much in it.
+async fn accounts(p: &Platform, count: usize, amount: &str) -> Vec<String> {
+    let mut ids = Vec::new();
+    for _ in 0..count {
+        let id = format!("acc_{}", unique());
+        let opening = json!({"id": id, "code": "test", "currency": "EUR", "normal_side": "credit", "floor": "0.00"});
+        let opened = p
+            .post("finance", &format!("{LEDGER}/accounts"), opening)
+            .await;
+        assert_eq!(opened.status, 201, "{}", opened.text);
+        let funded = transfer("acc_house_cash_EUR", &id, amount);
+        let funded = p
+            .post("finance", &format!("{LEDGER}/transfers"), funded)
+            .await;
+        assert_eq!(funded.status, 201, "{}", funded.text);
+        ids.push(id);
+    }
+    ids
+}
+
+fn transfer(from: &str, to: &str, amount: &str) -> Value {
+    json!({"id": unique(), "debit_account": from, "credit_account": to, "amount": amount, "currency": "EUR"})
+}
+
+async fn posted(p: &Platform, account: &str) -> String {
+    let shown = p
+        .get("finance", &format!("{LEDGER}/accounts/{account}"))
+        .await;
+    shown.json["balance"]["posted"].as_str().unwrap().to_owned()
+}
+
+/// Batches are decided on what the one before is about to commit, so one that fails takes those after
+/// it back to the start: the chains of all accounts must be whole, and the balances the sum of what
+/// was answered.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn batches_of_one_moment_follow_each_other_whatever_becomes_of_one() {
+    const BATCHES: usize = 16;
+    const EACH: usize = 200;
+    let p = Arc::new(Platform::start().await);
+    let ids = Arc::new(accounts(&p, 5, "1000.00").await);
+    let poor = accounts(&p, 1, "1.00").await.remove(0);
+    let twin = unique();
+    let mut all = JoinSet::new();
+    for batch in 0..BATCHES {
+        let (p, ids, poor, twin) = (p.clone(), ids.clone(), poor.clone(), twin.clone());
+        all.spawn(async move {
+            let mut transfers: Vec<Value> = (0..EACH)
+                .map(|n| {
+                    let from = (n + batch) % ids.len();
+                    transfer(&ids[from], &ids[(from + 1 + n % 3) % ids.len()], "0.01")
+                })
+                .collect();
+            // Some have an id that another one has, and one wants more than there is.
+            if batch % 4 == 1 {
+                transfers[EACH / 2]["id"] = json!(twin);
+            }
+            if batch % 4 == 2 {
+                transfers[EACH / 2] = transfer(&poor, &ids[0], "0.40");
+            }
+            let path = format!("{LEDGER}/transfers/batch");
+            let done = p
+                .post("finance", &path, json!({"transfers": transfers}))
+                .await;
+            assert_eq!(done.status, 200, "{}", done.text);
+            let results = done.json["results"].as_array().unwrap().clone();
+            transfers.into_iter().zip(results).collect::<Vec<_>>()
+        });
+    }
+    let mut singles = JoinSet::new();
+    for n in 0..40 {
+        let (p, ids) = (p.clone(), ids.clone());
+        singles.spawn(async move {
+            let single = transfer(&ids[n % 5], &ids[(n + 1) % 5], "0.01");
+            let path = format!("{LEDGER}/transfers");
+            let done = p.post("finance", &path, single.clone()).await;
+            assert_eq!(done.status, 201, "{}", done.text);
+            vec![(single, done.json)]
+        });
+    }
+    let answered = [all.join_all().await, singles.join_all().await].concat();
+    let mut cents: BTreeMap<&str, i64> = ids.iter().map(|id| (id.as_str(), 100_000)).collect();
+    cents.insert(&poor, 100);
+    let (mut refused, mut different) = (0, 0);
+    for (asked, result) in answered.iter().flatten() {
+        match (result["state"].as_str(), result["code"].as_str()) {
+            (_, Some("idempotency_key_reused")) => different += 1,
+            (_, Some("insufficient_funds")) => refused += 1,
+            (Some("posted"), None) => {
+                let amount = asked["amount"].as_str().unwrap().replace('.', "");
+                let amount: i64 = amount.parse().unwrap();
+                *cents
+                    .get_mut(asked["debit_account"].as_str().unwrap())
+                    .unwrap() -= amount;
+                *cents
+                    .get_mut(asked["credit_account"].as_str().unwrap())
+                    .unwrap() += amount;
+            }
+            _ => panic!("{result}"),
+        }
+    }
+    // Of four with one id one is booked, of four that want 0.40 of 1.00 two are.
+    assert_eq!((refused, different), (2, 3));
+    for (id, cents) in &cents {
+        let expected = format!("{}.{:02}", cents / 100, cents % 100);
+        assert_eq!(posted(&p, id).await, expected, "{id}");
+    }
+    p.assert_balanced().await;
+    let folder = tempfile::tempdir().unwrap();
+    let (export, key) = (folder.path().join("j.jsonl"), folder.path().join("key.jwk"));
+    let (ok, made) = ledger(&p, &["checkpoint"]);
+    assert!(ok, "{made}");
+    std::fs::write(&key, ledger(&p, &["key"]).1).unwrap();
+    let (ok, said) = ledger(&p, &["export", path(&export)]);
+    assert!(ok, "{said}");
+    let (ok, said) = ledger(&p, &["verify", path(&export), "--key", path(&key)]);
+    let booked = 6 + BATCHES * EACH - 2 - 3 + 40;
+    assert!(
+        ok && said.starts_with(&format!("good: {booked} entries")),
+        "{said}"
+    );
+}
+
+/// What this instance has written a moment ago it does not read again, so what another host has
+/// written since has to be noticed: by the guard of a commit, and before anything is refused.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_another_host_has_moved_meanwhile_counts() {
+    let p = Platform::start().await;
+    let ids = accounts(&p, 2, "10.00").await;
+    let post = async |amount: &str| {
+        let body = transfer(&ids[0], &ids[1], amount);
+        p.post("finance", &format!("{LEDGER}/transfers"), body)
+            .await
+    };
+    let moved = |side: &str, minor: i64| {
+        let id = &ids[0];
+        let sql = format!(
+            "UPDATE accounts SET {side} = {side} + {minor}, version = version + 1 WHERE id = '{id}'"
+        );
+        p.change("ledger", &[&sql]);
+    };
+    assert_eq!(post("1.00").await.status, 201);
+    moved("credits", 5_000);
+    let done = post("50.00").await;
+    assert_eq!(done.status, 201, "59.00 are there: {}", done.text);
+    assert_eq!(posted(&p, &ids[0]).await, "9.00");
+    moved("debits", 800);
+    let refused = post("5.00").await;
+    assert_eq!(
+        (refused.status, refused.code()),
+        (422, "insufficient_funds"),
+        "1.00 is there: {}",
+        refused.text
+    );
+    assert_eq!(post("1.00").await.status, 201);
+    assert_eq!(posted(&p, &ids[0]).await, "0.00");
 }

@@ -22,7 +22,8 @@ use crate::{
     limits::TOGETHER_MAX,
     model::{AccountId, Book, Checked, Entry, Posted, Refusal, Reservation, Side, State},
     store::{
-        STEP_ENTRIES, STEP_PENDING, accounts,
+        STEP_ENTRIES, STEP_PENDING,
+        accounts::{self, Ahead},
         entries::{self, EntryRow, Known, Line, Refused, Written},
         pending::{self, PendingRow},
     },
@@ -118,6 +119,14 @@ pub struct Plan {
     pub written: Written,
     /// Reservations, with their accounts' numbers.
     pub reserved: Vec<(PendingRow, [i64; 2])>,
+}
+
+impl Plan {
+    /// Whether something is refused that was not refused before.
+    fn refuses(&self) -> bool {
+        let refused = |o: &Outcome| !o.replayed && matches!(o.became, Became::Refused(..));
+        self.outcomes.iter().any(refused)
+    }
 }
 
 /// Decides on requests in their order: each sees what those before it did. `known` is what their ids
@@ -383,15 +392,16 @@ async fn database() -> Result<Db> {
 /// accounts and written in one batch; where that cannot be, each is booked by itself.
 async fn book_each(db: Result<Db>, requests: Vec<Single>) -> Vec<Result<Answer>> {
     let mut first = Some(db);
+    let read = AtomicBool::new(false);
     let together = with_retries(|| {
         let db = first.take();
-        let requests = &requests;
+        let (requests, read) = (&requests, &read);
         async move {
             let db = match db {
                 Some(db) => db?,
                 None => database().await?,
             };
-            book_together(db, requests).await
+            book_together(db, requests, read).await
         }
     });
     match together.await {
@@ -420,14 +430,25 @@ impl Single {
 
 /// All of `requests` in one batch; `None` when one of them has an id or a key that was used before,
 /// or that another one has.
-async fn book_together(mut db: Db, requests: &[Single]) -> Result<Option<Vec<Result<Answer>>>> {
+async fn book_together(
+    mut db: Db,
+    requests: &[Single],
+    read: &AtomicBool,
+) -> Result<Option<Vec<Result<Answer>>>> {
     let keys = requests.iter().filter_map(|request| request.key.as_ref());
     let mut stored = idempotency::replay_all(&db, keys).await?;
     let mut names = HashSet::with_capacity(2 * requests.len());
     let accounts = requests.iter().flat_map(|request| request.asked.accounts());
-    let mut book = accounts::book(&db, accounts).await?;
+    let Ahead {
+        mut book,
+        before,
+        unread,
+    } = accounts_for(&db, accounts, read).await?;
     let now = book.time(innover_kit::ids::now_us());
     let (mut batch, mut written) = (Batch::new(), Written::default());
+    if !before.is_empty() {
+        batch.after(before);
+    }
     let mut answers = Vec::with_capacity(requests.len());
     for Single {
         cx,
@@ -447,6 +468,9 @@ async fn book_together(mut db: Db, requests: &[Single]) -> Result<Option<Vec<Res
             continue;
         }
         let mut plan = decide(&mut book, BTreeMap::new(), std::slice::from_ref(asked), now);
+        if unread && plan.refuses() {
+            return Err(read_first(read));
+        }
         let Ok(answer) = render(cx, &plan.outcomes) else {
             return Ok(None);
         };
@@ -485,6 +509,7 @@ pub async fn book(
     // are the ids looked up, since that costs as much as writing them.
     let reserves = asked.iter().any(|a| matches!(a.what, What::Reserve(..)));
     let careful = AtomicBool::new(careful || reserves);
+    let read = AtomicBool::new(false);
     with_retries(|| async {
         let mut db = database().await?;
         if let Some(key) = key
@@ -494,9 +519,16 @@ pub async fn book(
         }
         let known = known(&db, asked, careful.load(Ordering::Relaxed)).await?;
         let accounts = asked.iter().flat_map(Asked::accounts);
-        let mut book = accounts::book(&db, accounts).await?;
+        let Ahead {
+            mut book,
+            before,
+            unread,
+        } = accounts_for(&db, accounts, &read).await?;
         let now = book.time(innover_kit::ids::now_us());
         let plan = decide(&mut book, known, asked, now);
+        if unread && plan.refuses() {
+            return Err(read_first(&read));
+        }
         let answer = match render(&plan.outcomes) {
             // Perhaps all of it was done before, and what it took is not there a second time.
             Err(_) if asked.iter().any(|a| a.callers_id) && !take_care(&careful) => {
@@ -508,6 +540,9 @@ pub async fn book(
             rendered => rendered?,
         };
         let mut batch = Batch::new();
+        if !before.is_empty() {
+            batch.after(before);
+        }
         entries::write(&mut batch, &book, &plan.written, now);
         if !plan.reserved.is_empty() {
             pending::reserve(&mut batch, &plan.reserved);
@@ -530,6 +565,29 @@ pub async fn book(
         })
     })
     .await
+}
+
+/// The accounts to decide on: ahead of what is under way, unless they have to be `read`.
+async fn accounts_for<'a>(
+    db: &Db,
+    accounts: impl Iterator<Item = &'a AccountId>,
+    read: &AtomicBool,
+) -> Result<Ahead> {
+    if !read.load(Ordering::Relaxed) {
+        return Ok(accounts::book_ahead(db, accounts).await?);
+    }
+    Ok(Ahead {
+        book: accounts::book(db, accounts).await?,
+        before: Vec::new(),
+        unread: false,
+    })
+}
+
+/// Starts over, and reads: a refusal is for good, and nothing would tell that it was decided on what
+/// is no longer so.
+fn read_first(read: &AtomicBool) -> Failure {
+    read.store(true, Ordering::Relaxed);
+    Failure::new(Code::Conflict, "refused without a look at the accounts")
 }
 
 /// From now on ids are looked up; says whether they were before.

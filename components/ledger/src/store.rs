@@ -4,6 +4,7 @@ pub mod accounts;
 pub mod checkpoints;
 pub mod entries;
 pub mod journal;
+mod kept;
 pub mod pending;
 pub mod reports;
 

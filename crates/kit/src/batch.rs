@@ -6,12 +6,15 @@
 //! build and every native test runs the SQLite form in shuffled order, so a step that leans on
 //! another fails there.
 
+use std::sync::Arc;
+
 use innover_contract::{Code, Job, event::OUTBOX_TASK_PREFIX, event::OutboxHeaders};
 use serde_json::Value as Json;
 
 use crate::{
     Cause, Db, Failure, Result, Value, call,
     db::{DbError, column},
+    follow::{Follow, Underway},
     ids, params,
     sql::{self, Part},
 };
@@ -54,6 +57,7 @@ pub struct Batch {
     outbox: Vec<Vec<Value>>,
     inbox: Vec<Vec<Value>>,
     answers: Vec<Vec<Value>>,
+    follow: Option<Follow>,
 }
 
 /// Why a batch left nothing behind.
@@ -190,9 +194,23 @@ impl Batch {
         self.answers.push(row);
     }
 
-    /// Whether nothing would be written.
+    /// Commits only after these have, and not when one of them does not: what it writes, or that it
+    /// writes nothing, was decided on what they write.
+    pub fn after(&mut self, before: impl IntoIterator<Item = Arc<Underway>>) -> &mut Batch {
+        let follow = self.follow.get_or_insert_default();
+        follow.before.extend(before);
+        self
+    }
+
+    /// Its own commit, for those who go on from what it writes.
+    pub fn underway(&mut self) -> Arc<Underway> {
+        Arc::clone(&self.follow.get_or_insert_default().own)
+    }
+
+    /// Whether nothing would be written, and nothing is waited for.
     pub fn is_empty(&self) -> bool {
-        self.steps.is_empty()
+        self.follow.is_none()
+            && self.steps.is_empty()
             && self.outbox.is_empty()
             && self.inbox.is_empty()
             && self.answers.is_empty()
@@ -204,6 +222,8 @@ impl Batch {
         self.outbox.extend(other.outbox);
         self.inbox.extend(other.inbox);
         self.answers.extend(other.answers);
+        // Others go on from one of the two at most: those of the other one start over.
+        self.follow = self.follow.take().or(other.follow);
     }
 
     /// Commits all steps or none. A lock taken by [`Db::lock`] ends with it either way.
@@ -211,6 +231,23 @@ impl Batch {
     /// # Errors
     /// [`BatchError`] names the step whose expectation did not hold; the database is as before.
     pub async fn commit(mut self, db: &mut Db) -> Result<(), BatchError> {
+        let Some(follow) = self.follow.take() else {
+            return self.commit_now(db).await;
+        };
+        if !follow.ready().await {
+            db.note_lost_race();
+            db.unlock().await;
+            return Err(BatchError::Db(DbError::Overtaken {
+                text: "a commit this one was built on has not happened".into(),
+                key: None,
+            }));
+        }
+        let done = self.commit_now(db).await;
+        follow.end(done.is_ok());
+        done
+    }
+
+    async fn commit_now(mut self, db: &mut Db) -> Result<(), BatchError> {
         self.finish();
         if self.steps.is_empty() {
             db.unlock().await;

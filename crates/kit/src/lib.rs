@@ -16,6 +16,7 @@ pub mod context;
 pub mod db;
 pub mod events;
 pub mod failure;
+pub mod follow;
 pub mod form;
 pub mod group;
 pub mod idempotency;

@@ -1,6 +1,6 @@
 //! Accounts, what they hold, and the book that entries are applied to.
 
-use std::{collections::HashMap, fmt, sync::Arc};
+use std::{borrow::Borrow, collections::HashMap, fmt, sync::Arc};
 
 use innover_journal::{AccountSeal, Hash};
 use innover_money::{Currency, Minor, Money};
@@ -15,6 +15,13 @@ pub struct AccountId(Arc<str>);
 impl AccountId {
     /// An id as text.
     pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+/// Hashed and compared as the text it is.
+impl Borrow<str> for AccountId {
+    fn borrow(&self) -> &str {
         &self.0
     }
 }

@@ -1,15 +1,19 @@
 //! Accounts: opened, read for a batch, closed.
 
-use std::collections::{BTreeSet, HashSet};
+use std::{
+    collections::{BTreeMap, BTreeSet, HashSet},
+    sync::Arc,
+};
 
 use innover_kit::{
     Batch, Db, Expect, Row, Value,
     db::{DbError, column},
+    follow::Underway,
     ids, params,
 };
 use innover_money::Minor;
 
-use super::{STEP_ACCOUNTS, STEP_OPEN, currency, hash, hash_text, side};
+use super::{STEP_ACCOUNTS, STEP_OPEN, currency, hash, hash_text, kept, side};
 use crate::model::{Account, AccountId, Book, Opening, Totals};
 
 /// An account with what only views need.
@@ -109,19 +113,92 @@ pub async fn book<'a>(
     db: &Db,
     ids: impl IntoIterator<Item = &'a AccountId>,
 ) -> Result<Book, DbError> {
+    from_database(db, &unique(ids)).await
+}
+
+async fn from_database(db: &Db, ids: &BTreeSet<&str>) -> Result<Book, DbError> {
+    if db.is_server() {
+        kept::begin();
+        kept::settled(ids).await;
+    }
+    Ok(Book::new(claimed(db, ids).await?))
+}
+
+/// A book that may go on from what this instance has just decided.
+#[derive(Debug)]
+pub struct Ahead {
+    /// The accounts.
+    pub book: Book,
+    /// The commits it is built on: a batch goes [`Batch::after`] them.
+    pub before: Vec<Arc<Underway>>,
+    /// Whether some account was not read: a refusal is decided on again, on [`book`].
+    pub unread: bool,
+}
+
+/// As [`book`], but what this instance has just decided on is neither waited for nor read. Nothing
+/// may be awaited between this and the write, or others would go on from the same.
+pub async fn book_ahead<'a>(
+    db: &Db,
+    ids: impl IntoIterator<Item = &'a AccountId>,
+) -> Result<Ahead, DbError> {
+    let unique = unique(ids);
+    // Where others are at these accounts as well, only the queue helps.
+    if !db.is_server() || db.has_lost(unique.iter().copied()) {
+        return Ok(Ahead {
+            book: from_database(db, &unique).await?,
+            before: Vec::new(),
+            unread: false,
+        });
+    }
+    kept::begin();
+    let mut read: BTreeMap<&str, Account> = BTreeMap::new();
+    let mut asked: BTreeSet<&str> = BTreeSet::new();
+    loop {
+        let (mut newest, before) = kept::newest(unique.iter().copied());
+        let missing = |id: &&str| !newest.contains_key(id) && !asked.contains(id);
+        let missing: BTreeSet<&str> = unique.iter().copied().filter(missing).collect();
+        if missing.is_empty() {
+            let unread = !newest.is_empty();
+            for (id, account) in read {
+                // Others may have decided on it while it was read.
+                if newest.get(id).is_none_or(|n| n.version < account.version) {
+                    newest.insert(id, account);
+                }
+            }
+            db.name(unique);
+            let book = Book::new(newest.into_values());
+            return Ok(Ahead {
+                book,
+                before,
+                unread,
+            });
+        }
+        for account in claimed(db, &missing).await? {
+            if let Some(id) = missing.get(account.id.as_str()) {
+                read.insert(id, account);
+            }
+        }
+        asked.extend(missing);
+    }
+}
+
+fn unique<'a>(ids: impl IntoIterator<Item = &'a AccountId>) -> BTreeSet<&'a str> {
     // A batch names few accounts many times: only the few are put in order.
     let unique: HashSet<&str> = ids.into_iter().map(AccountId::as_str).collect();
-    let unique: BTreeSet<&str> = unique.into_iter().collect();
-    let accounts = read(db, &unique).await?;
+    unique.into_iter().collect()
+}
+
+/// Reads accounts, after those who are at them at this moment.
+async fn claimed(db: &Db, ids: &BTreeSet<&str>) -> Result<Vec<Account>, DbError> {
+    let accounts = read(db, ids).await?;
     let young = ids::now_us() - IN_DEMAND_US;
     let claimed = accounts
         .iter()
         .map(|a| (a.id.as_str(), a.posted_at > young));
-    let accounts = match db.claim(claimed).await? {
-        true => read(db, &unique).await?,
-        false => accounts,
-    };
-    Ok(Book::new(accounts))
+    match db.claim(claimed).await? {
+        true => read(db, ids).await,
+        false => Ok(accounts),
+    }
 }
 
 async fn read(db: &Db, ids: &BTreeSet<&str>) -> Result<Vec<Account>, DbError> {
@@ -219,6 +296,17 @@ pub(super) fn write(
         .collect();
     if rows.is_empty() {
         return;
+    }
+    if kept::is_on() {
+        let changed = book.changed().map(|(account, _)| {
+            let (head, mut account) = (head(account), account.clone());
+            // As the step below has it: of postings, not of reservations.
+            if head != account.head {
+                account.posted_at = now;
+            }
+            Account { head, ..account }
+        });
+        kept::keep(changed.collect(), &batch.underway());
     }
     let count = rows.len() as u64;
     batch.step(

@@ -424,6 +424,27 @@ impl Db {
         Ok(false)
     }
 
+    /// Whether the database is a server that others write to at the same moment.
+    pub fn is_server(&self) -> bool {
+        matches!(self.session, Some(Session::Postgres(_)))
+    }
+
+    /// Names rows that are about to be changed and were not claimed, so that a race that is lost for
+    /// them has the next ones queue.
+    pub fn name<'a>(&self, rows: impl IntoIterator<Item = &'a str>) {
+        self.claims().named.extend(rows.into_iter().map(lock_of));
+    }
+
+    /// Whether a race for one of these rows was lost within the last second.
+    pub fn has_lost<'a>(&self, rows: impl IntoIterator<Item = &'a str>) -> bool {
+        let now = ids::now_us();
+        let lost = LOST.lock().unwrap_or_else(PoisonError::into_inner);
+        !lost.is_empty()
+            && rows
+                .into_iter()
+                .any(|name| lost.get(&lock_of(name)).is_some_and(|until| *until > now))
+    }
+
     fn claims(&self) -> MutexGuard<'_, Claims> {
         self.claims.lock().unwrap_or_else(PoisonError::into_inner)
     }
