@@ -19,8 +19,8 @@ const ENTRIES: usize = 12_000;
 const BATCH: usize = 8_190;
 /// Batches of one round.
 const BATCHES: usize = 12;
-/// Batches on their way at once: more than one, so that the ledger never waits for the next.
-const BATCH_CONNECTIONS: usize = 2;
+/// Batches on their way at once: one commits, one is decided, and one is there when that is done.
+const BATCH_CONNECTIONS: usize = 3;
 /// A round that has not ended by then never will.
 const ROUND_MAX: Duration = Duration::from_secs(120);
 
