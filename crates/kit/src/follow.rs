@@ -107,7 +107,7 @@ mod tests {
                 .iter()
                 .map(|follow| Arc::clone(&follow.own))
                 .collect(),
-            ..Follow::default()
+            own: Arc::default(),
         }
     }
 
@@ -116,16 +116,18 @@ mod tests {
         let (first, second) = (Follow::default(), Follow::default());
         let both = after(&[&first, &second]);
         let third = after(&[&both]);
-        let (ready, waiting) = (both.own.clone(), both.ready());
-        let mut waiting = std::pin::pin!(waiting);
-        assert!(futures_pending(waiting.as_mut()).await);
-        first.end(true);
-        assert!(futures_pending(waiting.as_mut()).await);
-        second.end(true);
-        assert!(waiting.await);
-        assert_eq!(ready.committed(), None);
+        let own = both.own.clone();
+        {
+            let mut ready = std::pin::pin!(both.ready());
+            assert!(waits(ready.as_mut()).await);
+            first.end(true);
+            assert!(waits(ready.as_mut()).await);
+            second.end(true);
+            assert!(ready.await);
+        }
+        assert_eq!(own.committed(), None);
         drop(both);
-        assert_eq!(ready.committed(), Some(false), "it was given up");
+        assert_eq!(own.committed(), Some(false), "it was given up");
         assert!(!third.ready().await);
     }
 
@@ -146,7 +148,7 @@ mod tests {
     }
 
     /// Whether it waits still, after it had a chance to go on.
-    async fn futures_pending(future: std::pin::Pin<&mut (impl Future + ?Sized)>) -> bool {
+    async fn waits(future: std::pin::Pin<&mut (impl Future + ?Sized)>) -> bool {
         tokio::time::timeout(std::time::Duration::from_millis(20), future)
             .await
             .is_err()

@@ -85,6 +85,35 @@ async fn a_batch_happens_whole_or_not_at_all_and_names_the_step_that_did_not_hol
 }
 
 #[tokio::test]
+async fn a_batch_built_on_another_commits_after_it_or_not_at_all() {
+    let Some(url) = database("kit_follow").await else {
+        return;
+    };
+    let mut db = Db::open_postgres(&url).await.unwrap();
+    let mut other = Db::open_postgres(&url).await.unwrap();
+    for (first_takes, left) in [(60, 30), (1_000, 30)] {
+        let mut first = transfer(first_takes, &format!("first {first_takes}"));
+        let mut second = transfer(10, &format!("second {first_takes}"));
+        second.after([first.underway()]);
+        let waiting = tokio::spawn(async move {
+            let done = second.commit(&mut other).await;
+            (done, other)
+        });
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+        assert!(!waiting.is_finished(), "nothing has become of the first");
+        let done = first.commit(&mut db).await;
+        let (followed, back) = waiting.await.unwrap();
+        other = back;
+        assert_eq!(followed.is_ok(), done.is_ok(), "{done:?} {followed:?}");
+        assert_eq!(
+            number(&db, "SELECT balance FROM account WHERE id = 'a'").await,
+            left
+        );
+    }
+    assert_eq!(number(&db, "SELECT count(*) FROM note").await, 2);
+}
+
+#[tokio::test]
 async fn sets_of_rows_carry_any_text_and_any_integer_and_none_at_all() {
     let Some(url) = database("kit_rows").await else {
         return;
