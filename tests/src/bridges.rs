@@ -25,6 +25,21 @@ impl Platform {
         platform
     }
 
+    /// A second host on the same databases, without a bridge; `None` when they are files, which one
+    /// process has.
+    pub fn beside(&self) -> Option<Platform> {
+        self.databases()?;
+        let environment: Vec<(&str, &str)> = self
+            .environment()
+            .iter()
+            .map(|(name, value)| (name.as_str(), value.as_str()))
+            .collect();
+        let mut second = Platform::unstarted(repository(), &environment);
+        second.bridge = Some(format!("http://127.0.0.1:{}", free_port()));
+        second.run();
+        Some(second)
+    }
+
     /// Starts a bridge with the file of this name, and waits until it is at work.
     pub fn bridge(&self, name: &str) -> Bridge {
         self.bridge_at(name, format!("http://127.0.0.1:{}", free_port()))

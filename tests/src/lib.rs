@@ -108,12 +108,22 @@ impl Platform {
         platform
     }
 
-    /// One that does not run yet.
+    /// One that does not run yet, with databases of its own.
     fn new(application: &Path, environment: &[(&str, &str)]) -> Platform {
+        let mut platform = Platform::unstarted(application, environment);
+        platform.server = server::Server::new();
+        if let Some(server) = &platform.server {
+            platform.environment.extend(server.environment());
+            platform.create_databases();
+        }
+        platform
+    }
+
+    fn unstarted(application: &Path, environment: &[(&str, &str)]) -> Platform {
         let folder = tempfile::tempdir().unwrap();
         let state = folder.path().join("state");
         prepare(&state);
-        let mut platform = Platform {
+        Platform {
             child: None,
             application: application.to_owned(),
             state,
@@ -127,13 +137,8 @@ impl Platform {
                 .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
                 .collect(),
             bridge: None,
-            server: server::Server::new(),
-        };
-        if let Some(server) = &platform.server {
-            platform.environment.extend(server.environment());
-            platform.create_databases();
+            server: None,
         }
-        platform
     }
 
     fn client(&self) -> Client {

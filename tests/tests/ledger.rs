@@ -1,7 +1,15 @@
 //! The journal from outside: signed, exported, verified with the public key alone.
 #![allow(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 
-use std::{collections::BTreeMap, path::Path, process::Command, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    path::Path,
+    process::Command,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
 
 use innover_tests::{Platform, innover, unique};
 use reqwest::Method;
@@ -252,4 +260,72 @@ async fn what_another_host_has_moved_meanwhile_counts() {
     );
     assert_eq!(post("1.00").await.status, 201);
     assert_eq!(posted(&p, &ids[0]).await, "0.00");
+}
+
+/// A host that goes on from what it has decided on never has to wait for its turn; another one on the
+/// same accounts must get its own all the same.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_hosts_on_the_same_accounts_both_get_through() {
+    let p = Arc::new(Platform::start().await);
+    let Some(second) = p.beside() else {
+        eprintln!("left out: a file has one host");
+        return;
+    };
+    let ids = Arc::new(accounts(&p, 2, "1000.00").await);
+    let over = Arc::new(AtomicBool::new(false));
+    let mut busy = JoinSet::new();
+    for _ in 0..2 {
+        let (p, ids, over) = (p.clone(), ids.clone(), over.clone());
+        busy.spawn(async move {
+            let mut moved = 0;
+            while !over.load(Ordering::Relaxed) {
+                let transfers: Vec<Value> = (0..2_000)
+                    .map(|n| transfer(&ids[n % 2], &ids[(n + 1) % 2], "0.01"))
+                    .collect();
+                let path = format!("{LEDGER}/transfers/batch");
+                let done = p
+                    .post("finance", &path, json!({"transfers": transfers}))
+                    .await;
+                assert_eq!(done.status, 200, "{}", done.text);
+                moved += 1;
+            }
+            moved
+        });
+    }
+    let path = format!("{LEDGER}/transfers");
+    for _ in 0..15 {
+        let body = transfer(&ids[0], &ids[1], "1.00");
+        let done = second.post("finance", &path, body).await;
+        assert_eq!(done.status, 201, "{}", done.text);
+    }
+    over.store(true, Ordering::Relaxed);
+    let batches: Vec<i32> = busy.join_all().await;
+    assert!(batches.iter().all(|count| *count > 0), "{batches:?}");
+    assert_eq!(posted(&p, &ids[0]).await, "985.00");
+    p.assert_balanced().await;
+}
+
+/// Whoever asks twice at the same moment is told what was done the first time, also when that took
+/// what both of them want.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn twins_of_an_atomic_batch_are_answered_the_same() {
+    let p = Arc::new(Platform::start().await);
+    let to = accounts(&p, 1, "1.00").await.remove(0);
+    for _ in 0..10 {
+        let from = accounts(&p, 1, "1.00").await.remove(0);
+        let mut held = transfer(&from, &to, "0.50");
+        held["pending"] = json!(true);
+        let batch = json!({"atomic": true, "transfers": [transfer(&from, &to, "0.50"), held]});
+        let mut twins = JoinSet::new();
+        for _ in 0..3 {
+            let (p, batch) = (p.clone(), batch.clone());
+            let path = format!("{LEDGER}/transfers/batch");
+            twins.spawn(async move { p.post("finance", &path, batch).await });
+        }
+        for done in twins.join_all().await {
+            assert_eq!(done.status, 200, "{}", done.text);
+        }
+        assert_eq!(posted(&p, &from).await, "0.50");
+    }
+    p.assert_balanced().await;
 }

@@ -517,8 +517,12 @@ pub async fn book(
         {
             return Ok(answer);
         }
-        let known = known(&db, asked, careful.load(Ordering::Relaxed)).await?;
         let accounts = asked.iter().flat_map(Asked::accounts);
+        if read.load(Ordering::Relaxed) {
+            // Perhaps the same was asked for before and is under way: then its ids are known.
+            accounts::settled(accounts.clone()).await;
+        }
+        let known = known(&db, asked, careful.load(Ordering::Relaxed)).await?;
         let Ahead {
             mut book,
             before,

@@ -23,7 +23,7 @@ pub static SERVICE: innover_kit::Service = innover_kit::Service {
     events_locking: innover_kit::events::Locking::BeforeReading,
     tasks: &[jobs::CHECKPOINT, jobs::EXPIRE],
     body_bytes_max: innover_kit::contract::limits::LEDGER_BODY_BYTES_MAX,
-    migration: Some(innover_kit::Migration(1, "init")),
+    migration: Some(innover_kit::Migration(2, "one_row_for_an_id")),
     ..innover_kit::Service::new("ledger", api::routes)
 };
 

@@ -17,5 +17,5 @@ fn the_checked_in_openapi_document_is_what_the_code_serves() {
 
 #[test]
 fn spin_toml_declares_the_same_tasks() {
-    innover_kit::testing::check_tasks(&payment::SERVICE);
+    innover_kit::testing::check_declared(&payment::SERVICE);
 }

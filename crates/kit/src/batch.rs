@@ -75,6 +75,9 @@ pub enum BatchError {
         /// taken (PostgreSQL).
         got: u64,
     },
+    /// A batch that this one was built on has not happened.
+    #[error("a batch that this one was built on has not happened")]
+    Before,
     /// The database failed.
     #[error(transparent)]
     Db(#[from] DbError),
@@ -85,7 +88,7 @@ impl BatchError {
     pub fn step(&self) -> Option<&'static str> {
         match self {
             BatchError::Expectation { step, .. } => Some(step),
-            BatchError::Db(_) => None,
+            BatchError::Before | BatchError::Db(_) => None,
         }
     }
 }
@@ -94,7 +97,7 @@ impl From<BatchError> for Failure {
     fn from(error: BatchError) -> Failure {
         match error {
             // A guard nobody turned into an answer of its own: someone was faster.
-            BatchError::Expectation { .. } => Failure::new(
+            BatchError::Expectation { .. } | BatchError::Before => Failure::new(
                 Code::Conflict,
                 "someone else changed this at the same time; read it again and retry",
             ),
@@ -231,39 +234,40 @@ impl Batch {
     /// # Errors
     /// [`BatchError`] names the step whose expectation did not hold; the database is as before.
     pub async fn commit(mut self, db: &mut Db) -> Result<(), BatchError> {
-        let Some(follow) = self.follow.take() else {
-            return self.commit_now(db).await;
+        let follow = self.follow.take();
+        let ready = match &follow {
+            Some(follow) => follow.ready().await,
+            None => true,
         };
-        if !follow.ready().await {
-            db.note_lost_race();
-            db.unlock().await;
-            return Err(BatchError::Db(DbError::Overtaken {
-                text: "a commit this one was built on has not happened".into(),
-                key: None,
-            }));
+        let done = match ready {
+            true => self.write(db).await,
+            false => Err(BatchError::Before),
+        };
+        // Before the locks go, which takes its time: those who follow need none.
+        if let Some(follow) = follow {
+            follow.end(done.is_ok());
         }
-        let done = self.commit_now(db).await;
-        follow.end(done.is_ok());
+        if matches!(
+            done,
+            Err(BatchError::Expectation { .. }
+                | BatchError::Before
+                | BatchError::Db(DbError::Overtaken { .. }))
+        ) {
+            db.note_lost_race();
+        }
+        db.unlock().await;
         done
     }
 
-    async fn commit_now(mut self, db: &mut Db) -> Result<(), BatchError> {
+    async fn write(mut self, db: &mut Db) -> Result<(), BatchError> {
         self.finish();
         if self.steps.is_empty() {
-            db.unlock().await;
             if db.is_locked() {
                 db.end("ROLLBACK")?;
             }
             return Ok(());
         }
         if let Some(done) = self.all_at_once(db).await {
-            if matches!(
-                done,
-                Err(BatchError::Expectation { .. } | BatchError::Db(DbError::Overtaken { .. }))
-            ) {
-                db.note_lost_race();
-            }
-            db.unlock().await;
             return done;
         }
         if !db.is_locked() {

@@ -190,6 +190,7 @@ async fn run_one<I: Item>(
                     }
                 }
             }
+            Err(Attempt::Batch(error @ BatchError::Before)) => last = error.into(),
             Err(Attempt::Batch(BatchError::Db(DbError::Overtaken { text, .. }))) => {
                 last = Failure::new(Code::Conflict, text);
             }

@@ -257,20 +257,38 @@ pub(crate) async fn sleep(time: Duration) {
     .await;
 }
 
-/// Holds the tasks a service declares against its `[component.X.tool.innover.jobs]` in spin.toml,
-/// which the bridge delivers by: the same names, deadlines, attempts and batches, and one queue.
+/// Holds what a service declares against its `[component.X.tool.innover]` in spin.toml. The tasks are
+/// those the bridge delivers by: the same names, deadlines, attempts and batches, and one queue. The
+/// migration it wants is the newest in its folder.
 ///
 /// # Panics
 /// With everything that differs.
-pub fn check_tasks(service: &Service) {
+pub fn check_declared(service: &Service) {
     let file = concat!(env!("CARGO_MANIFEST_DIR"), "/../../spin.toml");
-    let differing = differing_tasks(service, &std::fs::read_to_string(file).unwrap());
+    let spin_toml = std::fs::read_to_string(file).unwrap();
+    let mut differing = differing_tasks(service, &spin_toml);
+    differing.extend(differing_migration(service, &spin_toml));
     assert!(
         differing.is_empty(),
         "spin.toml and the component `{}` differ:\n{}",
         service.name,
         differing.join("\n")
     );
+}
+
+fn differing_migration(service: &Service, spin_toml: &str) -> Option<String> {
+    let manifest = innover_manifest::Manifest::parse(spin_toml).unwrap();
+    let mut components = manifest.components.iter();
+    let (_, component) =
+        components.find(|(id, component)| component.innover.service_name(id) == service.name)?;
+    let root = std::path::Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../.."));
+    let files = std::fs::read_dir(root.join(component.innover.migrations.as_ref()?)).unwrap();
+    let newest = files.map(|file| file.unwrap().file_name()).max()?;
+    let wanted = service
+        .migration
+        .map(|crate::Migration(number, name)| format!("{number:04}_{name}.sql"));
+    (wanted.as_deref() != newest.to_str())
+        .then(|| format!("it wants the migration {wanted:?}, the newest is {newest:?}"))
 }
 
 /// What differs, one sentence each.

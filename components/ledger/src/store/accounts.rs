@@ -116,6 +116,11 @@ pub async fn book<'a>(
     from_database(db, &unique(ids)).await
 }
 
+/// Waits until nothing that this instance has decided on of `ids` is under way.
+pub async fn settled<'a>(ids: impl IntoIterator<Item = &'a AccountId>) {
+    kept::settled(&unique(ids)).await;
+}
+
 async fn from_database(db: &Db, ids: &BTreeSet<&str>) -> Result<Book, DbError> {
     if db.is_server() {
         kept::begin();
@@ -143,7 +148,9 @@ pub async fn book_ahead<'a>(
 ) -> Result<Ahead, DbError> {
     let unique = unique(ids);
     // Where others are at these accounts as well, only the queue helps.
-    if !db.is_server() || db.has_lost(unique.iter().copied()) {
+    let contended = db.has_lost(unique.iter().copied())
+        || (kept::is_time_to_ask() && db.is_sought(unique.iter().copied()).await?);
+    if !db.is_server() || contended {
         return Ok(Ahead {
             book: from_database(db, &unique).await?,
             before: Vec::new(),

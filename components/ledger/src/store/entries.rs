@@ -415,17 +415,25 @@ pub fn write(batch: &mut Batch, book: &Book, written: &Written, now: i64) {
 }
 
 /// Writes the entry of a reservation that is posted, and the accounts it changed. The step fails when
-/// the reservation has ended since it was read.
+/// the id has postings or a refusal by now.
 pub fn write_settled(batch: &mut Batch, book: &Book, settled: (EntryRow, Vec<Posted>), now: i64) {
     let settled = [settled];
     let postings = write_accounts(batch, book, &settled, now);
     let [(entry, posted)] = &settled;
+    // The row is there, unless a host from before it had to be has made the reservation.
     batch.step(
         STEP_ENTRIES,
-        "UPDATE entries SET created_by = $2, created_at = $3, postings = $4
-         WHERE id = $1 AND postings = '[]'",
+        "INSERT INTO entries (id, kind, reference, metadata, created_by, created_at, postings)
+         VALUES ($1, $2, $3, $4, $5, $6, $7)
+         ON CONFLICT (id) DO UPDATE SET created_by = excluded.created_by,
+                                        created_at = excluded.created_at,
+                                        postings = excluded.postings
+         WHERE entries.postings = '[]'",
         params![
             &entry.id,
+            &entry.kind,
+            &entry.reference,
+            &entry.metadata,
             &entry.created_by,
             entry.created_at,
             places(posted)

@@ -7,7 +7,10 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
-    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
+        atomic::{AtomicI64, Ordering::Relaxed},
+    },
 };
 
 use innover_kit::{follow::Underway, ids};
@@ -18,6 +21,10 @@ use crate::model::{Account, AccountId};
 const KEPT_US: i64 = 1_000_000;
 /// More accounts than this are kept only while their commits are under way: some 5 MB.
 const KEPT_MAX: usize = 16_384;
+
+/// So often a request asks whether others are at the accounts as well: whoever is never has to read
+/// never meets them, and they would lose every race.
+const ASKED_US: i64 = 100_000;
 
 struct Kept {
     account: Account,
@@ -84,6 +91,17 @@ pub fn newest<'a>(
         found.insert(id, kept.account.clone());
     }
     (found, before)
+}
+
+/// Whether it is time to ask who else is there; then it is for whoever was told.
+pub fn is_time_to_ask() -> bool {
+    static ASKED: AtomicI64 = AtomicI64::new(0);
+    let now = ids::now_us();
+    if now - ASKED.load(Relaxed) < ASKED_US {
+        return false;
+    }
+    ASKED.store(now, Relaxed);
+    true
 }
 
 /// Waits until nothing of `ids` is about to be written here, so that the database has it.

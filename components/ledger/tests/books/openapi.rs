@@ -16,5 +16,5 @@ fn the_checked_in_openapi_document_is_the_one_that_is_served() {
 
 #[test]
 fn spin_toml_declares_the_same_tasks() {
-    innover_kit::testing::check_tasks(&ledger::SERVICE);
+    innover_kit::testing::check_declared(&ledger::SERVICE);
 }

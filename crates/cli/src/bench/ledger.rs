@@ -210,7 +210,7 @@ async fn stored(running: &Running) -> Result<Stored> {
                 .await?
         }
     };
-    let entries = number("SELECT COUNT(*) FROM entries WHERE postings IS NOT NULL").await?;
+    let entries = number("SELECT COUNT(*) FROM entries WHERE postings <> '[]'").await?;
     Ok(Stored { entries, bytes })
 }
 

@@ -250,6 +250,13 @@ const LOST_US: i64 = 1_000_000;
 /// may name thousands of rows.
 const LOCKS_MAX: u64 = 256;
 
+/// From now on the writers of these queue.
+fn note_lost(locks: &[i64]) {
+    let until = ids::now_us() + LOST_US;
+    let mut lost = LOST.lock().unwrap_or_else(PoisonError::into_inner);
+    lost.extend(locks.iter().map(|lock| (*lock, until)));
+}
+
 /// The lock of a row's name.
 fn lock_of(name: &str) -> i64 {
     let mut hasher = DefaultHasher::new();
@@ -445,15 +452,35 @@ impl Db {
                 .any(|name| lost.get(&lock_of(name)).is_some_and(|until| *until > now))
     }
 
+    /// Whether somebody else has claimed one of these rows at this moment. Then whoever asks queues for
+    /// the next second as well, and those others get their turn.
+    ///
+    /// # Errors
+    /// The database.
+    pub async fn is_sought<'a>(
+        &self,
+        rows: impl IntoIterator<Item = &'a str>,
+    ) -> Result<bool, DbError> {
+        let Session::Postgres(server) = self.session()? else {
+            return Ok(false);
+        };
+        let mut locks: Vec<i64> = rows.into_iter().map(lock_of).collect();
+        locks.sort_unstable();
+        locks.dedup();
+        let sought = server.is_locked(locks.clone()).await?;
+        if sought {
+            note_lost(&locks);
+        }
+        Ok(sought)
+    }
+
     fn claims(&self) -> MutexGuard<'_, Claims> {
         self.claims.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The batch has lost a race for one of the rows that were claimed.
     pub(crate) fn note_lost_race(&self) {
-        let until = ids::now_us() + LOST_US;
-        let mut lost = LOST.lock().unwrap_or_else(PoisonError::into_inner);
-        lost.extend(self.claims().named.iter().map(|lock| (*lock, until)));
+        note_lost(&self.claims().named);
     }
 
     /// Lets the next writers in, if this one has locked something.

@@ -27,9 +27,22 @@ impl Session {
         });
         match call::within(LOCK_MAX_MS, lock).await {
             None | Some(Ok(_)) => Ok(()),
-            // undefined_function: a server that has no such locks.
-            Some(Err(DbError::Statement(text))) if text.starts_with("42883") => Ok(()),
+            Some(Err(error)) if has_no_locks(&error) => Ok(()),
             Some(Err(error)) => Err(error),
+        }
+    }
+
+    /// Whether somebody else has one of these locks.
+    pub async fn is_locked(&self, locks: Vec<i64>) -> Result<bool, DbError> {
+        let look = self.query(Statement {
+            text: "SELECT count(*) FROM unnest($1::BIGINT[]) AS k WHERE NOT pg_try_advisory_xact_lock(k)"
+                .into(),
+            params: vec![Param::Ints(locks.into_iter().map(Some).collect())],
+        });
+        match look.await {
+            Ok(rows) => Ok(rows.first().is_some_and(|row| row.int(0).unwrap_or(0) > 0)),
+            Err(error) if has_no_locks(&error) => Ok(false),
+            Err(error) => Err(error),
         }
     }
 
@@ -42,6 +55,11 @@ impl Session {
         // Should it fail, the end of the session does it.
         let _ = unlock.await;
     }
+}
+
+/// undefined_function: a server without advisory locks.
+fn has_no_locks(error: &DbError) -> bool {
+    matches!(error, DbError::Statement(text) if text.starts_with("42883"))
 }
 
 /// What became of a statement, by its SQLSTATE. `key` is of a key that is taken.
@@ -188,7 +206,7 @@ mod wasm {
 
 #[cfg(not(target_family = "wasm"))]
 mod native {
-    use std::sync::OnceLock;
+    use std::{io, sync::LazyLock};
 
     use tokio::runtime::{Builder, Runtime};
     use tokio_postgres::{
@@ -203,24 +221,19 @@ mod native {
     };
 
     /// Connections need a runtime for as long as they live; tests end theirs.
-    static RUNTIME: OnceLock<Runtime> = OnceLock::new();
+    static RUNTIME: LazyLock<io::Result<Runtime>> = LazyLock::new(|| {
+        Builder::new_multi_thread()
+            .worker_threads(1)
+            .enable_all()
+            .build()
+    });
 
     pub struct Session(Client);
 
     impl Session {
         pub async fn open(url: &str, _authority: &str) -> Result<Session, DbError> {
             let unreachable = |e: &dyn std::fmt::Display| DbError::Unreachable(e.to_string());
-            let runtime = match RUNTIME.get() {
-                Some(runtime) => runtime,
-                None => {
-                    let made = Builder::new_multi_thread()
-                        .worker_threads(1)
-                        .enable_all()
-                        .build()
-                        .map_err(|e| unreachable(&e))?;
-                    RUNTIME.get_or_init(|| made)
-                }
-            };
+            let runtime = RUNTIME.as_ref().map_err(|e| unreachable(e))?;
             let url = url.to_owned();
             let client = runtime.spawn(async move {
                 let (client, connection) = tokio_postgres::connect(&url, NoTls).await?;

@@ -41,7 +41,7 @@ const ATTEMPTS_DEFAULT: u32 = 10;
 /// ```
 ///
 /// The deliverer reads the same from spin.toml, before any component is loaded;
-/// `innover_kit::testing::check_tasks` holds the two together.
+/// `innover_kit::testing::check_declared` holds the two together.
 #[derive(Clone, Copy, Debug)]
 pub struct Task {
     /// The full name, e.g. `payment.confirm`.
