@@ -518,18 +518,15 @@ pub async fn book(
             return Ok(answer);
         }
         let accounts = asked.iter().flat_map(Asked::accounts);
-        if read.load(Ordering::Relaxed) {
-            // Perhaps the same was asked for before and is under way: then its ids are known.
-            accounts::settled(accounts.clone()).await;
-        }
-        let known = known(&db, asked, careful.load(Ordering::Relaxed)).await?;
+        let before = known(&db, asked, careful.load(Ordering::Relaxed)).await?;
+        let known_before = before.len();
         let Ahead {
             mut book,
-            before,
+            before: underway,
             unread,
         } = accounts_for(&db, accounts, &read).await?;
         let now = book.time(innover_kit::ids::now_us());
-        let plan = decide(&mut book, known, asked, now);
+        let plan = decide(&mut book, before, asked, now);
         if unread && plan.refuses() {
             return Err(read_first(&read));
         }
@@ -541,11 +538,15 @@ pub async fn book(
                     "decided without a look at the ids",
                 ));
             }
+            // Or by a twin between the look at the ids and the one at the accounts.
+            Err(_) if known(&db, asked, true).await?.len() > known_before => {
+                return Err(Failure::new(Code::Conflict, "asked for a moment ago"));
+            }
             rendered => rendered?,
         };
         let mut batch = Batch::new();
-        if !before.is_empty() {
-            batch.after(before);
+        if !underway.is_empty() {
+            batch.after(underway);
         }
         entries::write(&mut batch, &book, &plan.written, now);
         if !plan.reserved.is_empty() {

@@ -241,7 +241,13 @@ impl Batch {
         };
         let done = match ready {
             true => self.write(db).await,
-            false => Err(BatchError::Before),
+            false => match db.is_locked() {
+                true => db
+                    .end("ROLLBACK")
+                    .map_err(BatchError::from)
+                    .and(Err(BatchError::Before)),
+                false => Err(BatchError::Before),
+            },
         };
         // Before the locks go, which takes its time: those who follow need none.
         if let Some(follow) = follow {

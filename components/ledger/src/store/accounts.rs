@@ -116,18 +116,24 @@ pub async fn book<'a>(
     from_database(db, &unique(ids)).await
 }
 
-/// Waits until nothing that this instance has decided on of `ids` is under way.
-pub async fn settled<'a>(ids: impl IntoIterator<Item = &'a AccountId>) {
-    kept::settled(&unique(ids)).await;
-}
-
 async fn from_database(db: &Db, ids: &BTreeSet<&str>) -> Result<Book, DbError> {
     if db.is_server() {
         kept::begin();
         kept::settled(ids).await;
     }
-    Ok(Book::new(claimed(db, ids).await?))
+    let mut accounts = claimed(db, ids).await?;
+    for _ in 0..READ_AGAIN_MAX {
+        // Others may have gone ahead while it waited for its turn, or read.
+        if !kept::settled(ids).await {
+            break;
+        }
+        accounts = read(db, ids).await?;
+    }
+    Ok(Book::new(accounts))
 }
+
+/// Where others go ahead all the time, whoever has to read loses a race and all of them queue.
+const READ_AGAIN_MAX: usize = 3;
 
 /// A book that may go on from what this instance has just decided.
 #[derive(Debug)]
@@ -149,7 +155,7 @@ pub async fn book_ahead<'a>(
     let unique = unique(ids);
     // Where others are at these accounts as well, only the queue helps.
     let contended = db.has_lost(unique.iter().copied())
-        || (kept::is_time_to_ask() && db.is_sought(unique.iter().copied()).await?);
+        || (kept::is_time_to_ask() && db.is_sought(unique.iter().copied()).await);
     if !db.is_server() || contended {
         return Ok(Ahead {
             book: from_database(db, &unique).await?,

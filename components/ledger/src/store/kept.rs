@@ -97,16 +97,20 @@ pub fn newest<'a>(
 pub fn is_time_to_ask() -> bool {
     static ASKED: AtomicI64 = AtomicI64::new(0);
     let now = ids::now_us();
-    if now - ASKED.load(Relaxed) < ASKED_US {
+    // Clocks go back at times.
+    if (0..ASKED_US).contains(&(now - ASKED.load(Relaxed))) {
         return false;
     }
     ASKED.store(now, Relaxed);
     true
 }
 
-/// Waits until nothing of `ids` is about to be written here, so that the database has it.
-pub async fn settled(ids: &BTreeSet<&str>) {
-    for underway in newest(ids.iter().copied()).1 {
+/// Waits until what is about to be written here of `ids` is, so that the database has it; whether
+/// there was something.
+pub async fn settled(ids: &BTreeSet<&str>) -> bool {
+    let (_, before) = newest(ids.iter().copied());
+    for underway in &before {
         underway.ended().await;
     }
+    !before.is_empty()
 }

@@ -156,10 +156,11 @@ impl Leaves {
             .find(|c: char| !c.is_ascii_alphabetic())
             .map_or(text, |end| &text[..end]);
         let plain = PLAIN.iter().any(|known| known.eq_ignore_ascii_case(word));
-        // Functions that change the session from within a query.
+        // Functions that change the session from within a query. What is `advisory_xact_lock` ends with
+        // the statement.
         if !plain || text.contains("set_config") {
             Leaves::Anything
-        } else if text.contains("pg_advisory") || text.contains("pg_try_advisory") {
+        } else if text.contains("advisory_lock") || text.contains("advisory_unlock") {
             Leaves::Locks
         } else {
             Leaves::Nothing
@@ -378,6 +379,12 @@ mod tests {
             ("SELECT set_config('a', 'b', false)", Leaves::Anything),
             ("SELECT pg_advisory_lock(1)", Leaves::Locks),
             ("SELECT pg_try_advisory_lock(1)", Leaves::Locks),
+            ("SELECT pg_advisory_lock_shared(1)", Leaves::Locks),
+            ("SELECT pg_advisory_unlock_all()", Leaves::Locks),
+            (
+                "SELECT pg_try_advisory_xact_lock_shared(1)",
+                Leaves::Nothing,
+            ),
             ("LISTEN x", Leaves::Anything),
             ("/* x */ BEGIN", Leaves::Anything),
             ("", Leaves::Anything),

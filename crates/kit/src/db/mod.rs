@@ -10,7 +10,10 @@ mod sqlite;
 use std::{
     collections::BTreeMap,
     hash::{DefaultHasher, Hash, Hasher},
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
 };
 
 use innover_contract::Code;
@@ -211,8 +214,27 @@ pub struct Db {
 #[derive(Default)]
 struct Claims {
     named: Vec<i64>,
-    /// Whether some of them are locked.
-    locked: bool,
+    /// While some of them are locked.
+    locked: Option<Held>,
+}
+
+/// How many of this instance hold locks.
+static HOLDING: AtomicUsize = AtomicUsize::new(0);
+
+/// Counts one that does.
+struct Held;
+
+impl Held {
+    fn new() -> Held {
+        HOLDING.fetch_add(1, Relaxed);
+        Held
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        HOLDING.fetch_sub(1, Relaxed);
+    }
 }
 
 enum Session {
@@ -403,7 +425,7 @@ impl Db {
         };
         let locks = {
             let mut claims = self.claims();
-            if claims.locked {
+            if claims.locked.is_some() {
                 return Ok(false);
             }
             let now = ids::now_us();
@@ -421,7 +443,7 @@ impl Db {
             // Everybody in one order, so that two never wait for each other.
             locks.sort_unstable();
             locks.dedup();
-            claims.locked = !locks.is_empty();
+            claims.locked = (!locks.is_empty()).then(Held::new);
             locks
         };
         if !locks.is_empty() {
@@ -452,26 +474,25 @@ impl Db {
                 .any(|name| lost.get(&lock_of(name)).is_some_and(|until| *until > now))
     }
 
-    /// Whether somebody else has claimed one of these rows at this moment. Then whoever asks queues for
-    /// the next second as well, and those others get their turn.
-    ///
-    /// # Errors
-    /// The database.
-    pub async fn is_sought<'a>(
-        &self,
-        rows: impl IntoIterator<Item = &'a str>,
-    ) -> Result<bool, DbError> {
-        let Session::Postgres(server) = self.session()? else {
-            return Ok(false);
+    /// Whether another instance has claimed one of these rows at this moment, as far as can be told:
+    /// not while this one has claimed any. Then whoever asks queues for the next second as well, and
+    /// those others get their turn.
+    pub async fn is_sought<'a>(&self, rows: impl IntoIterator<Item = &'a str>) -> bool {
+        let Ok(Session::Postgres(server)) = self.session() else {
+            return false;
         };
+        if HOLDING.load(Relaxed) > 0 {
+            return false;
+        }
         let mut locks: Vec<i64> = rows.into_iter().map(lock_of).collect();
         locks.sort_unstable();
         locks.dedup();
-        let sought = server.is_locked(locks.clone()).await?;
+        // Some of its own may have been taken meanwhile.
+        let sought = server.is_locked(&locks).await && HOLDING.load(Relaxed) == 0;
         if sought {
             note_lost(&locks);
         }
-        Ok(sought)
+        sought
     }
 
     fn claims(&self) -> MutexGuard<'_, Claims> {
@@ -486,7 +507,7 @@ impl Db {
     /// Lets the next writers in, if this one has locked something.
     pub(crate) async fn unlock(&mut self) {
         let Claims { locked, .. } = std::mem::take(&mut *self.claims());
-        if !locked {
+        if locked.is_none() {
             return;
         }
         // The session may have been given up by whoever shares connections between statements; a new
@@ -531,7 +552,7 @@ impl Drop for Db {
         if cfg!(target_family = "wasm")
             && self.transaction == Transaction::None
             // Else it goes, and the lock with it.
-            && !self.claims().locked
+            && self.claims().locked.is_none()
             && let (Some(session), Ok(mut idle)) = (self.session.take(), IDLE.lock())
         {
             idle.push(session);
