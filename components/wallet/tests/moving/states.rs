@@ -4,7 +4,7 @@ use serde_json::json;
 
 use crate::{
     books::books,
-    support::{add, balance, finance, get, hold, ops, post, tamper, told, transfer, user},
+    support::{add, alone, balance, finance, get, hold, ops, post, tamper, told, transfer, user},
 };
 
 #[tokio::test]
@@ -100,6 +100,7 @@ async fn nothing_leaves_or_enters_a_frozen_wallet() {
 
 #[tokio::test]
 async fn a_wallet_is_closed_when_nothing_is_left_and_then_for_good() {
+    let _alone = alone().await;
     let a = add("cla", "clda", "EUR", 1_000).await;
     let b = add("clb", "cldb", "EUR", 1_000).await;
     let path = format!("/v1/wallets/{a}/close");
@@ -151,6 +152,7 @@ async fn a_wallet_is_closed_when_nothing_is_left_and_then_for_good() {
 
 #[tokio::test]
 async fn a_frozen_wallet_is_closed_by_the_house_only() {
+    let _alone = alone().await;
     let a = add("cfa", "cfda", "EUR", 0).await;
     let freeze = format!("/v1/wallets/{a}/freeze");
     assert_eq!(
@@ -167,6 +169,7 @@ async fn a_frozen_wallet_is_closed_by_the_house_only() {
 
 #[tokio::test]
 async fn a_close_that_died_after_the_ledgers_part_is_finished_by_its_retry() {
+    let _alone = alone().await;
     let a = add("cra", "crda", "EUR", 0).await;
     let path = format!("/v1/wallets/{a}/close");
     assert_eq!(

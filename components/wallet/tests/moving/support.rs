@@ -185,7 +185,8 @@ fn deliverer() -> Identity {
     }
 }
 
-/// Tests that look at everything there is take their turns.
+/// Tests that look at everything there is take their turns, and so do those whose wallets a rebuild
+/// closes, because the ledger has closed their accounts.
 pub async fn alone() -> tokio::sync::MutexGuard<'static, ()> {
     static ALONE: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
     ALONE.lock().await
