@@ -22,8 +22,8 @@ const KEPT_US: i64 = 1_000_000;
 /// More accounts than this are kept only while their commits are under way: some 5 MB.
 const KEPT_MAX: usize = 16_384;
 
-/// So often a request asks whether others are at the accounts as well: whoever is never has to read
-/// never meets them, and they would lose every race.
+/// So often a request asks whether others are at the accounts as well: two that never ask take all
+/// the turns from one another (docs/decisions/0005).
 const ASKED_US: i64 = 100_000;
 
 struct Kept {
