@@ -18,7 +18,9 @@ use super::{
     wallets::{WalletView, existing},
 };
 use crate::{
-    events, ledger,
+    events,
+    jobs::rebuild::ITSELF,
+    ledger,
     model::{State, Wallet},
     store::{
         self,
@@ -72,28 +74,35 @@ impl From<&Decision> for DecisionView {
 /// A step of a wallet's life.
 struct Step {
     action: &'static str,
-    event: &'static str,
+    /// What others are told of it.
+    event: Option<&'static str>,
     from: &'static [State],
     to: State,
 }
 
 const FREEZE: Step = Step {
     action: "freeze",
-    event: "wallet.frozen",
+    event: Some("wallet.frozen"),
     from: &[State::Active],
     to: State::Frozen,
 };
 const UNFREEZE: Step = Step {
     action: "unfreeze",
-    event: "wallet.unfrozen",
+    event: Some("wallet.unfrozen"),
     from: &[State::Frozen],
     to: State::Active,
 };
 const CLOSE: Step = Step {
     action: "close",
-    event: "wallet.closed",
+    event: Some("wallet.closed"),
     from: &[State::Active, State::Frozen],
     to: State::Closed,
+};
+/// Closed already, as everyone was told: what is added is who wanted it, and why.
+const CLAIM: Step = Step {
+    event: None,
+    from: &[State::Closed],
+    ..CLOSE
 };
 
 /// Freeze a wallet: nothing new leaves or enters it. For ops_user, finance and admin.
@@ -150,7 +159,30 @@ pub async fn close(cx: Cx, Path(id): Path<String>, body: Body<CloseRequest>) -> 
     }
     let wallet = existing(&db, &id).await?;
     cx.require_actor_for(&wallet.owner)?;
-    may(&wallet, &CLOSE)?;
+    if wallet.state != State::Closed {
+        close_in_ledger(&cx, db, &wallet).await?;
+    }
+    let decided_by = who(&cx)?.to_owned();
+    with_retries(async || {
+        let mut db = Db::open().await?;
+        if let Some(answer) = key.replay(&db).await? {
+            return Ok(answer);
+        }
+        let wallet = existing(&db, &id).await?;
+        let step = if awaits_its_closer(&db, &wallet).await? {
+            &CLAIM
+        } else {
+            &CLOSE
+        };
+        may(&wallet, step)?;
+        commit(&cx, &mut db, &key, &wallet, step, &reason, &decided_by).await
+    })
+    .await
+}
+
+/// The ledger first: it alone knows that nothing is left. A crash in between leaves a wallet whose
+/// account takes nothing more, and the same request, or a rebuild, closes it too.
+async fn close_in_ledger(cx: &Cx, db: Db, wallet: &Wallet) -> Result<()> {
     if wallet.state == State::Frozen && !cx.acts_for_house()? {
         return Err(state_refused("it is frozen; only the house closes it"));
     }
@@ -159,26 +191,19 @@ pub async fn close(cx: Cx, Path(id): Path<String>, body: Body<CloseRequest>) -> 
             "there are holds or transfers of it that are not settled; settle them first",
         ));
     }
+    // No connection is held while the ledger works.
     drop(db);
-    // The ledger first: it alone knows that nothing is left. A crash in between leaves a wallet whose
-    // account takes nothing more, and the same request, or a rebuild, closes it too.
-    ledger::close_account(&cx, &wallet)
+    ledger::close_account(cx, wallet)
         .await
         .map_err(|failure| match failure.code() {
             Code::InvalidState => state_refused("it still holds something; withdraw it first"),
             _ => failure,
-        })?;
-    let decided_by = who(&cx)?.to_owned();
-    with_retries(async || {
-        let mut db = Db::open().await?;
-        if let Some(answer) = key.replay(&db).await? {
-            return Ok(answer);
-        }
-        let wallet = existing(&db, &id).await?;
-        may(&wallet, &CLOSE)?;
-        commit(&cx, &mut db, &key, &wallet, &CLOSE, &reason, &decided_by).await
-    })
-    .await
+        })
+}
+
+/// A rebuild has closed it for whoever asked and was not answered; the next one to ask is taken for him.
+async fn awaits_its_closer(db: &Db, wallet: &Wallet) -> Result<bool> {
+    Ok(wallet.state == State::Closed && decisions::closed_by(db, &wallet.id).await? == [ITSELF])
 }
 
 fn state_refused(what: &str) -> Failure {
@@ -221,12 +246,9 @@ async fn commit(
     let mut batch = Batch::new();
     store::change_state(&mut batch, &wallet);
     decisions::insert(&mut batch, std::slice::from_ref(&decision));
-    batch.emit(events::decided(
-        step.event,
-        &wallet,
-        &decision,
-        Cause::from(cx),
-    ));
+    if let Some(event) = step.event {
+        batch.emit(events::decided(event, &wallet, &decision, Cause::from(cx)));
+    }
     let answer = Answer::json(200, &WalletView::from(&wallet))?;
     Ok(idempotency::commit(db, batch, Some(key), answer).await?)
 }

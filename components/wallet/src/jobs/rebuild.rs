@@ -29,7 +29,7 @@ pub const TASK: Task = Task::new("wallet.rebuild", &["rebuild_id?"], run);
 /// The queue of this service's jobs.
 pub const QUEUE: &str = "wallet-tasks";
 /// Who asked for a rebuild, and closed a wallet, when nobody did.
-const ITSELF: &str = "wallet.rebuild";
+pub const ITSELF: &str = "wallet.rebuild";
 
 impl Rebuild {
     /// A rebuild that has compared nothing yet.

@@ -69,3 +69,13 @@ pub async fn of_wallet(
     let rows = db.query(SQL, params![wallet_id, after, limit]).await?;
     rows.iter().map(decision).collect()
 }
+
+/// Who closed a wallet, the first first; two at most.
+pub async fn closed_by(db: &Db, wallet_id: &str) -> Result<Vec<String>, DbError> {
+    const SQL: &str = "SELECT decided_by FROM decisions
+         WHERE wallet_id = $1 AND action = 'close' ORDER BY id LIMIT 2";
+    let rows = db.query(SQL, params![wallet_id]).await?;
+    rows.iter()
+        .map(|row| row.text(0).map(str::to_owned))
+        .collect()
+}

@@ -117,8 +117,30 @@ async fn what_differs_is_found_and_repaired_and_then_nothing_differs() {
     );
     let rows = platform().rows("SELECT COUNT(*) FROM decisions WHERE wallet_id = 'wal_r3_closed'");
     assert_eq!(rows, [["1"]]);
-    let told = told("wallet.rebuilt", done["id"].as_str().unwrap());
-    assert_eq!(told[0]["differing"], done["differing"]);
+    let rebuilt = told("wallet.rebuilt", done["id"].as_str().unwrap());
+    assert_eq!(rebuilt[0]["differing"], done["differing"]);
+
+    // Its owner had asked, the process died after the ledger's part, and he asks again.
+    let close = "/v1/wallets/wal_r3_closed/close";
+    let reason = json!({"reason": "moving on"});
+    let taken_on = post(&user("r3_closed"), close, "k1", reason.clone()).await;
+    assert_eq!(
+        (taken_on.status, &taken_on.body["state"]),
+        (200, &json!("closed")),
+        "{}",
+        taken_on.body
+    );
+    assert!(post(&user("r3_closed"), close, "k1", reason).await.replayed);
+    let path = "/v1/wallets/wal_r3_closed/decisions";
+    let decided = get(&finance(), path).await.body;
+    assert_eq!(
+        decided["data"][1]["decided_by"], "usr_r3_closed",
+        "{decided}"
+    );
+    assert_eq!(decided["data"][1]["reason"], "moving on");
+    assert_eq!(told("wallet.closed", "wal_r3_closed").len(), 1);
+    let late = post(&finance(), close, "k1", json!({})).await;
+    assert_eq!((late.status, late.code()), (409, "invalid_state"));
 
     tamper("UPDATE wallets SET state = 'active' WHERE id = 'wal_r4_open'");
     tamper("DELETE FROM wallets WHERE id = 'wal_r9_none'");
