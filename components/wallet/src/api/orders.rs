@@ -251,7 +251,7 @@ async fn request(
         if let Some(allowance) = &allowance {
             match allowance.take(&db, &mut movement).await? {
                 Ok(ceiling) => movements::take_allowance(&mut batch, &movement, ceiling),
-                Err(refusal) => return refuse(cx, &mut db, key, refusal).await,
+                Err(refusal) => return refuse(cx, &mut db, key, movement, refusal).await,
             }
         }
         movements::insert(&mut batch, &movement);
@@ -286,8 +286,19 @@ async fn again(db: &mut Db, asked: &Movement, before: Movement) -> Result<Record
     Ok(Recorded::Movement(before.into()))
 }
 
-async fn refuse(cx: &Cx, db: &mut Db, key: &IdempotencyKey, refusal: Failure) -> Result<Recorded> {
-    let answer = idempotency::commit(db, Batch::new(), Some(key), stored(cx, refusal)?).await?;
+/// The refused movement is recorded with the answer: twins meet at its id, so that one of them cannot
+/// be told "limit exceeded" by what the other has just taken.
+async fn refuse(
+    cx: &Cx,
+    db: &mut Db,
+    key: &IdempotencyKey,
+    mut movement: Movement,
+    refusal: Failure,
+) -> Result<Recorded> {
+    movement.refuse(&refusal.0.code, &refusal.0.detail);
+    let mut batch = Batch::new();
+    movements::insert(&mut batch, &movement);
+    let answer = idempotency::commit(db, batch, Some(key), stored(cx, refusal)?).await?;
     Ok(Recorded::Answer(answer))
 }
 

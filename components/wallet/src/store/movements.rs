@@ -136,8 +136,8 @@ pub fn insert(batch: &mut Batch, m: &Movement) {
              amount, moved, currency, reference, entry_id, code, detail, allowance, day,
              expires_in_s, expires_at, settling, settling_id, settling_minor, created_by,
              created_at, updated_at)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, NULL, '', '', $13, $14, $15,
-                 NULL, '', '', 0, $16, $17, $18)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, NULL, $13, $14, $15, $16, $17,
+                 NULL, '', '', 0, $18, $19, $20)
          ON CONFLICT (id) DO NOTHING",
         params![
             &m.id,
@@ -152,6 +152,8 @@ pub fn insert(batch: &mut Batch, m: &Movement) {
             m.moved,
             m.currency.code(),
             &m.reference,
+            &m.code,
+            &m.detail,
             m.allowance,
             m.day,
             m.expires_in_s,

@@ -4,7 +4,9 @@ use serde_json::{Value, json};
 
 use crate::{
     books::{Fault, books},
-    support::{add, deliver_from, finance, get, hold, post, transfer, used, user},
+    support::{
+        add, balance, deliver_from, finance, get, hold, platform, post, transfer, used, user,
+    },
 };
 
 async fn tier(owner: &str, tier: i64, version: i64) {
@@ -45,6 +47,42 @@ async fn fifty_transfers_at_once_take_exactly_what_the_day_allows() {
     assert_eq!((cent.status, cent.code()), (422, "limit_exceeded"));
     let again = transfer(&user("qda"), &a, &b, "0.01", "cent").await;
     assert!(again.replayed, "a decision is kept");
+}
+
+#[tokio::test]
+async fn twins_that_the_limit_allows_once_are_told_the_same() {
+    for round in 0..20 {
+        let (from, to) = (format!("q{round}a"), format!("q{round}b"));
+        let a = add(&from, &from, "EUR", 1_000_000).await;
+        let b = add(&to, &to, "EUR", 0).await;
+        for key in ["1", "2"] {
+            let first = transfer(&user(&from), &a, &b, "150.00", key).await;
+            assert_eq!(first.status, 201, "{}", first.body);
+        }
+        // 200.00 of the day are left: once 150.00, which twins must not be refused for.
+        let twins: Vec<_> = std::thread::scope(|scope| {
+            let twin = || {
+                scope.spawn(|| {
+                    let runtime = tokio::runtime::Builder::new_current_thread()
+                        .build()
+                        .unwrap();
+                    runtime.block_on(transfer(&user(&from), &a, &b, "150.00", "twin"))
+                })
+            };
+            let all: Vec<_> = (0..8).map(|_| twin()).collect();
+            all.into_iter().map(|t| t.join().unwrap()).collect()
+        });
+        for twin in &twins {
+            assert_eq!((twin.status, &twin.body), (201, &twins[0].body));
+        }
+        assert_eq!(balance(&b).await.0, "450.00");
+        let late = transfer(&user(&from), &a, &b, "150.00", "late").await;
+        assert_eq!((late.status, late.code()), (422, "limit_exceeded"));
+        let refused = platform().rows(&format!(
+            "SELECT state, code, allowance FROM movements WHERE wallet_id = '{a}' AND state <> 'posted'"
+        ));
+        assert_eq!(refused, [["refused", "limit_exceeded", "0"]]);
+    }
 }
 
 #[tokio::test]
