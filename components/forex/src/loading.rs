@@ -76,8 +76,17 @@ pub fn sets(source: String, sets: Vec<(String, BTreeMap<String, String>)>) -> Re
 /// What a load changes, as things are.
 ///
 /// # Errors
-/// 422 for a daily set that lacks currencies, 409 for a day that has other rates.
+/// 422 for a day that has not come and for a daily set that lacks currencies, 409 for a day that has
+/// other rates.
 pub async fn plan(db: &Db, load: &Load) -> Result<Plan> {
+    // A mistyped year would be the newest day until it comes, and never too old.
+    let last = rates::last_day();
+    if let Some((set, day)) = sets::after(load, &last) {
+        let why = format!("the set of {day} is refused: the day has not come yet");
+        let mut failure = refuse(why).param(format!("/sets/{set}/date"));
+        failure.0.status = 422;
+        return Err(failure);
+    }
     let required = required_currencies().await?;
     let newest = rates::newest(db).await?;
     let stored = store::of_days(db, load.days.iter().map(|d| d.date.as_str())).await?;

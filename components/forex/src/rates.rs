@@ -13,6 +13,7 @@ use crate::{
     store::{self, SetRow},
 };
 
+const DAY_US: i64 = 86_400_000_000;
 /// Who the extract is recorded as loaded by.
 const LOADED_BY_EXTRACT: &str = "extract";
 
@@ -20,17 +21,22 @@ const LOADED_BY_EXTRACT: &str = "extract";
 /// request of the instance.
 static NEWEST: Mutex<Option<Arc<RateTable>>> = Mutex::new(None);
 
+/// The last day there can be rates of: UTC's tomorrow, which has begun in the east.
+pub fn last_day() -> String {
+    contract::time::date(ids::now_us() + DAY_US)
+}
+
 /// The newest set, read and parsed only when it is not the one this instance has.
 ///
 /// # Errors
 /// A database failure.
 pub async fn newest(db: &Db) -> Result<Arc<RateTable>> {
-    let set = match store::newest(db).await? {
+    let set = match store::newest(db, &last_day()).await? {
         Some(set) => set,
         None => {
             // A connection of its own: an event handler has one it may only read from.
             seed(&mut Db::open().await?).await?;
-            store::newest(db)
+            store::newest(db, &last_day())
                 .await?
                 .ok_or_else(|| Failure::new(Code::NotReady, "no rates are loaded"))?
         }
@@ -71,7 +77,7 @@ pub async fn table(db: &Db, set: &SetRow) -> Result<RateTable> {
 /// # Errors
 /// A database failure.
 pub async fn seed(db: &mut Db) -> Result<()> {
-    if store::newest(db).await?.is_some() {
+    if store::newest(db, &last_day()).await?.is_some() {
         return Ok(());
     }
     let damaged = |e: String| {

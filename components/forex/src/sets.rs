@@ -135,6 +135,13 @@ impl Load {
     }
 }
 
+/// The first day of a load after the day `last`, and its position.
+pub fn after<'a>(load: &'a Load, last: &str) -> Option<(usize, &'a str)> {
+    let mut days = load.days.iter().map(|day| day.date.as_str()).enumerate();
+    // Days are written in one way, so their text is in their order.
+    days.find(|(_, day)| *day > last)
+}
+
 /// What a request changes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Plan {

@@ -33,13 +33,13 @@ fn set(row: &Row) -> Result<SetRow, DbError> {
     })
 }
 
-/// The set in force: the newest day's newest revision.
-pub async fn newest(db: &Db) -> Result<Option<SetRow>, DbError> {
+/// The set in force: the newest day's newest revision, of no day after `last`.
+pub async fn newest(db: &Db, last: &str) -> Result<Option<SetRow>, DbError> {
     let rows = db
         .query(
             "SELECT date, revision, source, digest, loaded_at FROM rate_sets
-             ORDER BY date DESC, revision DESC LIMIT 1",
-            params![],
+             WHERE date <= $1 ORDER BY date DESC, revision DESC LIMIT 1",
+            params![last],
         )
         .await?;
     rows.first().map(set).transpose()

@@ -359,6 +359,22 @@ async fn a_set_that_would_be_priced_with_must_be_complete() {
 }
 
 #[tokio::test]
+async fn a_day_that_has_not_come_is_refused() {
+    let platform = platform().await;
+    let set = json!({"date": "2962-10-30", "rates": all_currencies("0.01")});
+    let body = json!({"source": "ECB", "sets": [set]});
+    let reply = platform
+        .call(&finance(), "POST", "/v1/rate-sets", Some(body))
+        .await;
+    assert_eq!(
+        (reply.status, &reply.body["param"]),
+        (422, &json!("/sets/0/date")),
+        "{}",
+        reply.body
+    );
+}
+
+#[tokio::test]
 async fn a_malformed_set_is_refused_by_its_field() {
     for (set, param) in [
         (
