@@ -90,7 +90,8 @@ fn load_rates<'a>(_: &'a Cx, db: &'a Db, jobs: &'a [Job]) -> Running<'a> {
             }
             failure
         })?;
-        loading::write(&mut handled.batch, &plan, LOAD_RATES.name);
+        let loaded_by = job.asked_by.as_deref().unwrap_or(LOAD_RATES.name);
+        loading::write(&mut handled.batch, &plan, loaded_by);
         let result = json!(RateSetsView::from(&plan));
         handled.results.insert(job.id.clone(), result);
         Ok(handled)

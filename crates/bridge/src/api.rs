@@ -160,6 +160,9 @@ impl Bridge {
         })?;
         let mut job = self.read(who, &new, request)?;
         let wanted = job.clone();
+        if let Some(scope) = self.scope_of(queue, &job.task) {
+            require(who, &scope)?;
+        }
         let enqueued = self
             .enqueue(Some(queue), job.clone())
             .await
@@ -193,6 +196,12 @@ impl Bridge {
         let location = format!("{}/{}", public(request.uri().path()), row.id);
         let body = serde_json::to_vec(&JobView::from(row)).unwrap_or_default();
         Ok(respond(202, "application/json", body, Some(location)))
+    }
+
+    /// What a task needs beside [`WRITE`]: one that does what an endpoint does needs that one's.
+    fn scope_of(&self, queue: &str, task: &str) -> Option<String> {
+        let route = self.routes.resolve(Some(queue), task).ok()?;
+        self.routes.spec(&route)?.scope.clone()
     }
 
     fn read(
@@ -244,6 +253,7 @@ impl Bridge {
         job.expires = time(&new.expires, "/expires")?;
         job.traceparent = header("traceparent").map(str::to_owned);
         job.correlationid = header(REQUEST_ID).map(str::to_owned);
+        job.asked_by = Some(who.identity.sub.clone()).filter(|sub| !sub.is_empty());
         Ok(job)
     }
 

@@ -131,6 +131,8 @@ pub struct TaskSpec {
     pub max_attempts: u32,
     /// Jobs in one delivery.
     pub batch: usize,
+    /// What its sender needs over HTTP beside `jobs:write`.
+    pub scope: Option<String>,
 }
 
 impl Default for TaskSpec {
@@ -139,6 +141,7 @@ impl Default for TaskSpec {
             deadline: Duration::from_secs(60),
             max_attempts: 10,
             batch: 1,
+            scope: None,
         }
     }
 }
@@ -312,6 +315,11 @@ impl Routes {
             queue: queue.name.clone(),
             task: canonical,
         })
+    }
+
+    /// How a task is run.
+    pub fn spec(&self, route: &Route) -> Option<&TaskSpec> {
+        self.queues.get(&*route.queue)?.spec.tasks.get(&route.task)
     }
 
     /// As [`Routes::resolve`], with the job's task renamed to its canonical name.

@@ -154,6 +154,7 @@ fn queue(jobs: &innover_manifest::Jobs) -> QueueSpec {
             deadline: Duration::from_millis(task.deadline_ms),
             max_attempts: task.max_attempts,
             batch: task.batch as usize,
+            scope: task.scope.clone(),
         };
         (name.clone(), spec)
     });

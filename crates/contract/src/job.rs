@@ -49,6 +49,10 @@ pub struct Job {
     /// The request id of what enqueued it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub correlationid: Option<String>,
+    /// The subject of the token it was asked with over HTTP; nobody's when a program put it on the
+    /// queue.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub asked_by: Option<String>,
 }
 
 fn is_zero(n: &u32) -> bool {
@@ -71,6 +75,7 @@ impl Job {
             result_backend: false,
             traceparent: None,
             correlationid: None,
+            asked_by: None,
         }
     }
 

@@ -79,6 +79,8 @@ pub struct Task {
     pub max_attempts: u32,
     /// Jobs delivered in one call.
     pub batch: u32,
+    /// What its sender needs over HTTP beside `jobs:write`, for example `forex:write`.
+    pub scope: Option<String>,
 }
 
 /// One `[[component.<id>.tool.innover.schedules]]`
@@ -264,6 +266,7 @@ fn read_task(mut table: Table<'_>) -> Task {
         max_attempts: number(&mut table, "max_attempts", &limits::TASK_ATTEMPTS)
             .unwrap_or(limits::TASK_ATTEMPTS_DEFAULT),
         batch: number(&mut table, "batch", &limits::JOB_BATCH).unwrap_or(limits::JOB_BATCH_DEFAULT),
+        scope: table.get("scope").and_then(|node| node.string()),
     };
     table.finish();
     task
