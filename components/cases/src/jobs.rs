@@ -163,6 +163,13 @@ pub fn decide_payment<'a>(cx: &'a Cx, db: &'a Db, jobs: &'a [Job]) -> Running<'a
                     );
                     handled.results.insert(job.id.clone(), json!(verdict));
                 }
+                // A wallet was frozen while it waited. The sweep has it asked again, until that is over
+                // or the payment is decided otherwise.
+                Err(failure) if failure.code() == Code::WalletNotActive => {
+                    handled
+                        .results
+                        .insert(job.id.clone(), json!("wallet_not_active"));
+                }
                 Err(failure) => drop(handled.refused.insert(job.id.clone(), failure)),
             }
         }

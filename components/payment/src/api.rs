@@ -22,7 +22,7 @@ use crate::{
 mod cancel;
 mod defaults;
 mod dynamic;
-mod order;
+pub(crate) mod order;
 mod pay;
 
 const READ: &str = "payment:read";
@@ -314,14 +314,15 @@ fn may_decide(cx: &Cx) -> Result<()> {
 
 /// Decide on a payment under review.
 ///
-/// Approved, it goes on as if the rules had approved it; declined, nothing was booked and nothing
-/// will be. Only those who act for the house decide, and whoever decides on its case.
+/// Approved, it goes on as if the rules had approved it, if both wallets are still active; declined,
+/// nothing was booked and nothing will be. Only those who act for the house decide, and whoever decides on its case.
 #[utoipa::path(post, path = "/v1/payments/{id}/decision", tag = "payments",
     request_body = DecisionRequest,
     params(("id" = String, Path, description = "pay_…"),
            ("Idempotency-Key" = String, Header, description = "Unique to this decision")),
     responses((status = 200, description = "Decided", body = PaymentView),
-              (status = 409, description = "Not under review")))]
+              (status = 409, description = "Not under review"),
+              (status = 422, description = "wallet_not_active: one of the wallets was frozen or closed meanwhile")))]
 async fn decide(cx: Cx, Path(id): Path<String>, body: Body<DecisionRequest>) -> Result<Answer> {
     may_decide(&cx)?;
     let key = cx.require_idempotency(&body.fields)?;
@@ -341,6 +342,9 @@ async fn decide(cx: Cx, Path(id): Path<String>, body: Body<DecisionRequest>) -> 
         );
         Failure::new(Code::InvalidState, what)
     })?;
+    if matches!(body.value.decision, Verdict::Approve) {
+        order::check_still_active(&cx, &payment).await?;
+    }
     // The payment's own trace goes on, so that its timeline stays one.
     let cause = payment.cause();
     let mut writer = Writer::default();

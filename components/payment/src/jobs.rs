@@ -13,6 +13,7 @@ use serde::Deserialize;
 use serde_json::json;
 
 use crate::{
+    api::order,
     model::{self, LEDGER_GAVE_UP, Signal, State, next},
     rules::{self, Facts},
     store::{self, Change, Payment, Writer},
@@ -119,12 +120,23 @@ pub fn ask_rules<'a>(cx: &'a Cx, db: &'a Db, jobs: &'a [Job]) -> Running<'a> {
             };
             let cause = payment.cause();
             writer.note_decision(&id, &decision, &cause);
+            let mut to = decision.signal().and_then(|s| next(payment.state, s));
+            let mut reasons = decision.reason_codes.clone();
+            if to == Some(State::Initiated) {
+                match order::check_still_active(cx, &payment).await {
+                    // Frozen meanwhile: it is a person's now.
+                    Err(failure) if failure.code() == Code::WalletNotActive => {
+                        to = None;
+                        reasons.push(failure.0.code);
+                    }
+                    other => other?,
+                }
+            }
             let change = Change {
-                reason_codes: Some(decision.reason_codes.join(",")),
+                reason_codes: Some(reasons.join(",")),
                 rules_version: decision.version,
                 ..Change::default()
             };
-            let to = decision.signal().and_then(|s| next(payment.state, s));
             match to {
                 Some(to) => writer.change(&payment, to, change, &cause),
                 None => writer.amend(&payment, change),

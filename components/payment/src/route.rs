@@ -7,6 +7,25 @@ use serde::Serialize;
 /// Wallets one payment may be split over: each is a payment of its own.
 pub const LEGS_MAX: usize = 8;
 
+/// The parts of a whole's worth by what arrives through each leg; they add up to the whole.
+pub fn shares(whole: Option<i64>, legs: &[Leg]) -> Vec<Option<i64>> {
+    let arriving: Vec<i128> = legs
+        .iter()
+        .map(|leg| i128::from(leg.part.target().minor()))
+        .collect();
+    let all: i128 = arriving.iter().sum::<i128>().max(1);
+    let (mut arrived, mut given) = (0, 0);
+    arriving
+        .into_iter()
+        .map(|minor| {
+            arrived += minor;
+            let so_far = i128::from(whole?) * arrived / all;
+            let share = so_far - std::mem::replace(&mut given, so_far);
+            i64::try_from(share).ok()
+        })
+        .collect()
+}
+
 /// A price of forex's: what leaves a wallet and what arrives.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Price {
@@ -315,6 +334,28 @@ mod tests {
 
     fn money(text: &str, code: &str) -> Money {
         Money::parse(text, Currency::parse(code).unwrap()).unwrap()
+    }
+
+    proptest! {
+        #[test]
+        fn shares_of_a_worth_are_in_proportion_and_add_up(
+            whole in 0_i64..=i64::MAX,
+            arriving in proptest::collection::vec(1_i64..=1_000_000_000_000, 1..=LEGS_MAX),
+        ) {
+            let leg = |minor: &i64| Leg {
+                wallet: "wal".into(),
+                part: Part::Same(Money::new(*minor, Currency::EUR).unwrap()),
+            };
+            let legs: Vec<Leg> = arriving.iter().map(leg).collect();
+            let shares: Vec<i64> = shares(Some(whole), &legs).into_iter().map(Option::unwrap).collect();
+            prop_assert_eq!(shares.iter().map(|share| i128::from(*share)).sum::<i128>(), i128::from(whole));
+            let all: i128 = arriving.iter().map(|minor| i128::from(*minor)).sum();
+            for (share, minor) in shares.iter().zip(&arriving) {
+                let exact = i128::from(whole) * i128::from(*minor);
+                prop_assert!((i128::from(*share) * all - exact).abs() < all, "within a cent");
+            }
+            prop_assert!(super::shares(None, &legs).iter().all(Option::is_none));
+        }
     }
 
     /// What forex answers: the source given, or the target.

@@ -1,11 +1,16 @@
 //! A payment the rules could not be asked about: a job asks them again, and a person may be faster.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+
 use innover_kit::{
     contract::Identity,
     testing::{Outgoing, Platform, answer_calls, person},
 };
 use serde_json::{Value, json};
+
+/// Whether the wallet `wal_frozen` is.
+static FROZEN: AtomicBool = AtomicBool::new(false);
 
 /// Wallets are named `wal_<owner>`; rules are away until they are asked about a payment that is there,
 /// and then say what the payee's name says.
@@ -15,7 +20,11 @@ fn answer(call: &Outgoing) -> Option<(u16, Value)> {
             let (_, ids) = call.path.split_once("ids=")?;
             let wallet = |id: &str| {
                 let owner = id.trim_start_matches("wal_");
-                json!({"id": id, "owner": owner, "currency": "EUR", "state": "active", "account_id": id})
+                let state = match FROZEN.load(Relaxed) && owner == "frozen" {
+                    true => "frozen",
+                    false => "active",
+                };
+                json!({"id": id, "owner": owner, "currency": "EUR", "state": state, "account_id": id})
             };
             let data: Vec<Value> = ids.split(',').map(wallet).collect();
             Some((200, json!({ "data": data })))
@@ -33,6 +42,10 @@ fn answer(call: &Outgoing) -> Option<(u16, Value)> {
                     "title": "A rule could not be evaluated", "type": "about:blank"}),
                 )),
                 "away" => None,
+                "frozen" => Some((
+                    200,
+                    json!({"outcome": "approve", "reason_codes": ["fine"], "version": 7}),
+                )),
                 said => Some((
                     200,
                     json!({"outcome": said, "reason_codes": [format!("said_{said}")], "version": 7}),
@@ -160,6 +173,43 @@ async fn the_rules_are_asked_again_and_decide_unless_a_person_has() {
             ),
         }
     }
+
+    // A wallet that was frozen meanwhile: nobody's approval lets money leave it.
+    let (id, job) = t.pay("frozen").await;
+    FROZEN.store(true, Relaxed);
+    let done = t.run(&job).await;
+    assert_eq!(
+        (&done["status"], &done["result"]),
+        (&json!(200), &json!("review")),
+        "{done}"
+    );
+    assert_eq!(
+        t.payment(&id).await["reason_codes"],
+        json!(["fine", "wallet_not_active"])
+    );
+    let finance = person("usr_f", "finance", "payment:read payment:write");
+    let path = format!("/v1/payments/{id}/decision");
+    let approve = json!({"decision": "approve", "reason": "looks fine"});
+    let decide = || {
+        let body = Some(approve.to_string());
+        t.platform
+            .send("gateway", &finance, "POST", &path, body, Some("d-1"))
+    };
+    let refused = decide().await;
+    assert_eq!(
+        (refused.status, refused.code(), &refused.body["param"]),
+        (422, "wallet_not_active", &json!("/payee_wallet")),
+        "{}",
+        refused.body
+    );
+    FROZEN.store(false, Relaxed);
+    let decided = decide().await;
+    assert_eq!(
+        (decided.status, &decided.body["state"]),
+        (200, &json!("initiated")),
+        "{}",
+        decided.body
+    );
 
     // What the rules cannot evaluate stays a person's, and the job is done.
     let (id, job) = t.pay("unclear").await;

@@ -5,7 +5,7 @@
 use innover_kit::{
     Cx, Db, Event,
     contract::Identity,
-    testing::{Platform, Reply, person},
+    testing::{Outgoing, Platform, Reply, answer_calls, person},
 };
 use payment::{
     events,
@@ -15,11 +15,20 @@ use payment::{
 use serde_json::{Value, json};
 use tokio::sync::OnceCell;
 
+/// Wallets are active; nobody else answers.
+fn answer(call: &Outgoing) -> Option<(u16, Value)> {
+    let (_, ids) = call.path.split_once("lookup?ids=")?;
+    let wallet = |id: &str| json!({"id": id, "owner": "usr_payer", "currency": "EUR", "state": "active", "account_id": id});
+    let data: Vec<Value> = ids.split(',').map(wallet).collect();
+    Some((200, json!({ "data": data })))
+}
+
 static PLATFORM: OnceCell<Platform> = OnceCell::const_new();
 
 async fn platform() -> &'static Platform {
     PLATFORM
         .get_or_init(|| async {
+            answer_calls(answer);
             Platform::start(
                 &payment::SERVICE,
                 include_str!("../migrations/0001_init.sql"),

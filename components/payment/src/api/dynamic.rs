@@ -136,6 +136,10 @@ pub(super) async fn pay_dynamic(
     let routes = market.routes(&cx, amount).await?;
     let Some((chosen, others)) = route::choose(routes) else {
         let refusal = market.refusal(amount);
+        // Rates that are too old are not so for good: the same order may be paid when there are others.
+        if refusal.code() == Code::RatesStale {
+            return Err(refusal);
+        }
         return idempotency::refuse(&cx, &mut db, &key, refusal).await;
     };
     let taken = Taken {
@@ -250,7 +254,7 @@ impl Market {
     ) -> Result<Option<Price>> {
         match price(cx, other, fixed, side).await {
             Ok(price) => Ok(Some(price)),
-            Err(failure) if (400..500).contains(&failure.status()) => {
+            Err(failure) if matches!(failure.status(), 400 | 422) => {
                 self.unpriced = Some(failure);
                 Ok(None)
             }
@@ -414,7 +418,9 @@ impl Taken {
         let cause = Cause::from(cx);
         let mut writer = Writer::default();
         let mut payments = Vec::with_capacity(payers.len());
-        for (payer, leg) in payers.into_iter().zip(&self.chosen.legs) {
+        let worth = route::shares(decision.amount_eur_minor, &self.chosen.legs);
+        let legs = self.chosen.legs.iter().zip(worth);
+        for (payer, (leg, amount_eur_minor)) in payers.into_iter().zip(legs) {
             // A person takes longer than a quote lasts: what is under review is converted at the
             // rates of the moment it is approved.
             let quote_id = match decision.outcome {
@@ -424,7 +430,7 @@ impl Taken {
             let reference = self.order_id.clone();
             let order = Order::new(payer, payee.clone(), leg.part.source(), reference, quote_id)?;
             let payment = order.payment(cx, &decision, &cause)?;
-            order::insert(&mut writer, &payment, &decision, &cause);
+            order::insert(&mut writer, &payment, &decision, amount_eur_minor, &cause);
             payments.push(payment);
         }
         // The parts of a split are judged together, which a part by itself cannot be.

@@ -130,6 +130,23 @@ impl Order {
     }
 }
 
+/// Whether both wallets of a payment that waited may still give and take: one may have been frozen
+/// meanwhile.
+///
+/// # Errors
+/// `wallet_not_active`, or of the call.
+pub async fn check_still_active(cx: &Cx, payment: &Payment) -> Result<()> {
+    let wanted = [
+        (payment.payer_wallet.as_str(), "/payer_wallet"),
+        (payment.payee_wallet.as_str(), "/payee_wallet"),
+    ];
+    let found = lookup(cx, &wanted).await?;
+    for (wallet, (_, param)) in found.iter().zip(wanted) {
+        check_active(wallet, param)?;
+    }
+    Ok(())
+}
+
 pub(super) fn check_active(wallet: &Wallet, param: &str) -> Result<()> {
     if wallet.state == "active" {
         return Ok(());
@@ -159,7 +176,8 @@ pub(super) async fn take_on(
     let cause = Cause::from(cx);
     let payment = order.payment(cx, &decision, &cause)?;
     let mut writer = Writer::default();
-    insert(&mut writer, &payment, &decision, &cause);
+    let worth = decision.amount_eur_minor;
+    insert(&mut writer, &payment, &decision, worth, &cause);
     if payment.awaits_rules() {
         jobs::ask_rules_later(&mut writer.batch, &payment.id, cause);
     }
@@ -167,10 +185,17 @@ pub(super) async fn take_on(
     Ok(idempotency::commit(db, writer.finish(), Some(key), answer).await?)
 }
 
-/// Adds a new payment and what was decided on it.
-pub(super) fn insert(writer: &mut Writer, payment: &Payment, decision: &Decision, cause: &Cause) {
+/// Adds a new payment, what was decided on it and what it is worth in euro cents, which is less than
+/// was decided on where it is one leg of several.
+pub(super) fn insert(
+    writer: &mut Writer,
+    payment: &Payment,
+    decision: &Decision,
+    amount_eur_minor: Option<i64>,
+    cause: &Cause,
+) {
     writer.note_decision(&payment.id, decision, cause);
-    writer.insert(payment, decision.amount_eur_minor, cause);
+    writer.insert(payment, amount_eur_minor, cause);
 }
 
 /// Refuses what cannot stand on a statement.
