@@ -16,8 +16,8 @@ pub const SCORE_BACKOFF_MAX_US: i64 = 600_000_000;
 pub const SCORE_JITTER_PERCENT: i64 = 20;
 /// An attempt that is overdue by this much has lost its job: a queue is seconds behind, not minutes.
 pub const SCORE_OVERDUE_US: i64 = 120_000_000;
-/// A payment that has not followed for this long has used up the tries of its job (about 17 minutes
-/// with the queue's backoff).
+/// A payment that has not followed for this long has used up the tries of its job (ten, about nine
+/// minutes with the queue's backoff).
 pub const ASKED_OVERDUE_US: i64 = 1_800_000_000;
 /// Cases one sweep looks at; the rest is the next sweep's.
 pub const SWEEP_MAX: i64 = 100;
