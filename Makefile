@@ -96,7 +96,7 @@ test-crash: ## the crash matrix on a PostgreSQL and a Kafka, 20 rounds of each s
 	@$(build_first)
 	@INNOVER_CRASH_ROUNDS=$${INNOVER_CRASH_ROUNDS:-20} tests/peers/servers crash
 
-test-peers-full: ## the same with 20,000 jobs under kill -9
+test-peers-full: ## Celery's clients again, with 20,000 jobs under kill -9
 	@$(build_first)
 	@tests/peers/run --full
 
@@ -134,4 +134,4 @@ stack-check: ## that stack's files and settings, without an engine
 	@tests/stack/run
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-15s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z%-]+:.*## /{printf "make %-15s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))

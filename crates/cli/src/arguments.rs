@@ -18,7 +18,7 @@ pub struct Cli {
 
 #[derive(Subcommand)]
 pub enum Command {
-    /// Run the platform in this process, on embedded storage, until Ctrl-C
+    /// Run the platform in this process, on embedded storage or on the servers of DATABASE_URL and KAFKA_BROKERS, until Ctrl-C
     Up(Up),
     /// Run relay, delivery and job queue beside stock Spin or `innover up --no-bridge`, over the same state folder
     Bridge {
