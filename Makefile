@@ -3,9 +3,9 @@ SHELL := bash
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
 
-# Read by `innover` and tools/ from the environment or from `make up NAME=value`; their defaults are
-# 127.0.0.1:3000, 127.0.0.1:3001, .innover and redis://127.0.0.1:6379.
-settings := INNOVER_LISTEN INNOVER_MANAGEMENT_LISTEN INNOVER_STATE_DIR REDIS_URL
+# Read by `innover` and tools/ from the environment or from `make up NAME=value` (docs/settings.md).
+named = $(foreach name,$(.VARIABLES),$(if $(filter command,$(origin $(name))),$(name)))
+settings = $(filter INNOVER_% DATABASE_% KAFKA_% REDIS_% CELERY_% SPIN_VARIABLE_%,$(named))
 
 innover := target/release/innover
 build_first := tools/build
@@ -17,7 +17,7 @@ become_built := $(shell mkdir -p target; \
     { test target/become.so -nt tools/become.c || cc -shared -fPIC -O1 -o target/become.so tools/become.c; } 2>/dev/null && echo yes)
 $(if $(become_built),$(eval load target/become.so))
 endif
-environment = $(foreach name,$(settings),$(if $($(name)),$(name)='$($(name))'))
+environment = $(foreach name,$(settings),$(name)='$($(name))')
 dry_run = $(findstring n,$(firstword -$(MAKEFLAGS)))
 in_place_of_make = $(if $(dry_run),,$(become $(environment) exec $(1)))
 
