@@ -4,7 +4,7 @@
 
 use std::process::Command;
 
-use innover_tests::{Platform, payment};
+use innover_tests::{Platform, innover, payment};
 
 fn run(program: &str, arguments: &[&str]) {
     let done = Command::new(program).args(arguments).output();
@@ -14,6 +14,19 @@ fn run(program: &str, arguments: &[&str]) {
         "{program} {arguments:?}: {}",
         String::from_utf8_lossy(&done.stderr)
     );
+}
+
+/// What `innover ledger …` printed.
+fn ledger(p: &Platform, arguments: &[&str]) -> String {
+    let output = Command::new(innover())
+        .arg("ledger")
+        .args(arguments)
+        .env("INNOVER_URL", &p.url)
+        .output()
+        .unwrap();
+    let text = String::from_utf8([output.stdout, output.stderr].concat()).unwrap();
+    assert!(output.status.success(), "{arguments:?}: {text}");
+    text
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -36,14 +49,16 @@ async fn what_was_dumped_is_there_again_after_every_database_was_lost() {
     let first = pay(&p, "before").await;
     assert_eq!(first.status, 202, "{}", first.text);
     assert_eq!(p.settled(&first.id()).await["state"], "completed");
+    let folder = tempfile::tempdir().unwrap();
+    let file = |name: &str| folder.path().join(name).display().to_string();
+    ledger(&p, &["checkpoint"]);
+    std::fs::write(file("key"), ledger(&p, &["key"])).unwrap();
     assert_eq!(
         p.signal("-TERM"),
         Some(0),
         "nothing is under way in a backup"
     );
 
-    let folder = tempfile::tempdir().unwrap();
-    let file = |name: &str| folder.path().join(name).display().to_string();
     for (name, url) in &databases {
         run("pg_dump", &["--format=custom", "--file", &file(name), url]);
     }
@@ -74,5 +89,10 @@ async fn what_was_dumped_is_there_again_after_every_database_was_lost() {
     assert_eq!(p.balance(&payer).await, "80.00");
     let trail = p.get("auditor", "/v1/audit/verify").await.json;
     assert_eq!(trail["ok"], true, "{trail}");
+    // By the key from before: what was signed is there, and what came after it follows from it.
+    ledger(&p, &["checkpoint"]);
+    ledger(&p, &["export", &file("journal")]);
+    let verified = ledger(&p, &["verify", &file("journal"), "--key", &file("key")]);
+    assert!(verified.starts_with("good: 3 entries"), "{verified}");
     p.assert_balanced().await;
 }

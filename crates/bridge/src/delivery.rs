@@ -9,7 +9,7 @@ use std::{
 
 use bytes::Bytes;
 use futures::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnordered};
-use innover_contract::event::{CLOUDEVENTS_BATCH, EventAnswers};
+use innover_contract::event::{CLOUDEVENTS_BATCH, Disposition, EventAnswers, disposition};
 use innover_failpoint::{Step, hold};
 use serde::Deserialize;
 use tokio::sync::{Notify, watch};
@@ -18,6 +18,7 @@ use crate::{
     backoff::{backoff, random},
     clock::{Clock, micros},
     door::{Delivery, Door, DoorError, EVENTS_PATH, not_taken},
+    inspect::DeadLetterRow,
     limits::{
         DELIVERY_BYTES_MAX, EVENT_DEADLINE, EVENT_JITTER, IDLE_CURSOR_EVERY, SCAN_ROWS_MAX,
         UNAVAILABLE_BACKOFF_MAX, UNAVAILABLE_BACKOFF_MIN,
@@ -546,6 +547,30 @@ async fn deliver(
         .map(|e| by_id.remove(&e.id).unwrap_or_else(missing))
         .collect();
     Ok(verdicts)
+}
+
+/// Delivers a dead letter's event again, by itself.
+///
+/// # Errors
+/// Why it was not taken.
+pub async fn redeliver(door: &dyn Door, letter: &DeadLetterRow) -> Result<(), String> {
+    let event = LogEvent {
+        seq: letter.seq,
+        id: letter.id.clone(),
+        topic: letter.name.clone(),
+        key: letter.key.clone(),
+        envelope: letter.envelope.clone(),
+    };
+    let verdict = match deliver(door, &letter.target, &[Arc::new(event)]).await {
+        Ok(verdicts) => verdicts.into_iter().next(),
+        Err(Whole::Failed(verdict)) => Some(verdict),
+        Err(Whole::Unavailable(problem)) => return Err(problem),
+    };
+    match verdict {
+        Some(Verdict { status, .. }) if disposition(status) == Disposition::Acknowledge => Ok(()),
+        Some(Verdict { status, error }) => Err(format!("{status} {error}")),
+        None => Err("no answer".into()),
+    }
 }
 
 /// Holds the door to its deadline.

@@ -377,6 +377,17 @@ pub(crate) fn letters_in(
     rows.collect()
 }
 
+/// Forgets a dead letter of an event (`kind` is `event`) or of an outbox' row (`outbox`). Returns whether
+/// there was one.
+///
+/// # Errors
+/// What SQLite says.
+pub fn forget_letter(store: &Path, kind: &str, target: &str, id: &str) -> Result<bool, StoreError> {
+    let connection = crate::store::open(store)?;
+    let sql = "DELETE FROM dead_letters WHERE kind = ?1 AND target = ?2 AND id = ?3";
+    Ok(connection.execute(sql, params![kind, target, id])? > 0)
+}
+
 /// Puts the dead letters of jobs back on their queues (`retry`) or deletes them, with the jobs. A
 /// running bridge looks for changes every 200 ms. Returns how many.
 ///
@@ -491,6 +502,17 @@ impl JobStore {
         match self {
             JobStore::File(path) => dead_letters(path, filter, limit),
             JobStore::Shared(SharedJobs(server)) => server.dead_letters(filter, limit).await,
+        }
+    }
+
+    /// Forgets the dead letter of a row of `service`'s outbox. Returns whether there was one.
+    ///
+    /// # Errors
+    /// What the store says.
+    pub async fn forget_row(&self, service: &str, id: &str) -> Result<bool, StoreError> {
+        match self {
+            JobStore::File(path) => forget_letter(path, "outbox", service, id),
+            JobStore::Shared(SharedJobs(server)) => server.forget_row(service, id).await,
         }
     }
 

@@ -65,6 +65,7 @@ pub use config::{
     BridgeConfig, Database, Missed, Place, Queue, QueueSpec, RedisConfig, Route, Routes,
     ScheduleSpec, ServiceSpec, StartError, TaskSpec,
 };
+pub use delivery::redeliver;
 pub use door::{
     CALLER, Delivery, Door, DoorError, EVENTS_PATH, HttpDoor, NoGate, TASKS_PATH, WriteGate,
 };

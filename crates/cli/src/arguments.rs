@@ -402,25 +402,46 @@ pub enum EventsCommand {
         #[command(flatten)]
         state: StateOnly,
     },
-    /// Events that could not be delivered
+    /// Events that could not be delivered, and rows of an outbox that are no event and no job
     DeadLetters {
-        /// Only those for this service
+        /// Only those for this service, and rows of its outbox
         #[arg(long)]
         subscriber: Option<String>,
         #[arg(long, default_value_t = 50)]
         limit: usize,
-        /// The application, which says who subscribes (with Kafka)
-        #[arg(long, default_value = "spin.toml")]
-        manifest: PathBuf,
+        /// Print all there is of them, one JSON object a line
+        #[arg(long)]
+        json: bool,
         #[command(flatten)]
-        state: StateOnly,
+        databases: Databases,
+        #[command(flatten)]
+        place: Place,
     },
-    /// Put an event that could not be delivered back on its topic (with Kafka)
+    /// Deliver an event again that could not be delivered; with Kafka put it back on its topic
+    ///
+    /// Without Kafka it goes to that service alone, through the running platform. When it is taken it is
+    /// no dead letter any more; when it is refused again, the answer says why and it stays one.
     Replay {
         /// The service that did not take it
         service: String,
-        /// Its place among the service's dead letters, as `dead-letters` shows it: partition/offset
+        /// The event's id; with Kafka its place among the service's dead letters, as `dead-letters` shows
+        /// it: partition/offset
         letter: String,
+        #[command(flatten)]
+        target: Target,
+        #[command(flatten)]
+        place: Place,
+    },
+    /// Forget a dead letter that nobody will deliver, as `dead-letters` shows it
+    Discard {
+        /// The service it is for, or whose outbox it was in
+        service: String,
+        /// Its id
+        letter: String,
+        #[command(flatten)]
+        databases: Databases,
+        #[command(flatten)]
+        place: Place,
     },
 }
 

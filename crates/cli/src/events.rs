@@ -1,12 +1,17 @@
 //! `innover events`: what the bus carries, read from the bridge's file, running or not.
 
-use std::{path::Path, time::Duration};
-
-use anyhow::{Context, Result};
-use innover_bridge::{
-    KafkaConfig, KafkaLetters,
-    inspect::{self, DeadLetterRow, EventFilter, EventRow, LetterFilter},
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
 };
+
+use anyhow::{Context, Result, bail};
+use innover_bridge::{
+    HttpDoor, KafkaConfig, KafkaLetter, KafkaLetters,
+    inspect::{self, DeadLetterRow, EventFilter, EventRow, JobStore, LetterFilter},
+};
+use innover_contract::Keyring;
+use serde::Serialize;
 use serde_json::Value;
 
 use crate::{
@@ -111,15 +116,67 @@ pub fn list(store: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Events that could not be delivered.
-pub fn dead_letters(store: &Path, subscriber: Option<String>, limit: usize) -> Result<()> {
-    exists(store)?;
-    let filter = LetterFilter {
-        kind: Some("event"),
-        target: subscriber,
+/// Where events are that could not be delivered.
+pub enum Bus {
+    /// In the bridge's file.
+    File(PathBuf),
+    /// On a topic of each of these services.
+    Kafka {
+        config: KafkaConfig,
+        services: Vec<String>,
+    },
+}
+
+/// Events that could not be delivered, and rows of outboxes that are neither events nor jobs; all of
+/// them, or of one service.
+pub async fn dead_letters(
+    bus: Bus,
+    rows: &JobStore,
+    service: Option<String>,
+    limit: usize,
+    json: bool,
+) -> Result<()> {
+    let of = |kind| LetterFilter {
+        kind: Some(kind),
+        target: service.clone(),
         ..LetterFilter::default()
     };
-    print_letters("event", inspect::dead_letters(store, &filter, limit)?);
+    match bus {
+        Bus::File(store) => {
+            exists(&store)?;
+            let letters = inspect::dead_letters(&store, &of("event"), limit)?;
+            if json {
+                print_json(&letters)?;
+            } else if print_letters("event", letters) {
+                print::line("`innover events replay <for> <id>` delivers one again");
+            }
+        }
+        Bus::Kafka { config, services } => {
+            let letters = on_kafka(config, services, limit).await?;
+            if json {
+                print_json(&letters)?;
+            } else {
+                print_on_kafka(letters);
+            }
+        }
+    }
+    let rows = rows.dead_letters(&of("outbox"), limit).await?;
+    if json {
+        return print_json(&rows);
+    }
+    if rows.is_empty() {
+        return Ok(());
+    }
+    print::line("\nrows of an outbox that are no event and no job:");
+    print_letters("row", rows);
+    print::line("`--json` shows them whole; `innover events discard <for> <id>` forgets one");
+    Ok(())
+}
+
+fn print_json<T: Serialize>(letters: &[T]) -> Result<()> {
+    for letter in letters {
+        print::line(serde_json::to_string(letter)?);
+    }
     Ok(())
 }
 
@@ -132,19 +189,22 @@ pub fn subscribers(app: &App) -> Vec<String> {
         .collect()
 }
 
-/// The dead letters of these services on Kafka.
-pub async fn kafka_dead_letters(
+async fn on_kafka(
     kafka: KafkaConfig,
     services: Vec<String>,
     limit: usize,
-) -> Result<()> {
+) -> Result<Vec<KafkaLetter>> {
     let letters = tokio::task::spawn_blocking(move || {
         let letters = KafkaLetters::new(kafka);
         let of = |service: &String| letters.list(service, limit);
         services.iter().map(of).collect::<Result<Vec<_>, _>>()
     });
-    let letters = letters.await??.into_iter().flatten();
+    Ok(letters.await??.into_iter().flatten().collect())
+}
+
+fn print_on_kafka(letters: Vec<KafkaLetter>) {
     let rows: Vec<_> = letters
+        .into_iter()
         .map(|letter| {
             [
                 time(letter.dead_at),
@@ -159,14 +219,13 @@ pub async fn kafka_dead_letters(
         .collect();
     if rows.is_empty() {
         print::line("no dead events");
-        return Ok(());
+        return;
     }
     print::table(
         ["given up", "for", "letter", "topic", "id", "tries", "error"],
         &rows,
     );
     print::line("`innover events replay <for> <letter>` puts one back on its topic");
-    Ok(())
 }
 
 /// Puts a dead letter back on its topic.
@@ -184,8 +243,61 @@ pub async fn replay(kafka: KafkaConfig, service: String, letter: &str) -> Result
     Ok(())
 }
 
-/// Dead letters as a table; `kind` is `event` or `job`.
-pub(crate) fn print_letters(kind: &str, letters: Vec<DeadLetterRow>) {
+/// Delivers a dead event of the bridge's file again, through the running platform, and forgets it when
+/// it is taken.
+pub async fn redeliver(
+    store: &Path,
+    gateway: &str,
+    keyring: Keyring,
+    service: String,
+    id: String,
+) -> Result<()> {
+    exists(store)?;
+    let filter = LetterFilter {
+        kind: Some("event"),
+        target: Some(service),
+        id: Some(id),
+        ..LetterFilter::default()
+    };
+    let letter = inspect::dead_letters(store, &filter, 1)?.pop();
+    let letter = letter.with_context(|| no_letter(&filter))?;
+    let door = HttpDoor::new(gateway, keyring).context("cannot set up the HTTP client")?;
+    let (target, id) = (&letter.target, &letter.id);
+    if let Err(why) = innover_bridge::redeliver(&door, &letter).await {
+        bail!("`{target}` did not take {id}, which stays a dead letter: {why}");
+    }
+    inspect::forget_letter(store, "event", target, id)?;
+    print::line(format!("`{target}` has taken {id}"));
+    Ok(())
+}
+
+/// Forgets a dead letter: an event's in the bridge's file, or a row's of an outbox.
+pub async fn discard(rows: &JobStore, file: &Path, service: String, id: String) -> Result<()> {
+    let event = file.exists() && inspect::forget_letter(file, "event", &service, &id)?;
+    let row = rows.forget_row(&service, &id).await?;
+    if !event && !row {
+        let filter = LetterFilter {
+            target: Some(service),
+            id: Some(id),
+            ..LetterFilter::default()
+        };
+        bail!("{}", no_letter(&filter));
+    }
+    print::line(format!("{id} is forgotten"));
+    Ok(())
+}
+
+fn no_letter(filter: &LetterFilter) -> String {
+    let (service, id) = (filter.target.as_deref(), filter.id.as_deref());
+    format!(
+        "no dead letter of `{}` has the id {}; `innover events dead-letters` lists them",
+        service.unwrap_or_default(),
+        id.unwrap_or_default()
+    )
+}
+
+/// Dead letters as a table, or that there are none. Returns whether there are any.
+pub(crate) fn print_letters(kind: &str, letters: Vec<DeadLetterRow>) -> bool {
     let rows: Vec<_> = letters
         .into_iter()
         .map(|d| {
@@ -201,9 +313,10 @@ pub(crate) fn print_letters(kind: &str, letters: Vec<DeadLetterRow>) {
         .collect();
     if rows.is_empty() {
         print::line(format!("no dead {kind}s"));
-        return;
+        return false;
     }
     print::table(["given up", "for", "name", "id", "tries", "error"], &rows);
+    true
 }
 
 pub(crate) fn exists(store: &Path) -> Result<()> {

@@ -93,7 +93,7 @@ pub async fn run(command: JobsCommand) -> Result<()> {
 }
 
 /// Where the jobs are.
-fn store(place: &Place, databases: &arguments::Databases) -> Result<JobStore> {
+pub(crate) fn store(place: &Place, databases: &arguments::Databases) -> Result<JobStore> {
     let state = StateDir::open(&place.state_dir)?;
     let mut databases = Databases::new(databases)?;
     if let Databases::Server(_) = databases {

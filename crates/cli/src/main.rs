@@ -250,23 +250,46 @@ async fn events_command(command: EventsCommand) -> Result<()> {
         EventsCommand::DeadLetters {
             subscriber,
             limit,
-            manifest,
-            state,
+            json,
+            databases,
+            place,
+        } => {
+            let rows = jobs::store(&place, &databases)?;
+            let bus = match bus::unsigned()? {
+                None => events::Bus::File(StateDir::open(&place.state_dir)?.bridge()),
+                Some(config) => events::Bus::Kafka {
+                    config,
+                    services: match &subscriber {
+                        Some(service) => vec![service.clone()],
+                        None => events::subscribers(&App::load(&place.manifest)?),
+                    },
+                },
+            };
+            events::dead_letters(bus, &rows, subscriber, limit, json).await
+        }
+        EventsCommand::Replay {
+            service,
+            letter,
+            target,
+            place,
         } => match bus::unsigned()? {
-            None => events::dead_letters(&store(&state)?, subscriber, limit),
-            Some(kafka) => {
-                let services = match subscriber {
-                    Some(service) => vec![service],
-                    None => events::subscribers(&App::load(&manifest)?),
-                };
-                events::kafka_dead_letters(kafka, services, limit).await
+            Some(kafka) => events::replay(kafka, service, &letter).await,
+            None => {
+                let app = App::load(&place.manifest)?;
+                let state = StateDir::open(&place.state_dir)?;
+                let keyring = keys::bridge_keyring(&app, &secrets::read(&state.secrets())?);
+                events::redeliver(&state.bridge(), &target.url()?, keyring, service, letter).await
             }
         },
-        EventsCommand::Replay { service, letter } => {
-            let kafka = bus::unsigned()?.context(
-                "KAFKA_BROKERS is not set: dead letters in the bridge's file cannot be replayed yet",
-            )?;
-            events::replay(kafka, service, &letter).await
+        EventsCommand::Discard {
+            service,
+            letter,
+            databases,
+            place,
+        } => {
+            let rows = jobs::store(&place, &databases)?;
+            let file = StateDir::open(&place.state_dir)?.bridge();
+            events::discard(&rows, &file, service, letter).await
         }
     }
 }

@@ -287,6 +287,9 @@ const FORGET: &str = concat!(
     ")"
 );
 
+const FORGET_ROW: &str =
+    "DELETE FROM dead_letters WHERE kind = 'outbox' AND target = $1 AND id = $2";
+
 /// The database, as one bridge or the command line sees it.
 pub(crate) struct Server {
     connections: Connections,
@@ -777,6 +780,11 @@ impl Server {
             })
         };
         rows.iter().map(letter).collect()
+    }
+
+    /// Forgets the dead letter of a row of `service`'s outbox. Returns whether there was one.
+    pub(crate) async fn forget_row(&self, service: &str, id: &str) -> Result<bool, StoreError> {
+        Ok(self.execute(FORGET_ROW, &[&service, &id]).await? > 0)
     }
 
     /// Queues the jobs of dead letters again (`retry`), as if they were new, or deletes them; their
