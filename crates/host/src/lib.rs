@@ -31,6 +31,7 @@ mod load;
 pub mod log;
 mod management;
 mod metrics;
+mod opening;
 mod postgres;
 mod problem;
 mod route;

@@ -12,11 +12,14 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpListener;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::time::Instant;
 use wasmtime_wasi_http::WasiBody;
 
 use crate::limits;
+use crate::opening::Opening;
 
 /// A running listener.
 pub(crate) struct Server {
@@ -67,16 +70,7 @@ impl Server {
     }
 }
 
-async fn accept<H, A, F>(
-    listener: TcpListener,
-    handler: H,
-    mut stopped: watch::Receiver<bool>,
-    connections: Arc<Semaphore>,
-) where
-    H: Fn(SocketAddr) -> A,
-    A: Fn(Request<Incoming>) -> F + Send + Sync + 'static,
-    F: Future<Output = Response<WasiBody>> + Send + 'static,
-{
+fn builder() -> auto::Builder<TokioExecutor> {
     let mut builder = auto::Builder::new(TokioExecutor::new());
     builder
         .http1()
@@ -90,7 +84,20 @@ async fn accept<H, A, F>(
         .keep_alive_interval(Some(limits::HEADER_READ))
         .max_header_list_size(u32::try_from(limits::HEADER_BYTES_MAX).unwrap_or(u32::MAX))
         .max_concurrent_streams(limits::H2_STREAMS_MAX);
-    let builder = Arc::new(builder);
+    builder
+}
+
+async fn accept<H, A, F>(
+    listener: TcpListener,
+    handler: H,
+    mut stopped: watch::Receiver<bool>,
+    connections: Arc<Semaphore>,
+) where
+    H: Fn(SocketAddr) -> A,
+    A: Fn(Request<Incoming>) -> F + Send + Sync + 'static,
+    F: Future<Output = Response<WasiBody>> + Send + 'static,
+{
+    let builder = Arc::new(builder());
     loop {
         let next = async {
             let place = Arc::clone(&connections).acquire_owned().await;
@@ -104,6 +111,11 @@ async fn accept<H, A, F>(
         let Ok(place) = place else { return };
         match accepted {
             Ok((stream, address)) => {
+                // Without it small answers wait for the client's delayed acknowledgement: 40 ms per
+                // gRPC call.
+                if let Err(error) = stream.set_nodelay(true) {
+                    tracing::debug!(%error, "cannot set TCP_NODELAY");
+                }
                 let handler = handler(address);
                 tokio::spawn(connection(
                     Arc::clone(&builder),
@@ -122,24 +134,22 @@ async fn accept<H, A, F>(
     }
 }
 
-async fn connection<A, F>(
+async fn connection<S, A, F>(
     builder: Arc<auto::Builder<TokioExecutor>>,
-    stream: TcpStream,
+    stream: S,
     handler: A,
     mut stopped: watch::Receiver<bool>,
     _place: OwnedSemaphorePermit,
 ) where
+    S: AsyncRead + AsyncWrite + Unpin + 'static,
     A: Fn(Request<Incoming>) -> F + Send + Sync + 'static,
     F: Future<Output = Response<WasiBody>> + Send + 'static,
 {
-    // Without it small answers wait for the client's delayed acknowledgement: 40 ms per gRPC call.
-    if let Err(error) = stream.set_nodelay(true) {
-        tracing::debug!(%error, "cannot set TCP_NODELAY");
-    }
     let service = service_fn(move |request| {
         let answer = handler(request);
         async move { Ok::<_, Infallible>(answer.await) }
     });
+    let stream = Opening::new(stream, Instant::now() + limits::HEADER_READ);
     let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service));
     let result = tokio::select! {
         result = connection.as_mut() => result,
@@ -158,4 +168,92 @@ async fn connection<A, F>(
 pub(crate) async fn told_to_stop(stopped: &mut watch::Receiver<bool>) {
     // Either outcome means the same.
     let _ = stopped.wait_for(|stop| *stop).await;
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test stops at the first surprise")]
+mod tests {
+    use bytes::Bytes;
+    use http_body_util::{BodyExt, Empty};
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
+    use tokio::time::{sleep, timeout};
+
+    use super::*;
+
+    async fn empty(_: Request<Incoming>) -> Response<WasiBody> {
+        Response::new(Empty::<Bytes>::new().map_err(|e| match e {}).boxed_unsync())
+    }
+
+    /// The client's end of a connection that is served.
+    fn connect() -> DuplexStream {
+        let (client, server) = tokio::io::duplex(64 << 10);
+        let place = Arc::new(Semaphore::new(1)).try_acquire_owned().unwrap();
+        // Dropped, it would stop the connection.
+        let (stop, stopped) = watch::channel(false);
+        let builder = Arc::new(builder());
+        tokio::spawn(async move {
+            connection(builder, server, empty, stopped, place).await;
+            drop(stop);
+        });
+        client
+    }
+
+    /// How long it takes the server to close a connection on which nothing more is sent.
+    async fn closed_after(client: &mut DuplexStream) -> Duration {
+        let since = Instant::now();
+        let mut rest = Vec::new();
+        // A connection that is gone may say so in either way.
+        let _ = timeout(limits::HEADER_READ * 10, client.read_to_end(&mut rest)).await;
+        since.elapsed()
+    }
+
+    const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_says_nothing_or_half_a_preface_is_sent_away() {
+        let soon = limits::HEADER_READ + Duration::from_secs(1);
+        for said in [&b""[..], b"P", &PREFACE[..12], &PREFACE[..23]] {
+            let mut client = connect();
+            client.write_all(said).await.unwrap();
+            let after = closed_after(&mut client).await;
+            assert!(after < soon, "{said:?}: {after:?}");
+        }
+        // One byte now and then gains no time.
+        let mut client = connect();
+        let since = Instant::now();
+        for byte in &PREFACE[..6] {
+            if client.write_all(&[*byte]).await.is_err() {
+                break;
+            }
+            sleep(limits::HEADER_READ / 4).await;
+        }
+        closed_after(&mut client).await;
+        assert!(since.elapsed() < limits::HEADER_READ * 2, "{since:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_whose_version_is_known_is_still_sent_away_when_it_says_no_more() {
+        for said in [&b"GET / HTT"[..], PREFACE] {
+            let mut client = connect();
+            client.write_all(said).await.unwrap();
+            let after = closed_after(&mut client).await;
+            assert!(after < limits::HEADER_READ * 3, "{said:?}: {after:?}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_slow_client_is_served_and_may_stay_idle_in_between() {
+        let mut client = connect();
+        let pause = limits::HEADER_READ - Duration::from_secs(1);
+        for _ in 0..3 {
+            // The version within its time, the headers within theirs.
+            sleep(pause).await;
+            client.write_all(b"PUT / HTTP/1.1\r\n").await.unwrap();
+            sleep(Duration::from_millis(900)).await;
+            client.write_all(b"host: x\r\n\r\n").await.unwrap();
+            let mut answer = [0; 1024];
+            let read = client.read(&mut answer).await.unwrap();
+            assert!(answer[..read].starts_with(b"HTTP/1.1 200 OK\r\n"));
+        }
+    }
 }
