@@ -98,8 +98,21 @@ async fn accept<H, A, F>(
     F: Future<Output = Response<WasiBody>> + Send + 'static,
 {
     let builder = Arc::new(builder());
+    let mut full = false;
     loop {
         let next = async {
+            // Once until there is room again, not once per client that has to wait.
+            match connections.available_permits() {
+                0 if !full => {
+                    full = true;
+                    tracing::warn!(
+                        connections = limits::CONNECTIONS_MAX,
+                        "all connections are taken; further clients wait until some are closed"
+                    );
+                }
+                free if free > limits::CONNECTIONS_MAX / 10 => full = false,
+                _ => {}
+            }
             let place = Arc::clone(&connections).acquire_owned().await;
             (place, listener.accept().await)
         };
@@ -173,6 +186,8 @@ pub(crate) async fn told_to_stop(stopped: &mut watch::Receiver<bool>) {
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 mod tests {
+    use std::sync::Mutex;
+
     use bytes::Bytes;
     use http_body_util::{BodyExt, Empty};
     use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
@@ -255,5 +270,41 @@ mod tests {
             let read = client.read(&mut answer).await.unwrap();
             assert!(answer[..read].starts_with(b"HTTP/1.1 200 OK\r\n"));
         }
+    }
+
+    #[derive(Clone, Default)]
+    struct Lines(Arc<Mutex<Vec<u8>>>);
+
+    impl std::io::Write for Lines {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0.lock().unwrap().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[tokio::test]
+    async fn a_host_whose_places_are_all_taken_says_so_once() {
+        let lines = Lines::default();
+        let writer = lines.clone();
+        let subscriber = tracing_subscriber::fmt().with_writer(move || writer.clone());
+        let _here = tracing::subscriber::set_default(subscriber.finish());
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (_stop, stopped) = watch::channel(false);
+        let places = Arc::new(Semaphore::new(1));
+        tokio::spawn(accept(listener, |_| empty, stopped, places));
+        for _ in 0..3 {
+            // Each waits for the one before it.
+            let mut client = tokio::net::TcpStream::connect(address).await.unwrap();
+            client.write_all(b"GET / HTTP/1.1\r\n\r\n").await.unwrap();
+            let mut answer = [0; 1024];
+            assert!(client.read(&mut answer).await.unwrap() > 0);
+        }
+        let logged = String::from_utf8(lines.0.lock().unwrap().clone()).unwrap();
+        assert_eq!(logged.matches("WARN").count(), 1, "{logged}");
     }
 }
