@@ -138,6 +138,9 @@ pub const CONNECTIONS_PER_INSTANCE_MAX: usize = 64;
 pub const REDIS_CONNECT: Duration = Duration::from_secs(2);
 /// Longest single Redis command a guest may wait for.
 pub const REDIS_COMMAND: Duration = Duration::from_secs(10);
+/// A Redis server that says nothing for this long is asked whether it is there, and is given up when it
+/// does not acknowledge that within the same time.
+pub const REDIS_SILENCE: Duration = Duration::from_secs(15);
 /// Redis addresses the host keeps a connection to.
 pub const REDIS_ADDRESSES_MAX: usize = 64;
 

@@ -168,3 +168,30 @@ async fn a_guest_reaches_the_redis_it_names_and_no_other() {
     );
     eventually("a line about the denied address", || app.logged().len() > 1).await;
 }
+
+/// How many connections to `port` have a running keepalive timer: `02` in the sixth column of the
+/// kernel's table (proc_net_tcp.txt).
+#[cfg(target_os = "linux")]
+fn asking(port: u16) -> usize {
+    let table = std::fs::read_to_string("/proc/net/tcp").unwrap();
+    let to = format!(":{port:04X}");
+    let asks = |line: &&str| {
+        let columns: Vec<&str> = line.split_whitespace().collect();
+        columns[2].ends_with(&to) && columns[5].starts_with("02:")
+    };
+    table.lines().filter(asks).count()
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn connections_ask_now_and_then_whether_the_server_is_still_there() {
+    let port = free_port();
+    let Some(_server) = Server::start(port) else {
+        return;
+    };
+    let app = application(port).await;
+    eventually("the subscriber asks", || asking(port) == 1).await;
+    let open = format!("/redis?address=redis://127.0.0.1:{port}&key=k");
+    assert_eq!(app.get(&open).await, (StatusCode::OK, "42".into()));
+    eventually("so does what guests share", || asking(port) == 2).await;
+}

@@ -6,7 +6,11 @@ use std::future::Future;
 use std::sync::{Arc, PoisonError, RwLock};
 
 use redis::aio::MultiplexedConnection;
-use redis::{AsyncCommands, AsyncConnectionConfig, Client, Cmd, ErrorKind, RedisError, Value};
+use redis::io::tcp::{TcpSettings, socket2::TcpKeepalive};
+use redis::{
+    AsyncCommands, AsyncConnectionConfig, Client, Cmd, ErrorKind, IntoConnectionInfo, RedisError,
+    Value,
+};
 use wasmtime::component::{Accessor, HasSelf, Linker, Resource};
 
 use super::Interface;
@@ -30,6 +34,19 @@ impl Interface for Redis {
     }
 }
 
+/// A client for `address`; connects to nothing yet. Its connections end when the server is gone, also
+/// when it could not say so: whoever only listens would never find out, and the timeout of an answer
+/// ends with a guest that is stopped at its deadline.
+pub(crate) fn client(address: &str) -> Result<Client, RedisError> {
+    let keepalive = TcpKeepalive::new()
+        .with_time(limits::REDIS_SILENCE)
+        .with_interval(limits::REDIS_SILENCE);
+    let settings = TcpSettings::default().set_keepalive(keepalive);
+    #[cfg(target_os = "linux")]
+    let settings = settings.set_user_timeout(limits::REDIS_SILENCE);
+    Client::open(address.into_connection_info()?.set_tcp_settings(settings))
+}
+
 /// Open connections, by address.
 #[derive(Default)]
 pub(crate) struct Servers {
@@ -50,7 +67,7 @@ impl Servers {
         let settings = AsyncConnectionConfig::new()
             .set_connection_timeout(Some(limits::REDIS_CONNECT))
             .set_response_timeout(Some(limits::REDIS_COMMAND));
-        let connection = Client::open(address)?
+        let connection = client(address)?
             .get_multiplexed_async_connection_with_config(&settings)
             .await?;
         let mut open = self.open.write().unwrap_or_else(PoisonError::into_inner);

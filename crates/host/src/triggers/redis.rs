@@ -16,6 +16,7 @@ use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinHandle;
 
 use crate::config::HostConfig;
+use crate::interfaces::redis::client;
 use crate::limits;
 use crate::serve::told_to_stop;
 use crate::service::Service;
@@ -67,8 +68,8 @@ impl Subscriptions {
         let tasks = servers
             .into_iter()
             .map(|(address, channels)| {
-                let client = Client::open(address.as_str())
-                    .map_err(|error| anyhow!("redis trigger address: {error}"))?;
+                let client =
+                    client(&address).map_err(|error| anyhow!("redis trigger address: {error}"))?;
                 let subscriber = Subscriber {
                     client,
                     channels,
