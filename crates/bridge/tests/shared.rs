@@ -254,6 +254,31 @@ async fn a_result_counts_though_the_lease_has_passed_on_and_other_outcomes_do_no
     assert_eq!(database.run("SELECT count(*) FROM dead_letters"), ["0"]);
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn finished_jobs_beyond_the_limit_go_and_those_that_stay_are_not_locked() {
+    let Some(database) = database() else { return };
+    let kept = innover_bridge::limits::FINISHED_ROWS_MAX;
+    // More than one piece. One per microsecond, the last of them now.
+    let all = kept + 5_000;
+    database.run(&format!(
+        "INSERT INTO jobs (id, seq, queue, task, envelope, priority, state, alone, eta, enqueued_at, finished_at)
+         SELECT 'j' || n, n, 'wallet-tasks', 'wallet.run', '{{}}', 0, 'done', 0, 0, 1, {} + n
+         FROM generate_series(1, {all}) AS n",
+        now() - all
+    ));
+    let bridge = wallet(&database).start(&FakeDoor::ok()).await;
+    let left = "SELECT count(*) FROM jobs";
+    until("the oldest are deleted", || {
+        database.run(left) == [kept.to_string()]
+    })
+    .await;
+    bridge.shutdown().await;
+    assert_eq!(database.run("SELECT min(seq) FROM jobs"), ["5001"]);
+    // A row that was locked keeps the number of the transaction that did it.
+    let locked = database.run("SELECT count(*) FROM jobs WHERE xmax <> 0");
+    assert_eq!(locked, ["0"]);
+}
+
 fn every_second(missed: Missed) -> ScheduleSpec {
     ScheduleSpec {
         task: "wallet.run".into(),

@@ -175,9 +175,13 @@ const RETIRE_OLD: &str = concat!(
        ORDER BY finished_at LIMIT $2 FOR UPDATE SKIP LOCKED)"
 );
 
+/// What finished before the oldest job that stays, the last of $1 + 1. That one is looked for without
+/// FOR UPDATE, which would lock every row that OFFSET passes over, and so all that stay.
 const RETIRE_MANY: &str = "DELETE FROM jobs WHERE id IN (
-       SELECT id FROM jobs WHERE state IN ('done', 'revoked')
-       ORDER BY finished_at DESC LIMIT $2 OFFSET $1 FOR UPDATE SKIP LOCKED)";
+       SELECT id FROM jobs WHERE state IN ('done', 'revoked') AND finished_at < (
+         SELECT finished_at FROM jobs WHERE state IN ('done', 'revoked')
+         ORDER BY finished_at DESC LIMIT 1 OFFSET $1)
+       ORDER BY finished_at LIMIT $2 FOR UPDATE SKIP LOCKED)";
 
 const BEGIN_SCHEDULE: &str =
     "INSERT INTO schedules (id, last_fire) VALUES ($1, $2) ON CONFLICT (id) DO NOTHING";
@@ -570,8 +574,12 @@ impl Server {
     pub(super) async fn retire(&self, limit: usize) -> Result<usize, StoreError> {
         let (limit, age) = (limit as i64, micros(FINISHED_KEEP));
         let old = self.execute(RETIRE_OLD, &[&age, &limit]).await?;
+        let room = limit - old as i64;
+        if room == 0 {
+            return Ok(old as usize);
+        }
         let many = self
-            .execute(RETIRE_MANY, &[&FINISHED_ROWS_MAX, &limit])
+            .execute(RETIRE_MANY, &[&(FINISHED_ROWS_MAX - 1), &room])
             .await?;
         Ok((old + many) as usize)
     }
