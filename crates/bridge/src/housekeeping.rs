@@ -59,7 +59,11 @@ impl Housekeeper {
                 _ = checkpoint.tick() => self.store.checkpoint().await,
                 _ = retention.tick() => {
                     said = None;
-                    self.retire().await
+                    let retired = self.retire().await;
+                    if let Ok(true) = retired {
+                        retention.reset_immediately();
+                    }
+                    retired.map(drop)
                 }
                 _ = self.shutdown.changed() => return,
             };
@@ -125,22 +129,66 @@ impl Housekeeper {
         Ok(())
     }
 
-    async fn retire(&self) -> Result<(), StoreError> {
+    /// Deletes some of what is too old or too many; returns whether there may be more. Small pieces, and
+    /// the loop between two of them: deliveries go on, leases are taken back, samples are taken.
+    async fn retire(&self) -> Result<bool, StoreError> {
         let now = self.clock.now();
         let before = micros_before(now, self.retention);
-        loop {
-            let subscribers = self.subscribers.clone();
-            // Small pieces, each its own command: deliveries go on in between.
-            let events = self
-                .store
-                .write(Durability::Normal, move |c| {
-                    events::retire(c, &subscribers, before, HOUSEKEEPING_ROWS)
-                })
-                .await?;
-            let deleted = events + self.jobs.retire(now).await?;
-            if deleted == 0 || *self.shutdown.borrow() {
-                return Ok(());
-            }
-        }
+        let subscribers = self.subscribers.clone();
+        let events = self
+            .store
+            .write(Durability::Normal, move |c| {
+                events::retire(c, &subscribers, before, HOUSEKEEPING_ROWS)
+            })
+            .await?;
+        let deleted = events + self.jobs.retire(now).await?;
+        Ok(deleted > 0)
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn retention_comes_back_after_each_piece() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("bridge.db");
+        let store = Store::start(path.clone(), crate::store::claim(&path).unwrap()).unwrap();
+        let metrics = Arc::new(Metrics::new(Clock::System));
+        let jobs = Jobs::start(&store, None, "one", metrics.clone())
+            .await
+            .unwrap();
+        let insert = "INSERT INTO event_log (id, topic, key, envelope, appended_at)
+             WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < ?1)
+             SELECT i, 't', '', '{}', 0 FROM n";
+        let rows = HOUSEKEEPING_ROWS as i64 + 1;
+        store
+            .write(Durability::Normal, move |c| c.execute(insert, [rows]))
+            .await
+            .unwrap();
+        let (_stop, shutdown) = watch::channel(false);
+        let housekeeper = Housekeeper {
+            store: store.clone(),
+            jobs,
+            owner: "one/1".into(),
+            queues: Arc::default(),
+            subscribers: "[]".into(),
+            retention: Duration::ZERO,
+            clock: Clock::System,
+            metrics,
+            shutdown,
+        };
+        let left = async || {
+            let count = "SELECT count(*) FROM event_log";
+            let read = store.read(move |c| c.query_row(count, [], |r| r.get::<_, i64>(0)));
+            read.await.unwrap()
+        };
+        assert!(housekeeper.retire().await.unwrap());
+        assert_eq!(left().await, 1);
+        assert!(housekeeper.retire().await.unwrap());
+        assert!(!housekeeper.retire().await.unwrap());
+        assert_eq!(left().await, 0);
     }
 }
