@@ -568,13 +568,23 @@ impl Shared {
             .arg(0)
             .arg(999)
             .arg("WITHSCORES");
-        commands.cmd("HGETALL").arg(keys.messages());
-        type Delayed = (Vec<(String, f64)>, HashMap<String, Vec<u8>>);
-        let Ok((due, messages)) = self.redis.query::<Delayed>(&commands).await else {
+        let due = self.redis.query::<(Vec<(String, f64)>,)>(&commands).await;
+        let due = due.map(|(due,)| due).unwrap_or_default();
+        if due.is_empty() {
+            return Vec::new();
+        }
+        // Those alone: a queue may hold any number of messages.
+        let mut commands = redis::pipe();
+        commands.cmd("HMGET").arg(keys.messages());
+        for (lease, _) in &due {
+            commands.arg(lease);
+        }
+        let Ok((messages,)) = self.redis.query::<(Vec<Option<Vec<u8>>>,)>(&commands).await else {
             return Vec::new();
         };
-        let entry = |(lease, at): (String, f64)| {
-            let message = Message::parse(messages.get(&lease)?).ok()?;
+        // One that has run in between is gone.
+        let entry = |((_, at), message): ((String, f64), Option<Vec<u8>>)| {
+            let message = Message::parse(&message?).ok()?;
             let at = innover_contract::time::rfc3339((at * 1e3) as i64);
             Some(json!({
                 "eta": at.replace('Z', "+00:00"),
@@ -593,7 +603,7 @@ impl Shared {
                 },
             }))
         };
-        due.into_iter().filter_map(entry).collect()
+        due.into_iter().zip(messages).filter_map(entry).collect()
     }
 }
 
