@@ -15,7 +15,7 @@
 //! file or in a database that bridges share; `celery` is the queues' other half, in Redis; `handover` is
 //! what both do with a service; `kafka` takes the place of the log, and of `delivery`'s loop, where it
 //! is configured; `schedule` is the clock; `housekeeping` is retention and
-//! leases; `inspect` reads the file of a running bridge.
+//! leases; `tasks` notices when one of these ends; `inspect` reads the file of a running bridge.
 //!
 //! Architecture invariant: `store`'s writer is the only one that changes the bridge's file, and a
 //! second bridge on it does not start.
@@ -44,6 +44,7 @@ mod schedule;
 mod store;
 mod subscription;
 mod tail;
+mod tasks;
 
 use std::{
     collections::{HashMap, HashSet},
@@ -52,10 +53,7 @@ use std::{
 };
 
 use innover_contract::Job;
-use tokio::{
-    sync::{Notify, Semaphore, watch},
-    task::JoinSet,
-};
+use tokio::sync::{Notify, Semaphore, watch};
 
 pub use announce::announce;
 pub use api::JOBS_PATH;
@@ -78,6 +76,7 @@ use metrics::Metrics;
 use publish::{Item, Publisher};
 use store::{Durability, Store, events};
 use tail::Tail;
+use tasks::Tasks;
 
 /// Tells relays that their database has just committed. Cheap, never blocks: made to be called from
 /// the host's commit hook.
@@ -108,7 +107,8 @@ impl Commits {
 pub struct Readiness {
     /// `problems` is empty.
     pub ready: bool,
-    /// One sentence for each outbox that cannot be read and each service that cannot be reached.
+    /// One sentence for each outbox that cannot be read, each service that cannot be reached and each
+    /// task of the bridge that has ended.
     pub problems: Vec<String>,
 }
 
@@ -140,8 +140,8 @@ pub struct Bridge {
     metrics: Arc<Metrics>,
     clock: Clock,
     celery: Option<Arc<celery::Shared>>,
-    workers: JoinSet<()>,
-    relays: JoinSet<()>,
+    workers: Tasks,
+    relays: Tasks,
     stop_workers: watch::Sender<bool>,
     stop_relays: watch::Sender<bool>,
 }
@@ -246,10 +246,11 @@ impl Bridge {
             })
             .collect();
 
-        let (mut workers, mut relays) = (JoinSet::new(), JoinSet::new());
+        let mut workers = Tasks::new(metrics.clone(), workers_stop.clone());
+        let mut relays = Tasks::new(metrics.clone(), relays_stop.clone());
         if let Some(bus) = &bus {
             let watch = bus.clone().watch(services.clone(), workers_stop.clone());
-            workers.spawn(watch);
+            workers.spawn("watch over Kafka", watch);
         }
         for service in &services {
             if let (Some(database), Some(wake)) =
@@ -269,7 +270,7 @@ impl Bridge {
                     metrics: metrics.clone(),
                     shutdown: relays_stop.clone(),
                 };
-                relays.spawn(relay.run());
+                relays.spawn(format!("relay of {}", service.name), relay.run());
             }
             if let Some(bus) = &bus
                 && !service.subscribes.is_empty()
@@ -287,7 +288,8 @@ impl Bridge {
                     metrics: metrics.clone(),
                     shutdown: workers_stop.clone(),
                 };
-                workers.spawn(subscriber.run());
+                let name = format!("events of {} from Kafka", service.name);
+                workers.spawn(name, subscriber.run());
                 let topics = serde_json::json!(service.subscribes).to_string();
                 let name = service.name.clone();
                 let owed = store.read(move |c| events::owes(c, &name, &topics)).await;
@@ -316,7 +318,7 @@ impl Bridge {
                     metrics: metrics.clone(),
                     shutdown: workers_stop.clone(),
                 };
-                workers.spawn(subscriber.run());
+                workers.spawn(format!("events of {}", service.name), subscriber.run());
             }
         }
         let slots: HashMap<Arc<str>, Arc<Semaphore>> = routes
@@ -343,6 +345,7 @@ impl Bridge {
             celery = Some(celery::start(setup, &mut workers)?);
         }
         for queue in routes.queues() {
+            let name = queue.name.clone();
             let worker = queue::Worker {
                 slots: slots[&queue.name].clone(),
                 celery: celery.clone(),
@@ -356,9 +359,10 @@ impl Bridge {
                 metrics: metrics.clone(),
                 shutdown: workers_stop.clone(),
             };
-            workers.spawn(worker.run());
+            workers.spawn(format!("queue {name}"), worker.run());
         }
         for schedule in schedules {
+            let name = format!("schedule {}", schedule.id());
             let timer = schedule::Timer {
                 bell: queues.get(schedule.queue()).cloned(),
                 schedule,
@@ -367,7 +371,7 @@ impl Bridge {
                 metrics: metrics.clone(),
                 shutdown: workers_stop.clone(),
             };
-            workers.spawn(timer.run());
+            workers.spawn(name, timer.run());
         }
         let subscribers: Vec<&str> = services
             .iter()
@@ -385,7 +389,7 @@ impl Bridge {
             metrics: metrics.clone(),
             shutdown: workers_stop,
         };
-        workers.spawn(housekeeper.run());
+        workers.spawn("housekeeping", housekeeper.run());
         Ok(Bridge {
             publisher,
             routes,
@@ -447,9 +451,9 @@ impl Bridge {
     pub async fn shutdown(mut self) {
         // Deliveries first: what they commit is then still relayed.
         self.stop_workers.send_replace(true);
-        while self.workers.join_next().await.is_some() {}
+        self.workers.join().await;
         self.stop_relays.send_replace(true);
-        while self.relays.join_next().await.is_some() {}
+        self.relays.join().await;
     }
 }
 

@@ -1,7 +1,7 @@
 //! Counters and gauges in Prometheus' text format, and the state behind readiness.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     fmt::{Display, Write},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -30,6 +30,8 @@ pub(crate) struct Metrics {
     relays: Mutex<BTreeMap<String, Arc<RelayState>>>,
     /// Subscribers and queues whose service cannot be reached, and why.
     unreachable: Mutex<BTreeMap<String, String>>,
+    /// Tasks that ended before they were told to.
+    ended: Mutex<BTreeSet<String>>,
 }
 
 #[derive(Default, Clone)]
@@ -86,6 +88,7 @@ impl Metrics {
             histograms: Mutex::default(),
             relays: Mutex::default(),
             unreachable: Mutex::default(),
+            ended: Mutex::default(),
         }
     }
 
@@ -288,6 +291,11 @@ impl Metrics {
         !lock(&self.unreachable).contains_key(who)
     }
 
+    /// Notes that a task ended which nobody had told to.
+    pub(crate) fn ended(&self, task: String) {
+        lock(&self.ended).insert(task);
+    }
+
     /// Everything that keeps the bridge from doing its work, one sentence each.
     pub(crate) fn problems(&self) -> Vec<String> {
         let relays = lock(&self.relays);
@@ -300,7 +308,11 @@ impl Metrics {
         let doors = doors
             .iter()
             .map(|(who, problem)| format!("{who} cannot be reached: {problem}"));
-        outboxes.chain(doors).collect()
+        let ended = lock(&self.ended);
+        let ended = ended
+            .iter()
+            .map(|task| format!("a task of the bridge has ended: {task}; restart it"));
+        outboxes.chain(doors).chain(ended).collect()
     }
 
     /// Prometheus' text format, version 0.0.4.

@@ -105,6 +105,11 @@ impl Schedule {
         due
     }
 
+    /// Task, cron and time zone.
+    pub(crate) fn id(&self) -> &str {
+        &self.id
+    }
+
     /// The queue its jobs go to.
     pub(crate) fn queue(&self) -> &str {
         &self.route.queue

@@ -3,10 +3,12 @@
 
 mod support;
 
-use std::{collections::HashSet, time::Duration};
+use std::{collections::HashSet, sync::Arc, time::Duration};
 
+use bytes::Bytes;
+use futures::future::BoxFuture;
 use innover_bridge::{
-    Clock, Commits,
+    Bridge, Clock, Commits, Delivery, Door, DoorError, NoGate,
     inspect::{self, LetterFilter},
 };
 use serde_json::json;
@@ -524,5 +526,39 @@ async fn events_are_deleted_after_seven_days_unless_somebody_still_needs_them() 
     })
     .await;
     assert_eq!(log()[0].seq, 2, "a seq is never given twice");
+    bridge.shutdown().await;
+}
+
+/// Fails in the middle of each delivery to one service, as a fault in the bridge itself would.
+struct Faulty(Arc<FakeDoor>, &'static str);
+
+impl Door for Faulty {
+    fn deliver<'a>(
+        &'a self,
+        delivery: Delivery<'a>,
+    ) -> BoxFuture<'a, Result<(u16, Bytes), DoorError>> {
+        assert_ne!(delivery.service, self.1, "injected by the test");
+        self.0.deliver(delivery)
+    }
+}
+
+#[tokio::test]
+async fn a_task_that_panics_makes_the_bridge_not_ready_and_the_others_go_on() {
+    let topics: &[&str] = &["payment.initiated"];
+    let platform = Platform::new(&[("payment", &[]), ("wallet", topics), ("ledger", topics)]);
+    let door = FakeDoor::ok();
+    let faulty = Arc::new(Faulty(door.clone(), "wallet"));
+    let (gate, commits) = (Arc::new(NoGate), Commits::default());
+    let bridge = Bridge::start(platform.config(), faulty, gate, commits)
+        .await
+        .unwrap();
+    assert_eq!(bridge.readiness().problems, Vec::<String>::new());
+    platform.emit("payment", "e1", "payment.initiated", "p1");
+    until("it is not ready", || !bridge.readiness().ready).await;
+    let ended = "a task of the bridge has ended: events of wallet; restart it";
+    assert_eq!(bridge.readiness().problems, [ended]);
+    platform.emit("payment", "e2", "payment.initiated", "p1");
+    until("the others go on", || door.ids("ledger") == ["e1", "e2"]).await;
+    // Nor does its end keep the bridge from ending.
     bridge.shutdown().await;
 }

@@ -36,7 +36,6 @@ use redis::Value as Reply;
 use serde_json::{Value, json};
 use tokio::{
     sync::{Notify, Semaphore, mpsc, watch},
-    task::JoinSet,
     time::{MissedTickBehavior, interval},
 };
 
@@ -47,6 +46,7 @@ use crate::{
     jobs::{Leased, Outcome},
     limits::{HEARTBEAT_EVERY, REPLY_EXPIRES, REVOKED_KEEP, SAMPLE_EVERY, TASK_EVENTS_EVERY},
     metrics::Metrics,
+    tasks::Tasks,
 };
 use canvas::Sender;
 use connection::{Redis, Ring, Said, passes};
@@ -93,7 +93,7 @@ pub(crate) struct Setup {
 ///
 /// # Errors
 /// [`StartError::Config`]: an address that is none.
-pub(crate) fn start(setup: Setup, tasks: &mut JoinSet<()>) -> Result<Arc<Shared>, StartError> {
+pub(crate) fn start(setup: Setup, tasks: &mut Tasks) -> Result<Arc<Shared>, StartError> {
     let Setup {
         config,
         routes,
@@ -145,14 +145,22 @@ pub(crate) fn start(setup: Setup, tasks: &mut JoinSet<()>) -> Result<Arc<Shared>
         .collect();
     let ringing = shared.clone();
     let ring: Ring = Arc::new(move |key| ringing.ring(key));
-    tasks.spawn(redis.run(prefixes, ring, said, metrics, shutdown.clone()));
     tasks.spawn(
+        "connection to Redis",
+        redis.run(prefixes, ring, said, metrics, shutdown.clone()),
+    );
+    tasks.spawn(
+        "remote control in Redis",
         shared
             .clone()
             .listen(heard, queues.clone(), shutdown.clone()),
     );
-    tasks.spawn(shared.clone().tell(queues.clone(), shutdown.clone()));
+    tasks.spawn(
+        "heartbeats in Redis",
+        shared.clone().tell(queues.clone(), shutdown.clone()),
+    );
     for queue in queues {
+        let name = format!("queue {} in Redis", queue.name);
         let worker = Worker {
             shared: shared.clone(),
             slots: slots
@@ -164,7 +172,7 @@ pub(crate) fn start(setup: Setup, tasks: &mut JoinSet<()>) -> Result<Arc<Shared>
             queue,
             shutdown: shutdown.clone(),
         };
-        tasks.spawn(worker.run());
+        tasks.spawn(name, worker.run());
     }
     Ok(shared)
 }
