@@ -126,6 +126,9 @@ impl Housekeeper {
         let sample = self.jobs.depths().await?;
         let queues: Vec<_> = self.queues.keys().cloned().collect();
         self.metrics.depths(&queues, &sample);
+        let mut letters = self.store.read(events::dead_letters).await?;
+        letters.extend(self.jobs.letters_shared().await?);
+        self.metrics.dead_letters(&letters);
         Ok(())
     }
 

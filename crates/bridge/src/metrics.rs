@@ -269,7 +269,17 @@ impl Metrics {
         }
     }
 
-    /// The same of a queue's lists in Redis.
+    /// Dead letters that are kept now, as a sample of (kind, count): a kind may come twice, from the
+    /// file and the database that bridges share.
+    pub(crate) fn dead_letters(&self, sample: &[(String, i64)]) {
+        for kind in ["event", "job", "outbox"] {
+            let of_kind = sample.iter().filter(|(k, _)| k == kind);
+            let kept: i64 = of_kind.map(|(_, count)| count).sum();
+            self.set("innover_dead_letters", label("kind", kind), kept as f64);
+        }
+    }
+
+    /// Lengths of a queue's lists in Redis, by state.
     pub(crate) fn redis_depths(&self, queue: &str, queued: i64, delayed: i64, leased: i64) {
         let labels = label("queue", queue);
         self.set("innover_redis_jobs_queued", labels.clone(), queued as f64);

@@ -294,6 +294,42 @@ async fn shutdown_finishes_what_is_under_way() {
     assert_eq!(platform.outbox("wallet"), 0);
 }
 
+#[tokio::test]
+async fn dead_letters_are_counted_by_kind_as_long_as_they_are_kept() {
+    let platform = Platform::new(&[("payment", &[]), ("wallet", &["payment.initiated"])]);
+    let door = FakeDoor::new(|_, _, _| Answer::Status(422));
+    let bridge = platform.start(&door).await;
+    let kept = |kind: &str, n: usize| {
+        let line = format!("innover_dead_letters{{kind=\"{kind}\"}} {n}\n");
+        bridge.metrics().contains(&line)
+    };
+    until("there are none", || {
+        ["event", "job", "outbox"].iter().all(|kind| kept(kind, 0))
+    })
+    .await;
+    platform.emit("payment", "e1", "payment.initiated", "p1");
+    platform.push("wallet", "wallet-tasks", &job("j1"));
+    platform.push("wallet", "wallet-tasks", &job("j2"));
+    // Rows that say nothing.
+    for id in ["r1", "r2", "r3"] {
+        let connection = platform.open("payment");
+        support::row(&connection, id, "payment.initiated", "", "x", "no JSON");
+    }
+    until("all are counted", || {
+        kept("event", 1) && kept("job", 2) && kept("outbox", 3)
+    })
+    .await;
+    let filter = LetterFilter {
+        kind: Some("job"),
+        id: Some("j1".into()),
+        ..LetterFilter::default()
+    };
+    let discarded = platform.job_store().settle(&filter, false).await;
+    assert_eq!(discarded.unwrap(), 1);
+    until("one less is kept", || kept("job", 1)).await;
+    bridge.shutdown().await;
+}
+
 fn every_ten_seconds(missed: Missed) -> ScheduleSpec {
     ScheduleSpec {
         task: "wallet.run".into(),

@@ -169,6 +169,14 @@ impl Jobs {
         }
     }
 
+    /// Dead letters that are kept beside those in the bridge's file, by kind.
+    pub(crate) async fn letters_shared(&self) -> Result<Vec<(String, i64)>, StoreError> {
+        match self {
+            Jobs::File(_) => Ok(Vec::new()),
+            Jobs::Server(server) => server.letters_kept().await,
+        }
+    }
+
     /// One job.
     pub(crate) async fn job(&self, id: &str) -> Result<Option<JobRow>, StoreError> {
         match self {

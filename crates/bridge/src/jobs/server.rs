@@ -167,6 +167,9 @@ const DEPTHS: &str =
      UNION ALL
      SELECT queue, state, count(*), min(enqueued_at) FROM jobs WHERE state = 'leased' GROUP BY queue, state";
 
+/// Reads the index of the primary key.
+const LETTERS_KEPT: &str = "SELECT kind, count(*) FROM dead_letters GROUP BY kind";
+
 const RETIRE_OLD: &str = concat!(
     "DELETE FROM jobs WHERE id IN (
        SELECT id FROM jobs WHERE state IN ('done', 'revoked') AND finished_at < ",
@@ -569,6 +572,13 @@ impl Server {
             ))
         };
         rows.iter().map(depth).collect()
+    }
+
+    /// How many dead letters are kept, by kind.
+    pub(super) async fn letters_kept(&self) -> Result<Vec<(String, i64)>, StoreError> {
+        let rows = self.query(LETTERS_KEPT, &[]).await?;
+        let kept = |row: &Row| Ok((row.try_get(0)?, row.try_get(1)?));
+        rows.iter().map(kept).collect()
     }
 
     pub(super) async fn retire(&self, limit: usize) -> Result<usize, StoreError> {

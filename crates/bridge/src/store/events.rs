@@ -250,6 +250,13 @@ pub(crate) fn bury(c: &Connection, letter: &NewDeadLetter, now: i64) -> Result<b
     Ok(inserted == 1)
 }
 
+/// How many dead letters are kept, by kind.
+pub(crate) fn dead_letters(c: &Connection) -> Result<Vec<(String, i64)>> {
+    c.prepare_cached("SELECT kind, count(*) FROM dead_letters GROUP BY kind")?
+        .query_map([], |r| Ok((r.get(0)?, r.get(1)?)))?
+        .collect()
+}
+
 /// Deletes up to `limit` events published before `before` that every current subscriber (a JSON
 /// array of names) has passed and none still waits for. Returns how many.
 pub(crate) fn retire(
