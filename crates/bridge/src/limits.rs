@@ -18,6 +18,9 @@ pub const RELAY_LOAD_ROWS: usize = 3;
 pub const RELAY_LOAD_FORGET: Duration = Duration::from_millis(100);
 /// Under load a relay gathers rows for this long before it reads.
 pub const RELAY_GATHER: Duration = Duration::from_millis(25);
+/// Events that Kafka has not taken for this long hold up no jobs: those are read on their own then, and
+/// as often again. That scans the whole outbox: 70 ms for 100,000 rows in PostgreSQL.
+pub const RELAY_JOBS_EVERY: Duration = Duration::from_secs(1);
 /// An outbox is looked at this often after it had rows that nobody announced.
 pub const POLL_MIN: Duration = Duration::from_millis(50);
 /// An idle outbox is looked at this often.
@@ -148,6 +151,9 @@ pub const TIME_LIMIT_MAX: Duration = Duration::from_secs(60 * 60);
 
 /// A relay's claim on an outbox that several bridges see: how long its rows wait when it dies.
 pub const RELAY_LEASE: Duration = Duration::from_secs(10);
+/// A bridge that cannot publish lets its claim go for this long before it takes it again, so that one
+/// that can, which looks every [`POLL_MAX`], gets the outbox.
+pub const RELAY_YIELD: Duration = Duration::from_secs(2);
 /// Longest statement on a service's outbox in PostgreSQL; shorter than the lease.
 pub const OUTBOX_STATEMENT: Duration = Duration::from_secs(5);
 

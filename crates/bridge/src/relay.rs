@@ -6,8 +6,11 @@
 //! under the database's write lock, which the service's own commits need too. Should the delete be
 //! undone, or the process die before it, rows are published again, and the log's unique id (for jobs,
 //! the job's id) makes that a no-op.
+//!
+//! Jobs do not wait for Kafka: while it does not take the events that were read, or has refused them,
+//! the jobs of the outbox are read on their own, wherever they are in it.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use innover_contract::{
     Job,
@@ -27,7 +30,8 @@ use crate::{
     door::WriteGate,
     limits::{
         ENVELOPE_BYTES_MAX, POLL_EAGER, POLL_MAX, POLL_MIN, RELAY_BACKOFF, RELAY_DELETE_AFTER,
-        RELAY_DELETE_ROWS, RELAY_GATHER, RELAY_LOAD_FORGET, RELAY_LOAD_ROWS, RELAY_ROWS_MAX,
+        RELAY_DELETE_ROWS, RELAY_GATHER, RELAY_JOBS_EVERY, RELAY_LOAD_FORGET, RELAY_LOAD_ROWS,
+        RELAY_ROWS_MAX,
     },
     metrics::{Metrics, RelayState},
     outbox::{Outbox, Row},
@@ -59,6 +63,8 @@ struct Progress {
     outbox: Option<Outbox>,
     /// Since when there are rows that are published and not deleted.
     undeleted_since: Option<Instant>,
+    /// The outbox as jobs are read from it while events do not flow.
+    jobs: Option<Outbox>,
 }
 
 impl Relay {
@@ -113,7 +119,13 @@ impl Relay {
                     }
                     failures += 1;
                     state.failed(&error);
-                    progress = Progress::default();
+                    progress = Progress {
+                        jobs: progress.jobs.take(),
+                        ..Progress::default()
+                    };
+                    if let StoreError::Bus(_) = error {
+                        self.jobs(&mut progress.jobs).await;
+                    }
                     RELAY_BACKOFF
                         .saturating_mul(2_u32.saturating_pow(failures.min(8)))
                         .min(POLL_MAX)
@@ -146,6 +158,7 @@ impl Relay {
         };
         let rows = outbox.read().await?;
         let count = rows.len();
+        let mut delete_now = closing;
         state.oldest_row(rows.first().map_or(0, |r| r.created_at));
         if count > 0 {
             hold(Step::RowsUnpublished, &self.service).await;
@@ -156,9 +169,8 @@ impl Relay {
             if let Place::File(_) = self.database.place {
                 self.gate.settle(&self.database).await?;
             }
-            self.publisher
-                .publish(items, Durability::Normal, self.clock.now())
-                .await?;
+            // A row that a job has left its rowid to is not to be taken for one that was read.
+            delete_now |= self.publish(items, &mut progress.jobs).await?;
             hold(Step::RowsPublished, &self.service).await;
             progress.undeleted_since.get_or_insert_with(Instant::now);
             if count < RELAY_ROWS_MAX {
@@ -170,7 +182,7 @@ impl Relay {
             .is_some_and(|since| since.elapsed() >= RELAY_DELETE_AFTER);
         if due
             || outbox.undeleted() >= RELAY_DELETE_ROWS
-            || (closing && progress.undeleted_since.is_some())
+            || (delete_now && progress.undeleted_since.is_some())
         {
             self.publisher.harden(self.clock.now()).await?;
             hold(Step::RowsUndeleted, &self.service).await;
@@ -178,6 +190,74 @@ impl Relay {
             progress.undeleted_since = None;
         }
         progress.outbox = Some(outbox);
+        progress.jobs = None;
+        Ok(count)
+    }
+
+    /// Publishes rows. As long as Kafka does not take their events, the jobs of the outbox go on:
+    /// returns whether it came to that.
+    async fn publish(
+        &self,
+        items: Vec<Item>,
+        jobs: &mut Option<Outbox>,
+    ) -> Result<bool, StoreError> {
+        let now = self.clock.now();
+        let publish = self.publisher.publish(items, Durability::Normal, now);
+        tokio::pin!(publish);
+        let mut apart = false;
+        let mut wait = RELAY_JOBS_EVERY;
+        loop {
+            tokio::select! {
+                biased;
+                published = &mut publish => return published.map(|_| apart),
+                () = tokio::time::sleep(wait), if self.publisher.kafka.is_some() => {}
+            }
+            let rows = self.jobs(jobs).await;
+            apart = true;
+            wait = match rows < RELAY_ROWS_MAX {
+                true => RELAY_JOBS_EVERY,
+                false => Duration::ZERO,
+            };
+        }
+    }
+
+    /// Publishes and deletes jobs alone, from an outbox of their own. Returns how many it read. A
+    /// failure is said by readiness, and the next time starts anew.
+    async fn jobs(&self, outbox: &mut Option<Outbox>) -> usize {
+        let who = format!("{} (jobs of its outbox)", self.service);
+        match self.jobs_pass(outbox).await {
+            Ok(rows) => {
+                self.metrics.reachable(&who, None);
+                rows
+            }
+            Err(error) => {
+                tracing::debug!(service = &*self.service, %error, "jobs cannot be relayed either");
+                self.metrics.reachable(&who, Some(&error.to_string()));
+                0
+            }
+        }
+    }
+
+    async fn jobs_pass(&self, progress: &mut Option<Outbox>) -> Result<usize, StoreError> {
+        let mut outbox = match progress.take() {
+            Some(outbox) => outbox,
+            None => Outbox::open(&self.database, &self.owner, &self.wake).await?,
+        };
+        let rows = outbox.read_jobs().await?;
+        let count = rows.len();
+        if count > 0 {
+            let items = rows
+                .into_iter()
+                .map(|row| item(&self.service, &self.routes, row))
+                .collect();
+            if let Place::File(_) = self.database.place {
+                self.gate.settle(&self.database).await?;
+            }
+            let now = self.clock.now();
+            self.publisher.publish(items, Durability::Full, now).await?;
+            outbox.delete(&self.gate, &self.database.label).await?;
+        }
+        *progress = Some(outbox);
         Ok(count)
     }
 }

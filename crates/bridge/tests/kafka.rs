@@ -18,7 +18,8 @@ use std::{
 
 use innover_bridge::{
     Bridge, BridgeConfig, Commits, KafkaConfig, KafkaLetters, NoGate, inspect,
-    inspect::LetterFilter, limits::KAFKA_STUCK,
+    inspect::LetterFilter,
+    limits::{KAFKA_STUCK, RELAY_ROWS_MAX},
 };
 use rdkafka::{
     ClientConfig, Message as _, Offset, TopicPartitionList,
@@ -777,6 +778,26 @@ async fn jobs_and_events_of_one_outbox_go_their_own_ways() {
     })
     .await;
     bridge.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_behind_more_events_than_one_read_takes_goes_on_while_kafka_is_away() {
+    // Nothing listens there, so this needs no broker.
+    let (platform, kafka, door) = (payments(), config("127.0.0.1:1"), FakeDoor::ok());
+    emit_many(&platform, "e", RELAY_ROWS_MAX + 100);
+    let job = json!({"id": "j1", "task": "payment.run", "args": [], "kwargs": {}});
+    platform.push("payment", "payment-tasks", &job);
+    let bridge = start(&platform, &kafka, &door).await;
+    soon("the job", Duration::from_secs(15), || {
+        door.ids("payment") == ["j1"]
+    })
+    .await;
+    soon("only events are left", Duration::from_secs(5), || {
+        platform.outbox("payment") == RELAY_ROWS_MAX as i64 + 100
+    })
+    .await;
+    bridge.shutdown().await;
+    assert_eq!(door.seen().len(), 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -14,7 +14,8 @@ use std::{
 };
 
 use innover_bridge::{
-    Clock, Commits, Database, Enqueued, Missed, ScheduleSpec, announce,
+    Bridge, Clock, Commits, Database, Enqueued, KafkaConfig, Missed, NoGate, ScheduleSpec,
+    announce,
     inspect::{JobFilter, LetterFilter},
 };
 use innover_contract::Job;
@@ -80,6 +81,50 @@ async fn a_commit_is_announced_on_the_services_own_database() {
         let told = tokio::time::timeout(Duration::from_secs(10), heard.notified());
         told.await.expect("a notification");
     }
+}
+
+/// Beyond the lease too, which is not renewed for events that do not get through.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn jobs_behind_more_events_than_one_read_takes_go_on_while_kafka_is_away() {
+    let Some(database) = database() else { return };
+    let mut platform = wallet(&database);
+    platform.service("wallet").database = Some(Database {
+        label: "wallet".into(),
+        place: database.place(),
+    });
+    database.run(
+        "CREATE TABLE relay_lease (id BIGINT PRIMARY KEY, owner TEXT NOT NULL, ends_at BIGINT NOT NULL);
+         CREATE TABLE outbox (id TEXT PRIMARY KEY, topic TEXT NOT NULL, key TEXT NOT NULL,
+             key_version BIGINT NOT NULL, type TEXT NOT NULL, payload TEXT NOT NULL,
+             headers TEXT NOT NULL, created_at BIGINT NOT NULL);
+         INSERT INTO outbox SELECT 'e' || n, 'wallet.updated', 'a', n, 'wallet.updated', '{}', '', 1
+             FROM generate_series(1, 600) AS n;",
+    );
+    let mut config = platform.config();
+    // Nothing listens there.
+    config.kafka = Some(KafkaConfig::new("127.0.0.1:1"));
+    let door = FakeDoor::ok();
+    let bridge = Bridge::start(config, door.clone(), Arc::new(NoGate), Commits::default());
+    let bridge = bridge.await.unwrap();
+    for n in 1..=20 {
+        let id = format!("j{n}");
+        let job = serde_json::to_string(&run(&id)).unwrap();
+        database.run(&format!(
+            "INSERT INTO outbox VALUES ('{id}', 'wallet-tasks', '', 0, 'task:wallet.run', '{job}', '', 1)"
+        ));
+        let sent = Instant::now();
+        until(&id, || door.ids("wallet").contains(&id)).await;
+        assert!(
+            sent.elapsed() < Duration::from_secs(5),
+            "{:?}",
+            sent.elapsed()
+        );
+    }
+    until("only events are left", || {
+        database.run("SELECT count(*) FROM outbox") == ["600"]
+    })
+    .await;
+    bridge.shutdown().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

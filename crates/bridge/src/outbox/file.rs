@@ -9,13 +9,31 @@
 
 use std::path::{Path, PathBuf};
 
-use rusqlite::{Connection, OpenFlags, config::DbConfig, params, types::Value};
+use innover_contract::event::OUTBOX_TASK_PREFIX;
+use rusqlite::{Connection, OpenFlags, Params, config::DbConfig, params, types::Value};
 
 use super::Row;
 use crate::{
     limits::{BUSY_TIMEOUT, RELAY_ROWS_MAX},
     store::StoreError,
 };
+
+const LIMIT: i64 = RELAY_ROWS_MAX as i64;
+
+const READ: &str =
+    "SELECT rowid, CAST(id AS TEXT), CAST(topic AS TEXT), CAST(coalesce(key, '') AS TEXT),
+            CAST(type AS TEXT), CAST(payload AS TEXT), CAST(coalesce(headers, '') AS TEXT),
+            coalesce(created_at, 0),
+            id
+     FROM outbox WHERE rowid > ?1 ORDER BY rowid LIMIT ?2";
+
+/// Not by LIKE, which takes capitals for small letters.
+const READ_JOBS: &str =
+    "SELECT rowid, CAST(id AS TEXT), CAST(topic AS TEXT), CAST(coalesce(key, '') AS TEXT),
+            CAST(type AS TEXT), CAST(payload AS TEXT), CAST(coalesce(headers, '') AS TEXT),
+            coalesce(created_at, 0),
+            id
+     FROM outbox WHERE substr(CAST(type AS TEXT), 1, length(?1)) = ?1 ORDER BY rowid LIMIT ?2";
 
 pub(crate) struct File {
     /// Away only while a thread works with it, or after an error.
@@ -38,17 +56,31 @@ impl File {
     pub(super) async fn read(&mut self) -> Result<Vec<Row>, StoreError> {
         let after = self.read_to;
         let rows = self
-            .with(move |connection| Ok(read(connection, after)?))
+            .with(move |connection| Ok(read(connection, READ, params![after, LIMIT])?))
             .await?;
         if let Some((last, ..)) = rows.last() {
             self.read_to = *last;
         }
+        Ok(self.to_delete(rows))
+    }
+
+    pub(super) async fn read_jobs(&mut self) -> Result<Vec<Row>, StoreError> {
+        let rows = self
+            .with(|connection| {
+                let which = params![OUTBOX_TASK_PREFIX, LIMIT];
+                Ok(read(connection, READ_JOBS, which)?)
+            })
+            .await?;
+        Ok(self.to_delete(rows))
+    }
+
+    fn to_delete(&mut self, rows: Vec<(i64, Value, Row)>) -> Vec<Row> {
         let (stored, rows): (Vec<_>, Vec<Row>) = rows
             .into_iter()
             .map(|(rowid, id, row)| ((rowid, id), row))
             .unzip();
         self.undeleted.extend(stored);
-        Ok(rows)
+        rows
     }
 
     pub(super) fn undeleted(&self) -> usize {
@@ -111,16 +143,14 @@ fn open(path: &Path) -> Result<Connection, StoreError> {
     Ok(connection)
 }
 
-fn read(connection: &Connection, after: i64) -> Result<Vec<(i64, Value, Row)>, rusqlite::Error> {
+fn read(
+    connection: &Connection,
+    query: &str,
+    which: impl Params,
+) -> Result<Vec<(i64, Value, Row)>, rusqlite::Error> {
     connection
-        .prepare_cached(
-            "SELECT rowid, CAST(id AS TEXT), CAST(topic AS TEXT), CAST(coalesce(key, '') AS TEXT),
-                    CAST(type AS TEXT), CAST(payload AS TEXT), CAST(coalesce(headers, '') AS TEXT),
-                    coalesce(created_at, 0),
-                    id
-             FROM outbox WHERE rowid > ?1 ORDER BY rowid LIMIT ?2",
-        )?
-        .query_map(params![after, RELAY_ROWS_MAX as i64], |r| {
+        .prepare_cached(query)?
+        .query_map(which, |r| {
             // Text that is not UTF-8 must not stop the rows behind it: it is read with replacement
             // characters and then fails as JSON, which parks the row.
             let text = |i| {

@@ -62,6 +62,15 @@ impl Outbox {
         }
     }
 
+    /// The oldest jobs that are there, at most `RELAY_ROWS_MAX`, for when events do not flow. Read with
+    /// an outbox that is used for nothing else, and delete before the next read.
+    pub(crate) async fn read_jobs(&mut self) -> Result<Vec<Row>, StoreError> {
+        match self {
+            Outbox::File(file) => file.read_jobs().await,
+            Outbox::Server(server) => server.read_jobs().await,
+        }
+    }
+
     /// How many rows were read and are still there.
     pub(crate) fn undeleted(&self) -> usize {
         match self {

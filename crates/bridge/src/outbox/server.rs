@@ -10,14 +10,15 @@
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
+use innover_contract::event::OUTBOX_TASK_PREFIX;
 use innover_postgres::{Address, explain};
 use tokio::sync::Notify;
-use tokio_postgres::{Client, Statement};
+use tokio_postgres::{Client, Statement, types::Type};
 
 use super::Row;
 use crate::{
     announce,
-    limits::{OUTBOX_STATEMENT, RELAY_LEASE, RELAY_ROWS_MAX},
+    limits::{OUTBOX_STATEMENT, RELAY_LEASE, RELAY_ROWS_MAX, RELAY_YIELD},
     store::StoreError,
 };
 
@@ -30,6 +31,9 @@ const LEASE: &str = "INSERT INTO relay_lease (id, owner, ends_at)
 
 const READ: &str = "SELECT id, topic, key, key_version, type, payload, headers, created_at
      FROM outbox WHERE NOT (id = ANY($1)) ORDER BY id LIMIT $2";
+
+const READ_JOBS: &str = "SELECT id, topic, key, key_version, type, payload, headers, created_at
+     FROM outbox WHERE left(type, length($1)) = $1 ORDER BY id LIMIT $2";
 
 /// Rows of these keys with lower versions than these, wherever their ids are in the order: ids are made
 /// before the commit, by several clocks.
@@ -46,6 +50,7 @@ pub(crate) struct Server {
     client: Client,
     lease: Statement,
     read: Statement,
+    read_jobs: Statement,
     earlier: Statement,
     delete: Statement,
     owner: String,
@@ -84,6 +89,9 @@ impl Server {
         Ok(Server {
             lease: client.prepare(LEASE).await?,
             read: client.prepare(READ).await?,
+            read_jobs: client
+                .prepare_typed(READ_JOBS, &[Type::TEXT, Type::INT8])
+                .await?,
             earlier: client.prepare(EARLIER).await?,
             delete: client.prepare(DELETE).await?,
             client,
@@ -148,6 +156,29 @@ impl Server {
             found.extend(earlier);
         }
         Ok(in_order(found))
+    }
+
+    pub(super) async fn read_jobs(&mut self) -> Result<Vec<Row>, StoreError> {
+        let now = tokio::time::Instant::now();
+        // Who cannot publish events does not keep the outbox from a bridge that perhaps can.
+        let ended = |until| until <= now && now < until + RELAY_YIELD;
+        if self.leased_until.is_some_and(ended) {
+            return Ok(Vec::new());
+        }
+        let holds = self.leased_until.is_some_and(|until| now < until);
+        if !holds && !self.leased().await? {
+            return Ok(Vec::new());
+        }
+        let limit = RELAY_ROWS_MAX as i64;
+        let rows = bounded(async {
+            self.client
+                .query(&self.read_jobs, &[&OUTBOX_TASK_PREFIX, &limit])
+                .await
+        });
+        let found: Vec<(i64, Row)> = rows.await?.iter().map(row).collect::<Result<_, _>>()?;
+        let rows: Vec<Row> = found.into_iter().map(|(_, row)| row).collect();
+        self.undeleted.extend(rows.iter().map(|row| row.id.clone()));
+        Ok(rows)
     }
 
     pub(super) fn undeleted(&self) -> usize {
