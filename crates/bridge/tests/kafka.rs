@@ -172,6 +172,16 @@ async fn make_topic(brokers: &str, name: &str, partitions: i32, settings: &[(&st
     made.into_iter().for_each(|m| drop(m.unwrap()));
 }
 
+/// A topic of one partition with its one copy on `node`.
+async fn make_topic_on(brokers: &str, name: &str, node: i32) {
+    let admin: AdminClient<DefaultClientContext> = client(brokers).create().unwrap();
+    let copies = [&[node][..]];
+    let topic = NewTopic::new(name, 1, TopicReplication::Variable(&copies));
+    let options = AdminOptions::new().operation_timeout(Some(Duration::from_secs(10)));
+    let made = admin.create_topics([&topic], &options).await.unwrap();
+    made.into_iter().for_each(|m| drop(m.unwrap()));
+}
+
 /// A message of a topic.
 #[derive(Debug)]
 struct OnTopic {
@@ -891,6 +901,62 @@ async fn a_producer_that_stands_still_is_replaced_and_order_per_key_is_kept() {
     .await;
     bridge.shutdown().await;
     assert_order_per_key_of_runs(&door);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_partition_without_a_leader_holds_up_neither_jobs_nor_the_word_about_it() {
+    let Some((own, brokers)) = OwnKafka::start(3) else {
+        return;
+    };
+    let (platform, kafka, door) = (payments(), config(&brokers), FakeDoor::ok());
+    // One copy each, on a node that is told.
+    make_topic_on(&brokers, &kafka.topic("payment.noted"), 3).await;
+    make_topic_on(&brokers, &kafka.topic("forex.noted"), 2).await;
+    let bridge = start(&platform, &kafka, &door).await;
+    platform.emit("payment", "p1", "payment.noted", "a");
+    platform.emit("forex", "f1", "forex.noted", "a");
+    soon("both published", Duration::from_secs(60), || {
+        platform.outbox("payment") == 0 && platform.outbox("forex") == 0
+    })
+    .await;
+    own.kill(3);
+    platform.emit("payment", "p2", "payment.noted", "a");
+    let waits = |service: &str| {
+        let problems = bridge.readiness().problems;
+        let who = format!("Kafka (publishing for {service})");
+        problems.iter().any(|p| p.starts_with(&who))
+    };
+    // Published meanwhile, so that the producer makes progress and is not replaced.
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let job = json!({"id": "j1", "task": "payment.run", "args": [], "kwargs": {}});
+    platform.push("payment", "payment-tasks", &job);
+    let deadline = Instant::now() + Duration::from_secs(15);
+    let mut n = 2;
+    while door.ids("payment").is_empty() {
+        assert!(Instant::now() < deadline, "the job waits");
+        platform.emit("forex", &format!("f{n}"), "forex.noted", "a");
+        n += 1;
+        tokio::time::sleep(Duration::from_millis(500)).await;
+    }
+    soon("payment waits", Duration::from_secs(20), || {
+        waits("payment")
+    })
+    .await;
+    own.signal(2, "-STOP");
+    platform.emit("forex", "slow", "forex.noted", "a");
+    soon("forex waits", Duration::from_secs(20), || waits("forex")).await;
+    own.signal(2, "-CONT");
+    soon("forex goes on", Duration::from_secs(40), || {
+        platform.outbox("forex") == 0 && !waits("forex")
+    })
+    .await;
+    assert!(waits("payment"), "{:?}", bridge.readiness().problems);
+    own.restart();
+    soon("all published", Duration::from_secs(60), || {
+        platform.outbox("payment") == 0 && !waits("payment")
+    })
+    .await;
+    bridge.shutdown().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

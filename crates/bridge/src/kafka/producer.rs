@@ -35,9 +35,6 @@ use crate::{
 
 /// The media type of a structured CloudEvent.
 const CLOUDEVENT: &str = "application/cloudevents+json";
-/// Who is unreachable when acknowledgements do not come.
-const ACKNOWLEDGEMENTS: &str = "Kafka (publishing)";
-
 /// Publishes; cheap to clone.
 #[derive(Clone)]
 pub(crate) struct Producer {
@@ -51,6 +48,8 @@ pub(crate) struct Producer {
     /// list comes again until an operator has dealt with the topic in question, and every time would
     /// leave another copy.
     done: Arc<Mutex<HashSet<String>>>,
+    /// How many waits for acknowledgements take long now, by who waits.
+    slow: Arc<Mutex<HashMap<String, usize>>>,
     /// Set when the relays are to end: then nobody waits for a broker that is away.
     stop: watch::Receiver<bool>,
     /// When the last wait ends, one time for all of them; set by the first that sees `stop`.
@@ -90,6 +89,61 @@ fn attributes(event: &NewEvent) -> Attributes {
     serde_json::from_str(&event.envelope).unwrap_or_default()
 }
 
+/// Who emitted it.
+fn service(event: &NewEvent) -> String {
+    let source = attributes(event).source;
+    source.strip_prefix("/innover/").unwrap_or(&source).into()
+}
+
+/// A wait for acknowledgements of what is sent from its beginning on. Once it takes long, the bridge is
+/// not ready, until it ends.
+struct Wait<'a> {
+    producer: &'a Producer,
+    who: String,
+    slow_at: Instant,
+    slow: bool,
+}
+
+impl Wait<'_> {
+    fn new(producer: &Producer, who: String) -> Wait<'_> {
+        Wait {
+            producer,
+            who: format!("Kafka (publishing {who})"),
+            slow_at: Instant::now() + KAFKA_SLOW_ACK,
+            slow: false,
+        }
+    }
+
+    fn is_slow(&mut self) {
+        tracing::warn!(
+            who = self.who,
+            "Kafka does not acknowledge; events stay in their outboxes and publishing waits"
+        );
+        self.slow = true;
+        let mut all = locked(&self.producer.slow);
+        *all.entry(self.who.clone()).or_default() += 1;
+        let problem = format!("no acknowledgement for {} s", KAFKA_SLOW_ACK.as_secs());
+        self.producer.metrics.reachable(&self.who, Some(&problem));
+    }
+}
+
+impl Drop for Wait<'_> {
+    fn drop(&mut self) {
+        if !self.slow {
+            return;
+        }
+        let mut all = locked(&self.producer.slow);
+        let others = all.get_mut(&self.who).map_or(0, |count| {
+            *count -= 1;
+            *count
+        });
+        if others == 0 {
+            all.remove(&self.who);
+            self.producer.metrics.reachable(&self.who, None);
+        }
+    }
+}
+
 impl Producer {
     pub(crate) fn new(
         config: KafkaConfig,
@@ -105,6 +159,7 @@ impl Producer {
             config,
             metrics,
             done: Arc::default(),
+            slow: Arc::default(),
             stop,
             end: Arc::default(),
         })
@@ -143,6 +198,8 @@ impl Producer {
             .await
             .map_err(StoreError::Bus)?;
 
+        let who = events.first().map(service).unwrap_or_default();
+        let mut wait = Wait::new(self, format!("for {who}"));
         let mut waiting: VecDeque<(usize, DeliveryFuture)> = VecDeque::new();
         let mut failed = Vec::new();
         for (place, (event, topic)) in good.iter().enumerate() {
@@ -153,7 +210,7 @@ impl Producer {
                     Err(KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull)) => {
                         match waiting.pop_front() {
                             Some((place, delivery)) => {
-                                if let Err(refused) = self.acknowledged(delivery).await {
+                                if let Err(refused) = self.acknowledged(delivery, &mut wait).await {
                                     failed.push((place, refused));
                                 }
                             }
@@ -167,7 +224,7 @@ impl Producer {
             }
         }
         for (place, delivery) in waiting {
-            if let Err(refused) = self.acknowledged(delivery).await {
+            if let Err(refused) = self.acknowledged(delivery, &mut wait).await {
                 failed.push((place, refused));
             }
         }
@@ -180,7 +237,7 @@ impl Producer {
             // A batch is refused as one: perhaps this event is fine by itself.
             if let Refused::Itself(_) = refused {
                 refused = match self.send(outgoing(signing_key, event, topic)) {
-                    Ok(delivery) => match self.acknowledged(delivery).await {
+                    Ok(delivery) => match self.acknowledged(delivery, &mut wait).await {
                         Ok(()) => {
                             missing.remove(&place);
                             continue;
@@ -229,7 +286,8 @@ impl Producer {
         let topic = message.topic;
         self.topics.ensure([topic]).await.map_err(Refused::Now)?;
         let delivery = self.send(message).map_err(|e| refusal(&e))?;
-        let acknowledged = self.acknowledged(delivery).await;
+        let mut wait = Wait::new(self, format!("to {topic}"));
+        let acknowledged = self.acknowledged(delivery, &mut wait).await;
         if let Err(Refused::Now(_)) = &acknowledged {
             self.distrust(topic);
         }
@@ -251,12 +309,13 @@ impl Producer {
 
     /// Waits for as long as the producer makes progress, says when it takes long, and gives up at the
     /// end.
-    async fn acknowledged(&self, delivery: DeliveryFuture) -> Result<(), Refused> {
+    async fn acknowledged(
+        &self,
+        delivery: DeliveryFuture,
+        wait: &mut Wait<'_>,
+    ) -> Result<(), Refused> {
         let mut stop = self.stop.clone();
         tokio::pin!(delivery);
-        let slow = tokio::time::sleep(KAFKA_SLOW_ACK);
-        tokio::pin!(slow);
-        let mut said = false;
         let stuck = tokio::time::sleep(KAFKA_STUCK);
         tokio::pin!(stuck);
         let mut end = self.end.get().copied();
@@ -265,12 +324,7 @@ impl Producer {
                 // What is there counts, even after the end.
                 biased;
                 result = &mut delivery => break result,
-                () = &mut slow, if !said => {
-                    said = true;
-                    tracing::warn!("Kafka does not acknowledge; events stay in their outboxes and publishing waits");
-                    let problem = format!("no acknowledgement for {} s", KAFKA_SLOW_ACK.as_secs());
-                    self.metrics.reachable(ACKNOWLEDGEMENTS, Some(&problem));
-                }
+                () = tokio::time::sleep_until(wait.slow_at), if !wait.slow => wait.is_slow(),
                 () = &mut stuck => {
                     let until = *locked(&self.progress) + KAFKA_STUCK;
                     if until <= Instant::now() {
@@ -286,9 +340,6 @@ impl Producer {
                 }
             }
         };
-        if said {
-            self.metrics.reachable(ACKNOWLEDGEMENTS, None);
-        }
         match result {
             Ok(Ok(_)) => {
                 *locked(&self.progress) = Instant::now();
@@ -371,8 +422,7 @@ fn refusal(error: &KafkaError) -> Refused {
 }
 
 fn letter(event: &NewEvent, error: String) -> NewDeadLetter {
-    let source = attributes(event).source;
-    let service = source.strip_prefix("/innover/").unwrap_or(&source);
+    let service = service(event);
     tracing::error!(
         service,
         id = event.id,
@@ -382,7 +432,7 @@ fn letter(event: &NewEvent, error: String) -> NewDeadLetter {
     );
     NewDeadLetter {
         kind: "outbox",
-        target: service.to_owned(),
+        target: service,
         id: event.id.clone(),
         name: event.topic.clone(),
         key: event.key.clone(),
