@@ -198,6 +198,9 @@ pub const KAFKA_SESSION_TIMEOUT: Duration = Duration::from_secs(10);
 /// rebalance takes less: others give their partitions away within [`KAFKA_REVOKE_WAIT`], and one that
 /// is silent is dead before.
 pub const KAFKA_OUTSIDE_MAX: Duration = Duration::from_secs(30);
+/// A member that is not in its group for this long makes the bridge not ready: longer than a rebalance
+/// that waits for a delivery under way.
+pub const KAFKA_OUTSIDE_SAID: Duration = Duration::from_secs(15);
 /// Time between two signs of life; a member learns of a rebalance from the answer.
 pub const KAFKA_HEARTBEAT: Duration = Duration::from_secs(1);
 /// Time between two commits of offsets: what is settled and not committed comes again after a crash.
@@ -222,7 +225,7 @@ pub const KAFKA_SLOW_ACK: Duration = Duration::from_secs(5);
 pub const KAFKA_STUCK: Duration = Duration::from_secs(15);
 /// Questions about topics are answered within this time.
 pub const KAFKA_ADMIN_WAIT: Duration = Duration::from_secs(5);
-/// Time between two looks whether a broker answers.
+/// Time between two looks whether a broker answers, or a topic that could not be read is there now.
 pub const KAFKA_LOOK_EVERY: Duration = Duration::from_secs(5);
 /// New partitions and topics are noticed within this time.
 pub const KAFKA_METADATA_EVERY: Duration = Duration::from_secs(30);

@@ -776,6 +776,39 @@ async fn a_topic_that_was_deleted_is_made_again_and_holds_others_up_without_repe
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_subscriber_whose_topic_is_gone_says_so_until_it_is_there_again() {
+    let Some(brokers) = kafka() else { return };
+    let (platform, kafka, door) = (payments(), config(&brokers), FakeDoor::ok());
+    let bridge = start(&platform, &kafka, &door).await;
+    platform.emit("payment", "e1", "payment.initiated", "a");
+    until("delivered", || distinct(&door) == 1).await;
+    let topic = kafka.topic("payment.initiated");
+    let admin: AdminClient<DefaultClientContext> = client(&brokers).create().unwrap();
+    let options = AdminOptions::new().operation_timeout(Some(Duration::from_secs(10)));
+    let done = admin.delete_topics(&[&topic], &options).await.unwrap();
+    done.into_iter().for_each(|d| drop(d.unwrap()));
+    let told = || {
+        let problems = bridge.readiness().problems;
+        problems
+            .iter()
+            .any(|p| p.starts_with("forex (Kafka)") && p.contains(&topic))
+    };
+    // A member looks for its topics every 30 s.
+    soon("said", Duration::from_secs(60), told).await;
+    make_topic(&brokers, &topic, 6, &[]).await;
+    soon("ready again", Duration::from_secs(20), || {
+        bridge.readiness().ready
+    })
+    .await;
+    platform.emit("payment", "e2", "payment.initiated", "a");
+    soon("delivered", Duration::from_secs(60), || {
+        distinct(&door) == 2
+    })
+    .await;
+    bridge.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn jobs_and_events_of_one_outbox_go_their_own_ways() {
     let Some(brokers) = kafka() else { return };
     let (platform, kafka, door) = (payments(), config(&brokers), FakeDoor::ok());

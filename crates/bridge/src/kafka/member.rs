@@ -6,7 +6,7 @@
 //! each partition is settled ([`Offsets`]) and how much it holds ([`Load`]).
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     sync::{
         Arc, Mutex,
         atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed},
@@ -22,15 +22,16 @@ use rdkafka::{
     consumer::{BaseConsumer, CommitMode, Consumer, ConsumerContext, Rebalance},
     error::{KafkaError, KafkaResult, RDKafkaErrorCode},
     message::{BorrowedMessage, Headers},
+    metadata::MetadataTopic,
 };
 use tokio::sync::{mpsc, oneshot};
 
 use super::{BROKERS, client, config::KafkaConfig, locked, message::Message, window::Place};
 use crate::{
     limits::{
-        KAFKA_COMMIT_EVERY, KAFKA_ENDS_WAIT, KAFKA_OUTSIDE_MAX, KAFKA_POLL, KAFKA_REVOKE_WAIT,
-        KAFKA_ROOM_WAIT, KAFKA_UNSUBSCRIBE_WAIT, KAFKA_WINDOW_BYTES_MAX, KAFKA_WINDOW_EVENTS_MAX,
-        SAMPLE_EVERY, UNAVAILABLE_BACKOFF_MAX,
+        KAFKA_COMMIT_EVERY, KAFKA_ENDS_WAIT, KAFKA_LOOK_EVERY, KAFKA_OUTSIDE_MAX,
+        KAFKA_OUTSIDE_SAID, KAFKA_POLL, KAFKA_REVOKE_WAIT, KAFKA_ROOM_WAIT, KAFKA_UNSUBSCRIBE_WAIT,
+        KAFKA_WINDOW_BYTES_MAX, KAFKA_WINDOW_EVENTS_MAX, SAMPLE_EVERY, UNAVAILABLE_BACKOFF_MAX,
     },
     metrics::Metrics,
 };
@@ -258,6 +259,8 @@ impl Reader {
             assigned: AtomicBool::new(false),
             ends: Mutex::default(),
             outside: Mutex::default(),
+            denials: Mutex::default(),
+            reason: Mutex::default(),
         };
         let client = self.config.consumer(&self.service);
         let told = |error: KafkaError| error.to_string();
@@ -269,6 +272,7 @@ impl Reader {
         let mut paused = false;
         let mut commit_at = Instant::now() + KAFKA_COMMIT_EVERY;
         let mut look_at = Instant::now();
+        let mut denials_at = Instant::now() + KAFKA_LOOK_EVERY;
         let outcome = loop {
             if self.ends() {
                 break Ok(());
@@ -287,6 +291,10 @@ impl Reader {
                 self.look_for_ends(&consumer);
                 look_at = Instant::now() + SAMPLE_EVERY;
             }
+            if Instant::now() >= denials_at {
+                self.look_for_denials(&consumer);
+                denials_at = Instant::now() + KAFKA_LOOK_EVERY;
+            }
             match consumer.poll(KAFKA_POLL) {
                 None => {}
                 Some(Ok(message)) => {
@@ -301,6 +309,7 @@ impl Reader {
                     let message = detach(&message);
                     let bytes = message.bytes();
                     self.load.add(bytes);
+                    locked(&consumer.context().denials).read_of(&topic);
                     let place = (topic, message.partition);
                     let _ = self
                         .notices
@@ -317,7 +326,12 @@ impl Reader {
                     | RDKafkaErrorCode::CoordinatorNotAvailable
                     | RDKafkaErrorCode::CoordinatorLoadInProgress),
                 ))) => break Err(error.to_string()),
-                // A broker that is away, a topic that is being made: it goes on by itself.
+                Some(Err(KafkaError::MessageConsumption(
+                    RDKafkaErrorCode::TopicAuthorizationFailed
+                    | RDKafkaErrorCode::GroupAuthorizationFailed
+                    | RDKafkaErrorCode::UnknownTopicOrPartition,
+                ))) => consumer.context().denied(&topics),
+                // A broker that is away, a leader that changes: it goes on by itself.
                 Some(Err(error)) => {
                     tracing::debug!(subscriber = &*self.service, %error, "reading from Kafka");
                 }
@@ -393,6 +407,23 @@ impl Reader {
                 known.insert((end.topic().into(), end.partition()), offset);
             }
         }
+    }
+
+    /// Says what of its topics the member cannot read. librdkafka says it once and takes it back in no
+    /// way, so a topic that is not assigned is asked for again.
+    fn look_for_denials(&self, consumer: &BaseConsumer<Context>) {
+        let context = consumer.context();
+        let topics = locked(&context.denials).topics();
+        for topic in topics {
+            let found = consumer.fetch_metadata(Some(&topic), KAFKA_ENDS_WAIT);
+            let there = |t: &MetadataTopic| t.name() == topic && t.error().is_none();
+            if found.is_ok_and(|m| m.topics().iter().any(there)) {
+                locked(&context.denials).is_there(&topic);
+            }
+        }
+        let problem = locked(&context.denials).standing(&self.service, Instant::now());
+        self.metrics
+            .reachable(&format!("{} (Kafka)", self.service), problem.as_deref());
     }
 
     /// Waits a moment before partitions are paused: a pause throws away what was fetched ahead, and a
@@ -480,6 +511,100 @@ struct Context {
     /// Where partitions end that are held back: of these no answer to a fetch tells.
     ends: Mutex<HashMap<Place, i64>>,
     outside: Mutex<Outside>,
+    denials: Mutex<Denials>,
+    /// Of the last error, which comes without its topic.
+    reason: Mutex<String>,
+}
+
+/// What Kafka does not let the member read.
+#[derive(Default)]
+struct Denials(Vec<Denial>);
+
+struct Denial {
+    since: Instant,
+    reason: String,
+    about: About,
+    said: bool,
+}
+
+enum About {
+    /// This topic is not there or not for us.
+    Topic(String),
+    /// A partition that was assigned, of one of these topics; or, without any, the whole group.
+    OneOf(HashSet<String>),
+}
+
+impl Denials {
+    fn add(&mut self, reason: &str, subscribed: &[String], assigned: HashSet<String>) {
+        if self.0.iter().any(|denial| denial.reason == reason) {
+            return;
+        }
+        let names = |topic: &&String| reason.contains(&format!(": {topic}: "));
+        let about = match subscribed.iter().find(names) {
+            Some(topic) => About::Topic(topic.clone()),
+            None => About::OneOf(assigned),
+        };
+        self.0.push(Denial {
+            since: Instant::now(),
+            reason: reason.to_owned(),
+            about,
+            said: false,
+        });
+    }
+
+    /// A message of the topic was read, or none is to be. Of one that is gone it may have been fetched
+    /// before.
+    fn read_of(&mut self, topic: &str) {
+        self.0.retain_mut(|denial| match &mut denial.about {
+            About::Topic(_) => true,
+            About::OneOf(topics) => !topics.remove(topic) || !topics.is_empty(),
+        });
+    }
+
+    fn is_there(&mut self, topic: &str) {
+        self.0
+            .retain(|denial| !matches!(&denial.about, About::Topic(t) if t == topic));
+    }
+
+    /// Partitions of these topics came: what of them still cannot be read is denied anew.
+    fn assigned(&mut self, topics: &HashSet<String>) {
+        self.0.retain_mut(|denial| match &mut denial.about {
+            About::Topic(topic) => !topics.contains(topic),
+            About::OneOf(left) => {
+                left.retain(|topic| !topics.contains(topic));
+                !left.is_empty()
+            }
+        });
+    }
+
+    fn topics(&self) -> Vec<String> {
+        let topic = |denial: &Denial| match &denial.about {
+            About::Topic(topic) => Some(topic.clone()),
+            About::OneOf(_) => None,
+        };
+        self.0.iter().filter_map(topic).collect()
+    }
+
+    /// What has stood for longer than it takes to make a topic; each is logged once.
+    fn standing(&mut self, service: &str, now: Instant) -> Option<String> {
+        let mut reasons = Vec::new();
+        for denial in &mut self.0 {
+            if now.duration_since(denial.since) < KAFKA_LOOK_EVERY {
+                continue;
+            }
+            if !denial.said {
+                let reason = denial.reason.as_str();
+                tracing::warn!(
+                    subscriber = service,
+                    reason,
+                    "events cannot be read from Kafka"
+                );
+                denial.said = true;
+            }
+            reasons.push(denial.reason.as_str());
+        }
+        (!reasons.is_empty()).then(|| reasons.join("; "))
+    }
 }
 
 /// Since when a member is not in its group though Kafka can be reached, and what it does instead.
@@ -489,14 +614,26 @@ struct Context {
 struct Outside(Option<(Instant, String)>);
 
 impl Outside {
+    fn is_inside(statistics: &Statistics) -> bool {
+        let group = statistics.cgrp.as_ref();
+        group.is_some_and(|group| group.state == "up" && group.join_state == "steady")
+    }
+
     fn look(&mut self, statistics: &Statistics, reachable: bool, now: Instant) {
         self.0 = match &statistics.cgrp {
-            Some(group) if reachable && (group.state != "up" || group.join_state != "steady") => {
+            Some(group) if reachable && !Outside::is_inside(statistics) => {
                 let since = self.0.as_ref().map_or(now, |(since, _)| *since);
                 Some((since, format!("{}, {}", group.state, group.join_state)))
             }
             _ => None,
         };
+    }
+
+    /// What readiness says of it.
+    fn problem(&self, now: Instant) -> Option<String> {
+        let (since, state) = self.0.as_ref()?;
+        let takes = now.duration_since(*since);
+        (takes >= KAFKA_OUTSIDE_SAID).then(|| format!("not in its group: {state}"))
     }
 
     /// What it does, if that takes too long.
@@ -513,6 +650,7 @@ impl ClientContext for Context {
 
     fn error(&self, error: KafkaError, reason: &str) {
         client::failed(&error, reason);
+        reason.clone_into(&mut locked(&self.reason));
     }
 
     /// Lag: what is on our partitions and not settled. And whether this is a member still.
@@ -521,7 +659,16 @@ impl ClientContext for Context {
             return;
         }
         let reachable = self.metrics.is_reachable(BROKERS);
-        locked(&self.outside).look(&statistics, reachable, Instant::now());
+        let outside = {
+            let mut outside = locked(&self.outside);
+            outside.look(&statistics, reachable, Instant::now());
+            outside.problem(Instant::now())
+        };
+        // A member that has replaced this one has just begun to join: only being in the group ends it.
+        if outside.is_some() || Outside::is_inside(&statistics) {
+            let who = format!("{} (Kafka, group)", self.service);
+            self.metrics.reachable(&who, outside.as_deref());
+        }
         let ours = locked(&self.offsets.ours).clone();
         let ends = locked(&self.ends).clone();
         let mut lags: HashMap<&str, i64> = HashMap::new();
@@ -571,6 +718,8 @@ impl ConsumerContext for Context {
         }
         let places = places(list);
         tracing::debug!(subscriber = &*self.service, ?places, "partitions assigned");
+        let topics = places.iter().map(|place| place.0.to_string()).collect();
+        locked(&self.denials).assigned(&topics);
         let mut assigned = Vec::with_capacity(places.len());
         let mut ours = locked(&self.offsets.ours);
         for place in places {
@@ -598,6 +747,16 @@ impl ConsumerContext for Context {
 }
 
 impl Context {
+    /// The last error says that something cannot be read.
+    fn denied(&self, subscribed: &[String]) {
+        let reason = locked(&self.reason).clone();
+        tracing::debug!(subscriber = &*self.service, reason, "reading from Kafka");
+        let ours = locked(&self.offsets.ours);
+        let assigned = ours.keys().map(|place| place.0.to_string()).collect();
+        drop(ours);
+        locked(&self.denials).add(&reason, subscribed, assigned);
+    }
+
     /// Gives partitions away: deliveries under way are waited for, what is settled is committed, and
     /// the rest is the next owner's.
     fn revoke(&self, consumer: &BaseConsumer<Self>, leaving: &[Place]) {
@@ -631,6 +790,11 @@ impl Context {
             ends.remove(place);
         }
         drop(ends);
+        for (topic, _) in leaving {
+            if !ours.keys().any(|place| place.0 == *topic) {
+                locked(&self.denials).read_of(topic);
+            }
+        }
         let _ = self.notices.send(Notice::Gone(leaving.to_vec()));
     }
 }
@@ -666,6 +830,34 @@ mod tests {
         let leaving = [place(1)];
         assert_eq!(count(Ripe::Leaving(&leaving)), 1);
         assert_eq!(count(Ripe::All), 2);
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_said_until_it_can() {
+        let gone = "Subscribed topic not available: t.a: Broker: Unknown topic or partition";
+        let denied = "Fetch from broker 1 failed: Broker: Topic authorization failed";
+        let set = |topics: &[&str]| topics.iter().map(|t| (*t).to_owned()).collect();
+        let told = |what: &dyn Fn(&mut Denials)| {
+            let mut denials = Denials::default();
+            let subscribed = ["t.a".to_owned(), "t.b".to_owned()];
+            for _ in 0..2 {
+                denials.add(gone, &subscribed, set(&["t.b", "t.c"]));
+                denials.add(denied, &subscribed, set(&["t.b", "t.c"]));
+            }
+            assert_eq!(denials.standing("forex", Instant::now()), None, "not yet");
+            what(&mut denials);
+            denials.standing("forex", Instant::now() + KAFKA_LOOK_EVERY)
+        };
+        let both = format!("{gone}; {denied}");
+        assert_eq!(told(&|_| ()), Some(both.clone()));
+        assert_eq!(told(&|d| d.is_there("t.a")).as_deref(), Some(denied));
+        assert_eq!(told(&|d| d.read_of("t.a")), Some(both.clone()));
+        assert_eq!(told(&|d| d.read_of("t.b")), Some(both.clone()));
+        let read_both = |d: &mut Denials| ["t.b", "t.c"].iter().for_each(|t| d.read_of(t));
+        assert_eq!(told(&read_both).as_deref(), Some(gone));
+        assert_eq!(told(&|d| d.assigned(&set(&["t.b"]))), Some(both));
+        let all = |d: &mut Denials| d.assigned(&set(&["t.a", "t.b", "t.c"]));
+        assert_eq!(told(&all), None);
     }
 
     #[test]
