@@ -201,8 +201,9 @@ fn a_reviewed_payment_waits_for_finance_and_is_decided_once() {
         // Nobody's approval lets money leave a wallet that was frozen meanwhile.
         let wallet = format!("/api/wallet/v1/wallets/{payer}");
         let why = json!({"reason": "under suspicion"});
-        let frozen = p.post("finance", &format!("{wallet}/freeze"), why.clone());
-        assert_eq!(frozen.await.status, 200);
+        let (freeze, unfreeze) = (format!("{wallet}/freeze"), format!("{wallet}/unfreeze"));
+        let frozen = p.post("finance", &freeze, why.clone()).await;
+        assert_eq!(frozen.status, 200);
         let refused = p.post("finance", &path, body.clone()).await;
         assert_eq!(
             (refused.status, refused.code()),
@@ -210,8 +211,7 @@ fn a_reviewed_payment_waits_for_finance_and_is_decided_once() {
             "{}",
             refused.text
         );
-        let unfrozen = p.post("finance", &format!("{wallet}/unfreeze"), why);
-        assert_eq!(unfrozen.await.status, 200);
+        assert_eq!(p.post("finance", &unfreeze, why).await.status, 200);
         assert_eq!(p.post("finance", &path, body.clone()).await.status, 200);
         assert_eq!(p.settled(&approved).await["state"], "completed");
         let again = p.post("finance", &path, body).await;

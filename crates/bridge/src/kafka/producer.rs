@@ -114,7 +114,7 @@ impl Wait<'_> {
         }
     }
 
-    fn is_slow(&mut self) {
+    fn note_slow(&mut self) {
         tracing::warn!(
             who = self.who,
             "Kafka does not acknowledge; events stay in their outboxes and publishing waits"
@@ -324,7 +324,7 @@ impl Producer {
                 // What is there counts, even after the end.
                 biased;
                 result = &mut delivery => break result,
-                () = tokio::time::sleep_until(wait.slow_at), if !wait.slow => wait.is_slow(),
+                () = tokio::time::sleep_until(wait.slow_at), if !wait.slow => wait.note_slow(),
                 () = &mut stuck => {
                     let until = *locked(&self.progress) + KAFKA_STUCK;
                     if until <= Instant::now() {

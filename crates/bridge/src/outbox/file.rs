@@ -61,7 +61,7 @@ impl File {
         if let Some((last, ..)) = rows.last() {
             self.read_to = *last;
         }
-        Ok(self.to_delete(rows))
+        Ok(self.keep_for_deletion(rows))
     }
 
     pub(super) async fn read_jobs(&mut self) -> Result<Vec<Row>, StoreError> {
@@ -71,10 +71,10 @@ impl File {
                 Ok(read(connection, READ_JOBS, which)?)
             })
             .await?;
-        Ok(self.to_delete(rows))
+        Ok(self.keep_for_deletion(rows))
     }
 
-    fn to_delete(&mut self, rows: Vec<(i64, Value, Row)>) -> Vec<Row> {
+    fn keep_for_deletion(&mut self, rows: Vec<(i64, Value, Row)>) -> Vec<Row> {
         let (stored, rows): (Vec<_>, Vec<Row>) = rows
             .into_iter()
             .map(|(rowid, id, row)| ((rowid, id), row))
