@@ -58,6 +58,8 @@ impl Address {
         config.connect_timeout(CONNECT);
         config.tcp_user_timeout(SILENCE);
         config.keepalives_idle(SILENCE);
+        // The kernel asks again after 75 s unless it is told.
+        config.keepalives_interval(SILENCE);
         if config.get_application_name().is_none() {
             config.application_name("innover");
         }
