@@ -263,7 +263,7 @@ impl Bridge {
                     routes: routes.clone(),
                     // Without the life: this bridge's next one goes on at once, and its file's
                     // claim keeps two of one instance from being there together.
-                    owner: instance.clone(),
+                    lease: Arc::new(outbox::Lease::of(instance.clone())),
                     gate: gate.clone(),
                     wake: wake.clone(),
                     clock: clock.clone(),

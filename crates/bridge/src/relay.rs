@@ -34,7 +34,7 @@ use crate::{
         RELAY_ROWS_MAX,
     },
     metrics::{Metrics, RelayState},
-    outbox::{Outbox, Row},
+    outbox::{Lease, Outbox, Row},
     publish::{Item, Publisher},
     store::{
         Durability, StoreError,
@@ -48,8 +48,8 @@ pub(crate) struct Relay {
     pub(crate) database: Database,
     pub(crate) publisher: Publisher,
     pub(crate) routes: Arc<Routes>,
-    /// This bridge, among several on one outbox.
-    pub(crate) owner: String,
+    /// This bridge's claim on the outbox, among several.
+    pub(crate) lease: Arc<Lease>,
     pub(crate) gate: Arc<dyn WriteGate>,
     pub(crate) wake: Arc<Notify>,
     pub(crate) clock: Clock,
@@ -124,6 +124,7 @@ impl Relay {
                         ..Progress::default()
                     };
                     if let StoreError::Bus(_) = error {
+                        self.lease.events_flow(false);
                         self.jobs(&mut progress.jobs).await;
                     }
                     RELAY_BACKOFF
@@ -144,6 +145,10 @@ impl Relay {
         }
     }
 
+    async fn open(&self) -> Result<Outbox, StoreError> {
+        Outbox::open(&self.database, &self.lease, &self.wake).await
+    }
+
     /// Publishes one read of the outbox and deletes what is due. Returns how many rows it read.
     async fn pass(
         &self,
@@ -154,7 +159,7 @@ impl Relay {
         // Put back only when all went well; otherwise the next pass starts anew.
         let mut outbox = match progress.outbox.take() {
             Some(outbox) => outbox,
-            None => Outbox::open(&self.database, &self.owner, &self.wake).await?,
+            None => self.open().await?,
         };
         let rows = outbox.read().await?;
         let count = rows.len();
@@ -191,11 +196,14 @@ impl Relay {
         }
         progress.outbox = Some(outbox);
         progress.jobs = None;
+        // It may have failed last, and is not asked again.
+        self.metrics.reachable(&self.of_jobs(), None);
         Ok(count)
     }
 
     /// Publishes rows. As long as Kafka does not take their events, the jobs of the outbox go on:
-    /// returns whether it came to that.
+    /// returns whether it came to that. Both at a time, since they share connections and either may
+    /// hold the last one; and no pass for jobs is left half done.
     async fn publish(
         &self,
         items: Vec<Item>,
@@ -209,11 +217,21 @@ impl Relay {
         loop {
             tokio::select! {
                 biased;
-                published = &mut publish => return published.map(|_| apart),
+                published = &mut publish => return self.published(published, apart),
                 () = tokio::time::sleep(wait), if self.publisher.kafka.is_some() => {}
             }
-            let rows = self.jobs(jobs).await;
+            self.lease.events_flow(false);
             apart = true;
+            let pass = self.jobs(jobs);
+            tokio::pin!(pass);
+            let rows = tokio::select! {
+                biased;
+                published = &mut publish => {
+                    pass.await;
+                    return self.published(published, true);
+                }
+                rows = &mut pass => rows,
+            };
             wait = match rows < RELAY_ROWS_MAX {
                 true => RELAY_JOBS_EVERY,
                 false => Duration::ZERO,
@@ -221,27 +239,42 @@ impl Relay {
         }
     }
 
+    fn published<T>(
+        &self,
+        published: Result<T, StoreError>,
+        apart: bool,
+    ) -> Result<bool, StoreError> {
+        published?;
+        self.lease.events_flow(true);
+        Ok(apart)
+    }
+
     /// Publishes and deletes jobs alone, from an outbox of their own. Returns how many it read. A
     /// failure is said by readiness, and the next time starts anew.
     async fn jobs(&self, outbox: &mut Option<Outbox>) -> usize {
-        let who = format!("{} (jobs of its outbox)", self.service);
         match self.jobs_pass(outbox).await {
             Ok(rows) => {
-                self.metrics.reachable(&who, None);
+                self.metrics.reachable(&self.of_jobs(), None);
                 rows
             }
             Err(error) => {
                 tracing::debug!(service = &*self.service, %error, "jobs cannot be relayed either");
-                self.metrics.reachable(&who, Some(&error.to_string()));
+                self.metrics
+                    .reachable(&self.of_jobs(), Some(&error.to_string()));
                 0
             }
         }
     }
 
+    /// The passes for jobs, as readiness calls them.
+    fn of_jobs(&self) -> String {
+        format!("{} (jobs of its outbox)", self.service)
+    }
+
     async fn jobs_pass(&self, progress: &mut Option<Outbox>) -> Result<usize, StoreError> {
         let mut outbox = match progress.take() {
             Some(outbox) => outbox,
-            None => Outbox::open(&self.database, &self.owner, &self.wake).await?,
+            None => self.open().await?,
         };
         let rows = outbox.read_jobs().await?;
         let count = rows.len();

@@ -83,6 +83,106 @@ async fn a_commit_is_announced_on_the_services_own_database() {
     }
 }
 
+/// A service's outbox in a jobs database, with events in it.
+fn outbox(database: &JobsDatabase, events: usize) {
+    database.run(&format!(
+        "CREATE TABLE relay_lease (id BIGINT PRIMARY KEY, owner TEXT NOT NULL, ends_at BIGINT NOT NULL);
+         CREATE TABLE outbox (id TEXT PRIMARY KEY, topic TEXT NOT NULL, key TEXT NOT NULL,
+             key_version BIGINT NOT NULL, type TEXT NOT NULL, payload TEXT NOT NULL,
+             headers TEXT NOT NULL, created_at BIGINT NOT NULL);
+         INSERT INTO outbox SELECT 'e' || n, 'wallet.updated', 'a', n, 'wallet.updated', '{{}}', '', 1
+             FROM generate_series(1, {events}) AS n;"
+    ));
+}
+
+/// A bridge whose Kafka is nowhere.
+async fn without_kafka(platform: &Platform, door: &Arc<FakeDoor>) -> Bridge {
+    let mut config = platform.config();
+    config.kafka = Some(KafkaConfig::new("127.0.0.1:1"));
+    let bridge = Bridge::start(config, door.clone(), Arc::new(NoGate), Commits::default());
+    bridge.await.unwrap()
+}
+
+/// Asks for the outbox as another bridge does; true when it is that one's now.
+fn claims(database: &JobsDatabase, owner: &str) -> bool {
+    let asked = format!(
+        "WITH now AS (SELECT CAST(EXTRACT(EPOCH FROM clock_timestamp()) * 1000 AS BIGINT) AS ms)
+         UPDATE relay_lease SET owner = '{owner}', ends_at = now.ms + 60000 FROM now
+         WHERE ends_at < now.ms RETURNING owner"
+    );
+    database.run(&asked) == [owner]
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_bridge_whose_kafka_is_away_leaves_the_outbox_to_one_whose_is_not() {
+    let Some(database) = database() else { return };
+    let mut platform = wallet(&database);
+    platform.service("wallet").database = Some(Database {
+        label: "wallet".into(),
+        place: database.place(),
+    });
+    outbox(&database, 1);
+    let bridge = without_kafka(&platform, &FakeDoor::ok()).await;
+    until("the outbox is its", || {
+        !database.run("SELECT owner FROM relay_lease").is_empty()
+    })
+    .await;
+    // For longer than it tries: it has to let go each time, not once by chance.
+    tokio::time::sleep(Duration::from_secs(8)).await;
+    assert!(!claims(&database, "another"));
+    until("another bridge has it", || claims(&database, "another")).await;
+    bridge.shutdown().await;
+}
+
+/// There are fewer connections than relays.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn relays_that_wait_for_the_jobs_database_do_not_wait_for_each_other() {
+    let Some(database) = database() else { return };
+    let names = ["wallet", "ledger", "forex", "payment", "cases", "profile"];
+    let services: Vec<(&str, &[&str])> = names.iter().map(|name| (*name, &[][..])).collect();
+    let mut platform = Platform::with_jobs(&services, Some(database.clone()));
+    for name in names {
+        platform.service(name).database = Some(Database {
+            label: name.into(),
+            place: database.place(),
+        });
+    }
+    outbox(&database, 0);
+    let door = FakeDoor::ok();
+    let bridge = without_kafka(&platform, &door).await;
+    let put = |id: &str| {
+        for name in names {
+            let job = Job::new(format!("{id}-{name}"), format!("{name}.run"), vec![]);
+            let text = serde_json::to_string(&job).unwrap();
+            database.run(&format!(
+                "INSERT INTO outbox VALUES ('{}', '{name}-tasks', '', 0, 'task:{name}.run', '{text}', '', 1)",
+                job.id
+            ));
+        }
+    };
+    let all_ran = |id: &str| {
+        let ran = |name: &&str| door.ids(name).contains(&format!("{id}-{name}"));
+        names.iter().all(ran)
+    };
+    put("before");
+    until("jobs run", || all_ran("before")).await;
+    // Longer than jobs are let wait for events, shorter than a statement may take.
+    let locker = database.clone();
+    let locked = std::thread::spawn(move || {
+        locker.run("BEGIN; LOCK TABLE jobs IN ACCESS EXCLUSIVE MODE; SELECT pg_sleep(4); COMMIT")
+    });
+    until("the table is locked", || {
+        let held = "SELECT 1 FROM pg_locks WHERE mode = 'AccessExclusiveLock' AND granted
+                    AND relation = 'jobs'::regclass";
+        !database.run(held).is_empty()
+    })
+    .await;
+    put("meanwhile");
+    locked.join().unwrap();
+    until("they go on", || all_ran("meanwhile")).await;
+    bridge.shutdown().await;
+}
+
 /// Beyond the lease too, which is not renewed for events that do not get through.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn jobs_behind_more_events_than_one_read_takes_go_on_while_kafka_is_away() {
@@ -92,20 +192,9 @@ async fn jobs_behind_more_events_than_one_read_takes_go_on_while_kafka_is_away()
         label: "wallet".into(),
         place: database.place(),
     });
-    database.run(
-        "CREATE TABLE relay_lease (id BIGINT PRIMARY KEY, owner TEXT NOT NULL, ends_at BIGINT NOT NULL);
-         CREATE TABLE outbox (id TEXT PRIMARY KEY, topic TEXT NOT NULL, key TEXT NOT NULL,
-             key_version BIGINT NOT NULL, type TEXT NOT NULL, payload TEXT NOT NULL,
-             headers TEXT NOT NULL, created_at BIGINT NOT NULL);
-         INSERT INTO outbox SELECT 'e' || n, 'wallet.updated', 'a', n, 'wallet.updated', '{}', '', 1
-             FROM generate_series(1, 600) AS n;",
-    );
-    let mut config = platform.config();
-    // Nothing listens there.
-    config.kafka = Some(KafkaConfig::new("127.0.0.1:1"));
+    outbox(&database, 600);
     let door = FakeDoor::ok();
-    let bridge = Bridge::start(config, door.clone(), Arc::new(NoGate), Commits::default());
-    let bridge = bridge.await.unwrap();
+    let bridge = without_kafka(&platform, &door).await;
     for n in 1..=20 {
         let id = format!("j{n}");
         let job = serde_json::to_string(&run(&id)).unwrap();

@@ -6,13 +6,14 @@
 mod file;
 mod server;
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use tokio::sync::Notify;
+use tokio::{sync::Notify, time::Instant};
 
 use crate::{
     config::{Database, Place},
     door::WriteGate,
+    limits::{RELAY_LEASE, RELAY_YIELD},
     store::StoreError,
 };
 
@@ -30,6 +31,64 @@ pub(crate) struct Row {
     pub(crate) place: String,
 }
 
+/// A bridge's claim on an outbox that several see, as each of its connections there knows it.
+pub(crate) struct Lease {
+    /// Names this bridge: of several on one outbox one relays.
+    owner: String,
+    state: Mutex<Held>,
+}
+
+#[derive(Default)]
+struct Held {
+    /// Until when the claim surely holds.
+    until: Option<Instant>,
+    /// The bus does not take events. Then the claim is not renewed, and for a moment after its end it
+    /// is not taken again, so that a bridge whose bus does can have the outbox.
+    stuck: bool,
+}
+
+/// What is to be done to relay now.
+#[derive(Debug, PartialEq, Eq)]
+enum Claim {
+    Holds,
+    Ask,
+    /// It is another bridge's turn.
+    Yield,
+}
+
+impl Lease {
+    pub(crate) fn of(owner: String) -> Lease {
+        Lease {
+            owner,
+            state: Mutex::default(),
+        }
+    }
+
+    /// Says whether the bus takes events.
+    pub(crate) fn events_flow(&self, they_do: bool) {
+        self.held().stuck = !they_do;
+    }
+
+    fn held(&self) -> MutexGuard<'_, Held> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn claim(&self, now: Instant) -> Claim {
+        let held = self.held();
+        match held.until {
+            Some(until) if held.stuck && now < until => Claim::Holds,
+            Some(until) if held.stuck && now < until + RELAY_YIELD => Claim::Yield,
+            Some(until) if !held.stuck && now + RELAY_LEASE / 2 < until => Claim::Holds,
+            _ => Claim::Ask,
+        }
+    }
+
+    /// What came of asking at this moment.
+    fn asked(&self, at: Instant, taken: bool) {
+        self.held().until = taken.then_some(at + RELAY_LEASE);
+    }
+}
+
 /// An open outbox.
 pub(crate) enum Outbox {
     /// In a SQLite file.
@@ -39,17 +98,16 @@ pub(crate) enum Outbox {
 }
 
 impl Outbox {
-    /// Opens a database's outbox. `owner` names this bridge: of several on one outbox one relays.
-    /// `wake` is rung when another process says that it has committed there.
+    /// Opens a database's outbox. `wake` is rung when another process says that it has committed there.
     pub(crate) async fn open(
         database: &Database,
-        owner: &str,
+        lease: &Arc<Lease>,
         wake: &Arc<Notify>,
     ) -> Result<Outbox, StoreError> {
         Ok(match &database.place {
             Place::File(path) => Outbox::File(file::File::open(path.clone()).await?),
             Place::Server { url, authority } => {
-                Outbox::Server(server::Server::open(url, authority.as_deref(), owner, wake).await?)
+                Outbox::Server(server::Server::open(url, authority.as_deref(), lease, wake).await?)
             }
         })
     }

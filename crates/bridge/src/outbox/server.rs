@@ -12,13 +12,13 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use innover_contract::event::OUTBOX_TASK_PREFIX;
 use innover_postgres::{Address, explain};
-use tokio::sync::Notify;
+use tokio::{sync::Notify, time::Instant};
 use tokio_postgres::{Client, Statement, types::Type};
 
-use super::Row;
+use super::{Claim, Lease, Row};
 use crate::{
     announce,
-    limits::{OUTBOX_STATEMENT, RELAY_LEASE, RELAY_ROWS_MAX, RELAY_YIELD},
+    limits::{OUTBOX_STATEMENT, RELAY_LEASE, RELAY_ROWS_MAX},
     store::StoreError,
 };
 
@@ -48,14 +48,12 @@ const DELETE: &str = "DELETE FROM outbox WHERE id = ANY($1)";
 
 pub(crate) struct Server {
     client: Client,
-    lease: Statement,
+    ask: Statement,
     read: Statement,
     read_jobs: Statement,
     earlier: Statement,
     delete: Statement,
-    owner: String,
-    /// Until when the lease surely holds.
-    leased_until: Option<tokio::time::Instant>,
+    lease: Arc<Lease>,
     undeleted: Vec<String>,
 }
 
@@ -69,7 +67,7 @@ impl Server {
     pub(super) async fn open(
         url: &str,
         authority: Option<&str>,
-        owner: &str,
+        lease: &Arc<Lease>,
         wake: &Arc<Notify>,
     ) -> Result<Server, StoreError> {
         let unreachable = |error: innover_postgres::Unreachable| {
@@ -87,7 +85,7 @@ impl Server {
             .batch_execute("SET plan_cache_mode = force_custom_plan")
             .await;
         Ok(Server {
-            lease: client.prepare(LEASE).await?,
+            ask: client.prepare(LEASE).await?,
             read: client.prepare(READ).await?,
             read_jobs: client
                 .prepare_typed(READ_JOBS, &[Type::TEXT, Type::INT8])
@@ -95,25 +93,23 @@ impl Server {
             earlier: client.prepare(EARLIER).await?,
             delete: client.prepare(DELETE).await?,
             client,
-            owner: owner.to_owned(),
-            leased_until: None,
+            lease: lease.clone(),
             undeleted: Vec::new(),
         })
     }
 
     /// Whether the rows are this bridge's to publish.
     async fn leased(&mut self) -> Result<bool, StoreError> {
-        let now = tokio::time::Instant::now();
-        if self
-            .leased_until
-            .is_some_and(|until| until > now + RELAY_LEASE / 2)
-        {
-            return Ok(true);
+        let now = Instant::now();
+        match self.lease.claim(now) {
+            Claim::Holds => return Ok(true),
+            Claim::Yield => return Ok(false),
+            Claim::Ask => {}
         }
         let length = i64::try_from(RELAY_LEASE.as_millis()).unwrap_or(i64::MAX);
         let taken = bounded(async {
             self.client
-                .execute(&self.lease, &[&self.owner, &length])
+                .execute(&self.ask, &[&self.lease.owner, &length])
                 .await
         });
         let taken = taken.await? == 1;
@@ -121,13 +117,19 @@ impl Server {
             // Whoever has it now publishes what was read here and not deleted.
             self.undeleted.clear();
         }
-        self.leased_until = taken.then_some(now + RELAY_LEASE);
+        self.lease.asked(now, taken);
         Ok(taken)
     }
 
     pub(super) async fn read(&mut self) -> Result<Vec<Row>, StoreError> {
         if !self.leased().await? {
-            return Ok(Vec::new());
+            return match self.lease.claim(Instant::now()) {
+                // Nothing became better meanwhile.
+                Claim::Yield => Err(StoreError::Bus(
+                    "it took no events; for a moment another bridge may try".to_owned(),
+                )),
+                _ => Ok(Vec::new()),
+            };
         }
         let limit = RELAY_ROWS_MAX as i64;
         let rows = bounded(async {
@@ -159,14 +161,7 @@ impl Server {
     }
 
     pub(super) async fn read_jobs(&mut self) -> Result<Vec<Row>, StoreError> {
-        let now = tokio::time::Instant::now();
-        // Who cannot publish events does not keep the outbox from a bridge that perhaps can.
-        let ended = |until| until <= now && now < until + RELAY_YIELD;
-        if self.leased_until.is_some_and(ended) {
-            return Ok(Vec::new());
-        }
-        let holds = self.leased_until.is_some_and(|until| now < until);
-        if !holds && !self.leased().await? {
+        if !self.leased().await? {
             return Ok(Vec::new());
         }
         let limit = RELAY_ROWS_MAX as i64;
