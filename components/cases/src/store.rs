@@ -54,8 +54,9 @@ const PAGE: &str = select!(
 const OVERDUE: &str =
     select!("WHERE score_at IS NOT NULL AND score_at < $1 ORDER BY score_at LIMIT $2");
 
+/// By lot: those that wait for a frozen wallet stay here until it is not, and must not hide the rest.
 const ASKING: &str =
-    select!("WHERE payment_follows = 'asked' AND decided_at < $1 ORDER BY decided_at LIMIT $2");
+    select!("WHERE payment_follows = 'asked' AND decided_at < $1 ORDER BY random() LIMIT $2");
 
 /// One statement for any number of new cases. A payment has one case: of two deliveries of its
 /// event at once the second writes fewer rows than it expected and reads again.
