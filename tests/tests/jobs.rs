@@ -83,12 +83,25 @@ async fn only_operators_may_and_what_is_no_job_is_told_so() {
     let add = json!({"task": "add", "args": [1, 2]});
     let user = p.post("user", PROFILE, add.clone()).await;
     assert_eq!((user.status, user.code()), (403, "insufficient_scope"));
-    // What an endpoint does for finance, its task does not do for everyone who may push jobs.
-    let rates =
-        json!({"task": "load_rates", "kwargs": {"day": "1999-05-07", "rates": {"USD": "0.01"}}});
-    let ops = p.post("ops_user", "/api/forex/v1/jobs", rates).await;
-    assert_eq!((ops.status, ops.code()), (403, "insufficient_scope"));
-    assert_eq!(ops.json["scope"], "forex:write");
+    // What an endpoint keeps to a scope, its task does not do for everyone who may push jobs.
+    let rates = json!({"day": "1999-05-07", "rates": {"USD": "0.01"}});
+    for (service, body, scope) in [
+        (
+            "forex",
+            json!({"task": "load_rates", "kwargs": rates}),
+            "forex:write",
+        ),
+        (
+            "items",
+            json!({"task": "create", "args": ["lamp", "usr_1"]}),
+            "item:write",
+        ),
+    ] {
+        let path = format!("/api/{service}/v1/jobs");
+        let ops = p.post("ops_user", &path, body).await;
+        assert_eq!((ops.status, ops.code()), (403, "insufficient_scope"));
+        assert_eq!(ops.json["scope"], scope);
+    }
     let nobody = reqwest::Client::new().post(format!("{}{PROFILE}", p.url));
     assert_eq!(nobody.json(&add).send().await.unwrap().status(), 401);
     let made = post(&p, PROFILE, add).await;
