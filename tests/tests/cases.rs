@@ -118,6 +118,36 @@ fn a_payment_decided_by_finance_closes_its_case() {
 }
 
 #[test]
+fn an_approved_payment_to_a_wallet_that_was_closed_is_declined_and_its_case_follows() {
+    run(async {
+        let p = Platform::shared().await;
+        for by_case in [true, false] {
+            let (payment, case) = reviewed(&p).await;
+            let path = format!("/api/payment/v1/payments/{payment}");
+            let payee = p.get("user", &path).await.json["payee_wallet"].clone();
+            let close = format!("/api/wallet/v1/wallets/{}/close", payee.as_str().unwrap());
+            let closed = p
+                .post("finance", &close, json!({"reason": "moved away"}))
+                .await;
+            assert_eq!(closed.status, 200, "{}", closed.text);
+            if by_case {
+                assert_eq!(decide(&p, "admin", &case, "approve").await.status, 200);
+            } else {
+                let body = json!({"decision": "approve", "reason": "by hand"});
+                let decided = p.post("finance", &format!("{path}/decision"), body).await;
+                assert_eq!((decided.status, decided.code()), (409, "invalid_state"));
+                assert!(decided.text.contains("closed"), "{}", decided.text);
+            }
+            let after = p.settled(&payment).await;
+            assert_eq!(after["state"], "declined", "{after}");
+            let reasons = after["reason_codes"].as_array().unwrap();
+            assert!(reasons.contains(&json!("wallet_not_active")), "{after}");
+            assert_eq!(settled(&p, &case).await["state"], "rejected");
+        }
+    });
+}
+
+#[test]
 fn case_and_payment_decided_against_each_other_at_the_same_moment_end_alike() {
     run(async {
         let p = Platform::shared().await;

@@ -164,7 +164,7 @@ pub fn decide_payment<'a>(cx: &'a Cx, db: &'a Db, jobs: &'a [Job]) -> Running<'a
                     handled.results.insert(job.id.clone(), json!(verdict));
                 }
                 // A wallet was frozen while it waited. The sweep has it asked again, until that is over
-                // or the payment is decided otherwise.
+                // or the payment is decided otherwise. (Of a closed one the payment is declined.)
                 Err(failure) if failure.code() == Code::WalletNotActive => {
                     handled
                         .results

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::{OpenApi, ToSchema};
 use utoipa_axum::{router::OpenApiRouter, routes};
 
-use self::order::Order;
+use self::order::{Order, Standing};
 use crate::{
     capture,
     model::{Signal, State, next},
@@ -321,8 +321,9 @@ fn may_decide(cx: &Cx) -> Result<()> {
     params(("id" = String, Path, description = "pay_…"),
            ("Idempotency-Key" = String, Header, description = "Unique to this decision")),
     responses((status = 200, description = "Decided", body = PaymentView),
-              (status = 409, description = "Not under review"),
-              (status = 422, description = "wallet_not_active: one of the wallets was frozen or closed meanwhile")))]
+              (status = 409, description = "Not under review, or one of the wallets was closed meanwhile: \
+                                            the payment is declined then"),
+              (status = 422, description = "wallet_not_active: one of the wallets was frozen meanwhile")))]
 async fn decide(cx: Cx, Path(id): Path<String>, body: Body<DecisionRequest>) -> Result<Answer> {
     may_decide(&cx)?;
     let key = cx.require_idempotency(&body.fields)?;
@@ -342,14 +343,40 @@ async fn decide(cx: Cx, Path(id): Path<String>, body: Body<DecisionRequest>) -> 
         );
         Failure::new(Code::InvalidState, what)
     })?;
-    if matches!(body.value.decision, Verdict::Approve) {
-        order::check_still_active(&cx, &payment).await?;
-    }
+    let standing = match body.value.decision {
+        Verdict::Approve => order::standing(&cx, &payment).await?,
+        Verdict::Decline => Standing::Active,
+    };
     // The payment's own trace goes on, so that its timeline stays one.
     let cause = payment.cause();
     let mut writer = Writer::default();
     let who = &cx.identity()?.preferred_username;
     let detail = format!("{who}: {}", body.value.reason);
+    match standing {
+        Standing::Active => {}
+        Standing::Frozen(failure) => return Err(failure),
+        Standing::Closed(failure) => {
+            // It could wait for ever. Without the key: nothing of what was asked is decided.
+            writer.note(
+                &payment.id,
+                "decision",
+                "declined",
+                &cause,
+                &failure.0.detail,
+            );
+            let mut reasons = payment.reason_codes.clone();
+            reasons.push(failure.0.code);
+            let change = Change {
+                reason_codes: Some(reasons.join(",")),
+                reason_detail: Some(failure.0.detail.clone()),
+                ..Change::default()
+            };
+            writer.change(&payment, State::Declined, change, &cause);
+            writer.finish().commit(&mut db).await?;
+            let what = format!("{}; the payment is declined", failure.0.detail);
+            return Err(Failure::new(Code::InvalidState, what));
+        }
+    }
     writer.note(&payment.id, "decision", to.as_str(), &cause, &detail);
     writer.change(&payment, to, Change::default(), &cause);
     let after = Payment {

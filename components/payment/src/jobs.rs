@@ -13,7 +13,7 @@ use serde::Deserialize;
 use serde_json::json;
 
 use crate::{
-    api::order,
+    api::order::{Standing, standing},
     model::{self, LEDGER_GAVE_UP, Signal, State, next},
     rules::{self, Facts},
     store::{self, Change, Payment, Writer},
@@ -123,14 +123,14 @@ pub fn ask_rules<'a>(cx: &'a Cx, db: &'a Db, jobs: &'a [Job]) -> Running<'a> {
             let mut to = decision.signal().and_then(|s| next(payment.state, s));
             let mut reasons = decision.reason_codes.clone();
             if to == Some(State::Initiated) {
-                match order::check_still_active(cx, &payment).await {
-                    // Frozen meanwhile: it is a person's now.
-                    Err(failure) if failure.code() == Code::WalletNotActive => {
-                        to = None;
-                        reasons.push(failure.0.code);
-                    }
-                    other => other?,
-                }
+                // Of a frozen wallet it is a person's now.
+                let (instead, failure) = match standing(cx, &payment).await? {
+                    Standing::Active => (to, None),
+                    Standing::Frozen(failure) => (None, Some(failure)),
+                    Standing::Closed(failure) => (Some(State::Declined), Some(failure)),
+                };
+                to = instead;
+                reasons.extend(failure.map(|failure| failure.0.code));
             }
             let change = Change {
                 reason_codes: Some(reasons.join(",")),

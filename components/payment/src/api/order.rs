@@ -130,21 +130,35 @@ impl Order {
     }
 }
 
-/// Whether both wallets of a payment that waited may still give and take: one may have been frozen
-/// meanwhile.
+/// What has become of the wallets of a payment that waited. The failure is `wallet_not_active`.
+pub enum Standing {
+    Active,
+    /// Until somebody unfreezes it.
+    Frozen(Failure),
+    /// For good.
+    Closed(Failure),
+}
+
+/// Whether both wallets of a payment that waited may still give and take: one may have been frozen or
+/// closed meanwhile.
 ///
 /// # Errors
-/// `wallet_not_active`, or of the call.
-pub async fn check_still_active(cx: &Cx, payment: &Payment) -> Result<()> {
+/// Of the call.
+pub async fn standing(cx: &Cx, payment: &Payment) -> Result<Standing> {
     let wanted = [
         (payment.payer_wallet.as_str(), "/payer_wallet"),
         (payment.payee_wallet.as_str(), "/payee_wallet"),
     ];
     let found = lookup(cx, &wanted).await?;
+    let mut standing = Standing::Active;
     for (wallet, (_, param)) in found.iter().zip(wanted) {
-        check_active(wallet, param)?;
+        match check_active(wallet, param) {
+            Ok(()) => {}
+            Err(failure) if wallet.state == "closed" => return Ok(Standing::Closed(failure)),
+            Err(failure) => standing = Standing::Frozen(failure),
+        }
     }
-    Ok(())
+    Ok(standing)
 }
 
 pub(super) fn check_active(wallet: &Wallet, param: &str) -> Result<()> {
