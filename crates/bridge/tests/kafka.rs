@@ -669,6 +669,30 @@ async fn an_event_put_on_a_topic_by_hand_is_external_and_what_is_no_event_is_a_d
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_message_with_a_header_whose_name_is_no_text_does_not_end_the_subscriber() {
+    let Some(brokers) = kafka() else { return };
+    let (platform, kafka, door) = (payments(), config(&brokers), FakeDoor::ok());
+    let topic = kafka.topic("payment.initiated");
+    make_topic(&brokers, &topic, 1, &[]).await;
+    let bridge = start(&platform, &kafka, &door).await;
+    // SAFETY: it is only copied into a C string; no other client of this library can be told of one.
+    let name = unsafe { String::from_utf8_unchecked(vec![b'x', 0xff]) };
+    let headers = [("correlation_id", "req-9"), (&*name, "1")];
+    produce(&brokers, &topic, Some("a"), br#"{"n": 1}"#, &headers).await;
+    produce(&brokers, &topic, Some("a"), br#"{"n": 2}"#, &headers[..1]).await;
+    until("both delivered", || door.seen().len() == 2).await;
+    let seen = door.seen();
+    assert_eq!(seen[0].body["source"], "external");
+    let ids: Vec<_> = seen.iter().map(|s| &s.body["correlationid"]).collect();
+    assert_eq!(ids, [&Value::Null, &json!("req-9")]);
+    until("committed", || {
+        all_committed(&kafka, "forex", "payment.initiated")
+    })
+    .await;
+    bridge.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_message_too_large_for_a_dead_letter_leaves_its_beginning_and_lets_others_pass() {
     let Some(brokers) = kafka() else { return };
     let (platform, kafka, door) = (payments(), config(&brokers), FakeDoor::ok());
@@ -1419,6 +1443,55 @@ async fn a_slow_subscriber_holds_a_bounded_number_of_events() {
     })
     .await;
     bridge.shutdown().await;
+}
+
+/// Kafka's client remembers what was held back, of partitions that are somebody else's too.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_partition_that_leaves_while_it_is_held_back_is_read_when_it_comes_back() {
+    let Some(brokers) = kafka() else { return };
+    let (mut one, mut two, kafka) = (payments(), payments(), config(&brokers));
+    one.service("forex").event_batch = 10;
+    two.service("forex").event_batch = 10;
+    let (first, second) = (FakeDoor::ok(), FakeDoor::ok());
+    for door in [&first, &second] {
+        *door.takes.lock().unwrap() = Duration::from_secs(2);
+    }
+    let bridge_one = start(&one, &kafka, &first).await;
+    let total = 24_000;
+    emit_many(&one, "e", total);
+    let of_one = |series: &str| gauge(&bridge_one, &format!("{series}{{subscriber=\"forex\"}}"));
+    let most = f64::from(u32::try_from(innover_bridge::limits::KAFKA_WINDOW_EVENTS_MAX).unwrap());
+    soon("full", Duration::from_secs(60), || {
+        of_one("innover_kafka_held_events") >= most
+    })
+    .await;
+    // Room that comes within half a second is waited for; then reading stops.
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let bridge_two = start(&two, &kafka, &second).await;
+    until("the other has a share", || !second.seen().is_empty()).await;
+    *first.takes.lock().unwrap() = Duration::ZERO;
+    soon(
+        "it has delivered all that is its own",
+        Duration::from_secs(60),
+        || {
+            of_one("innover_kafka_held_events") == 0.0
+                && of_one("innover_subscriber_lag_events") == 0.0
+        },
+    )
+    .await;
+    assert!(distinct(&first) < total);
+    bridge_two.shutdown().await;
+    soon(
+        "and what has come back to it",
+        Duration::from_secs(30),
+        || {
+            let mut all: HashSet<String> = first.ids("forex").into_iter().collect();
+            all.extend(second.ids("forex"));
+            all.len() == total
+        },
+    )
+    .await;
+    bridge_one.shutdown().await;
 }
 
 fn gauge(bridge: &Bridge, series: &str) -> f64 {

@@ -7,6 +7,7 @@
 
 use std::{
     collections::{HashMap, HashSet},
+    panic::{AssertUnwindSafe, catch_unwind},
     sync::{
         Arc, Mutex,
         atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed},
@@ -368,12 +369,18 @@ impl Reader {
                 tracing::warn!(subscriber = &*self.service, %error, pause, "reading from Kafka cannot be held back or resumed");
             }
         };
-        // Partitions that came while others were held back are held back as well.
+        // Partitions that came while others were held back are held back as well. And one that left
+        // while it was held back comes back as such: the client remembers that of partitions that are
+        // not its own any more.
         let came = consumer.context().assigned.swap(false, Relaxed);
         match paused {
             false if self.load.full() && !self.waits_for_room() => {
                 change(true);
                 true
+            }
+            false if came => {
+                change(false);
+                false
             }
             true if self.load.has_room() => {
                 locked(&consumer.context().ends).clear();
@@ -476,13 +483,22 @@ fn commit(service: &str, offsets: &Offsets, consumer: &BaseConsumer<Context>, wh
     }
 }
 
-/// A message on its own.
+/// A message on its own. One with a header whose name is no UTF-8 is one without headers, so unsigned:
+/// the library panics where it meets such a name, and nobody's message may end a subscriber.
 pub(crate) fn detach(message: &BorrowedMessage<'_>) -> Message {
-    let headers = message.headers().map(|headers| {
-        headers
-            .iter()
-            .map(|h| (h.key.to_owned(), h.value.unwrap_or_default().to_vec()))
-            .collect()
+    let headers = catch_unwind(AssertUnwindSafe(|| {
+        let headers = message.headers()?.iter();
+        let owned = headers.map(|h| (h.key.to_owned(), h.value.unwrap_or_default().to_vec()));
+        Some(owned.collect())
+    }));
+    let headers = headers.unwrap_or_else(|_| {
+        let (topic, offset) = (message.topic(), message.offset());
+        tracing::warn!(
+            topic,
+            offset,
+            "a message's headers have a name that is no UTF-8"
+        );
+        None
     });
     Message {
         topic: message.topic().to_owned(),
