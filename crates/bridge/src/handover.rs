@@ -11,6 +11,7 @@ use innover_contract::{
 };
 use serde::Deserialize;
 use serde_json::value::RawValue;
+use tokio::task::JoinHandle;
 
 use crate::{
     backoff::{backoff, random},
@@ -88,13 +89,24 @@ pub(crate) async fn hand_over(
     tokio::pin!(answer, late);
     let mut renewal =
         tokio::time::interval_at(tokio::time::Instant::now() + LEASE_RENEW, LEASE_RENEW);
-    let (status, body) = loop {
+    // On its own: it has a connection that others wait for, and this may not be asked to go on.
+    let mut renewing: Option<JoinHandle<()>> = None;
+    let answer = loop {
         tokio::select! {
-            answer = &mut answer => break answer?,
-            () = &mut late => return Err(DoorError::Timeout(deadline)),
-            _ = renewal.tick() => renew().await,
+            answer = &mut answer => break answer,
+            () = &mut late => break Err(DoorError::Timeout(deadline)),
+            _ = renewal.tick() => {
+                if renewing.as_ref().is_none_or(JoinHandle::is_finished) {
+                    renewing = Some(tokio::spawn(renew()));
+                }
+            }
         }
     };
+    if let Some(renewing) = renewing {
+        // None comes after the end.
+        let _ = renewing.await;
+    }
+    let (status, body) = answer?;
     let text = || {
         format!(
             "the whole delivery was answered {status}: {}",

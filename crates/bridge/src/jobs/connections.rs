@@ -87,9 +87,16 @@ impl Connections {
         })
     }
 
-    /// A connection for one piece of work.
+    /// A connection for one piece of work. Not for longer than a moment: whoever has one may be work
+    /// that goes on only when the one who asks goes on.
     pub(super) async fn lend(&self) -> Result<Lent<'_>, StoreError> {
-        let room = self.room.clone().acquire_owned().await;
+        let limit = JOBS_STATEMENT * 2;
+        let room = tokio::time::timeout(limit, self.room.clone().acquire_owned()).await;
+        let Ok(room) = room else {
+            let problem = format!("no connection was free within {} s", limit.as_secs());
+            self.metrics.reachable(WHO, Some(&problem));
+            return Err(StoreError::Postgres(problem));
+        };
         let room = room.map_err(|_| StoreError::Closed)?;
         let idle = {
             let mut idle = lock(&self.idle);
