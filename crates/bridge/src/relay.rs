@@ -181,6 +181,9 @@ impl Relay {
             if count < RELAY_ROWS_MAX {
                 state.oldest_row(0);
             }
+        } else {
+            // Nothing is held up, perhaps since another bridge has published it.
+            self.lease.events_flow(true);
         }
         let due = progress
             .undeleted_since

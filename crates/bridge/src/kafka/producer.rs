@@ -214,6 +214,9 @@ impl Producer {
                                     failed.push((place, refused));
                                 }
                             }
+                            None if self.is_past_the_end() => {
+                                return Err(StoreError::Bus("no room before the end".into()));
+                            }
                             None => tokio::time::sleep(Duration::from_millis(10)).await,
                         }
                         continue;
@@ -332,9 +335,7 @@ impl Producer {
                     }
                     stuck.as_mut().reset(until.max(Instant::now() + KAFKA_SLOW_ACK));
                 }
-                _ = stop.wait_for(|stop| *stop), if end.is_none() => {
-                    end = Some(*self.end.get_or_init(|| Instant::now() + KAFKA_CLOSE_WAIT));
-                }
+                _ = stop.wait_for(|stop| *stop), if end.is_none() => end = Some(self.begin_end()),
                 () = tokio::time::sleep_until(end.unwrap_or_else(Instant::now)), if end.is_some() => {
                     return Err(Refused::Now("no acknowledgement before the end".into()));
                 }
@@ -348,6 +349,15 @@ impl Producer {
             Ok(Err((error, _))) => Err(refusal(&error)),
             Err(_) => Err(Refused::Now("the producer has ended".into())),
         }
+    }
+
+    /// When nobody waits for an acknowledgement any more, now that all ends.
+    fn begin_end(&self) -> Instant {
+        *self.end.get_or_init(|| Instant::now() + KAFKA_CLOSE_WAIT)
+    }
+
+    fn is_past_the_end(&self) -> bool {
+        *self.stop.borrow() && self.begin_end() <= Instant::now()
     }
 
     /// After a failure: the topic may be gone, and the producer may be beyond repair. It refuses
