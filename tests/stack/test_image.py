@@ -79,6 +79,7 @@ class Dockerfile(unittest.TestCase):
         self.assertTrue(user and int(user[1]) > 0 and int(user[2]) > 0)
         self.assertIn('ENTRYPOINT ["innover"]', last)
         self.assertIn("STOPSIGNAL SIGTERM", last)
+        self.assertRegex(last, r"(?m)^HEALTHCHECK --interval=\S+ .*CMD \[\"/usr/local/bin/innover-ready\"\]$")
 
     def test_the_compiler_is_the_one_the_workspace_asks_for(self):
         wanted = tomllib.loads((ROOT / "Cargo.toml").read_text())["workspace"]["package"]["rust-version"]

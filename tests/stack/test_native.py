@@ -202,6 +202,11 @@ class Postgres(unittest.TestCase):
         self.assertIn("innover_bridge innover_bridge", owners)
         self.assertEqual([pair for pair in owners if len(set(pair.split())) != 1], [])
         self.assertTrue((self.top / "state/secrets.toml").exists())
+        # Each into its own and into no other.
+        enters = ("SELECT r.rolname || ' ' || d.datname FROM pg_roles r, pg_database d"
+                  " WHERE r.rolname LIKE 'innover\\_%' AND r.rolname <> 'innover_admin'"
+                  " AND d.datname LIKE 'innover\\_%' AND has_database_privilege(r.oid, d.oid, 'CONNECT') ORDER BY 1")
+        self.assertEqual(self.ask(self.url, enters).splitlines(), [f"{pair.split()[0]} {pair.split()[0]}" for pair in owners])
 
     def here(self, url):
         """The URL with this server behind its name, as the engine's name server would have it."""

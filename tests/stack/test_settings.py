@@ -27,12 +27,17 @@ class Settings(unittest.TestCase):
             self.assertNotIn(other.secret("REDIS_PASSWORD"), values)
 
     def test_the_example_itself_is_refused_with_every_secret_named_at_once(self):
+        self.assertEqual(secret_names(), ["REDIS_PASSWORD", "DATABASE_ADMIN_PASSWORD"])
         (self.stack.folder / ".env").write_text((ROOT / ".env.example").read_text())
-        self.refused(*[f"{name} is still the placeholder" for name in secret_names()])
+        self.refused(*[f"{name} is not set" for name in secret_names()])
+        # Also by who goes past tools/stack.
+        done = self.stack.compose("config")
+        self.assertNotEqual(done.returncode, 0)
+        self.assertIn("REDIS_PASSWORD is not set", done.stderr)
 
     def test_each_missing_empty_short_or_unusable_secret_is_refused_by_name(self):
         cases = [(None, "is not set"), ("", "is not set"), ("''", "is not set"), ("   ", "is not set"),
-                 ("change-me-later-please", "placeholder"), ('"change-me-redis"', "placeholder"),
+                 ("change-me-later-please", "placeholder"), ('"change-me-redis-now"', "placeholder"),
                  ("short", "shorter than"), ("0123456789abcde", "shorter than"),
                  ("with/a/slash/and/more", "characters other than"), ("0123456789abcdef$HOME", "characters other than"),
                  ("0123456789@abcdef", "characters other than"), ("# 0123456789abcdef", None)]
