@@ -78,8 +78,7 @@ test: ## unit, property, component and black-box tests on embedded storage
 
 test-peers: ## against real peers: Celery per version, the platform on PostgreSQL, Kafka, several bridges on both
 	@$(build_first)
-	@tests/peers/run
-	@tests/peers/servers
+	@code=0; tests/peers/run || code=1; tests/peers/servers || code=1; exit $$code
 
 test-postgres: ## the black-box tests on a PostgreSQL of their own
 	@$(build_first)
