@@ -94,12 +94,16 @@ impl Bridge {
         &self.store
     }
 
+    /// Its management's answer.
+    pub async fn asked(&self, path: &str) -> (u16, String) {
+        let answer = reqwest::get(format!("{}{path}", self.management));
+        let answer = answer.await.unwrap();
+        (answer.status().as_u16(), answer.text().await.unwrap())
+    }
+
     /// The sum of a metric's series.
     pub async fn metric(&self, name: &str) -> f64 {
-        let page = reqwest::get(format!("{}/metrics", self.management))
-            .await
-            .unwrap();
-        let text = page.text().await.unwrap();
+        let (_, text) = self.asked("/metrics").await;
         let lines = text.lines().filter(|line| {
             line.strip_prefix(name)
                 .is_some_and(|rest| rest.starts_with(['{', ' ']))

@@ -1,6 +1,7 @@
 //! Two bridges on one PostgreSQL and one Kafka, the services' host apart. One is killed in the middle
 //! of its work and never comes back: whatever it had, events and jobs, goes on with the other one when
-//! its leases have ended, once. Schedules fire once, however many bridges there are.
+//! its leases have ended, once. Schedules fire once, however many bridges there are. And what everybody
+//! says while PostgreSQL is away.
 //!
 //! Needs both servers: `INNOVER_TEST_POSTGRES` (an administrator's address) and `INNOVER_TEST_KAFKA`
 //! (`host:port`). Without them it says that it is left out.
@@ -15,8 +16,13 @@ use std::{
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
-use innover_tests::{Bridge, Platform, unique};
+use innover_tests::{Answer, Bridge, Platform, payment, services::Service, unique};
+use reqwest::Method;
 use serde_json::json;
+use tokio::{sync::Mutex, task::block_in_place};
+
+/// Each test has the servers for itself: one kills them.
+static TURN: Mutex<()> = Mutex::const_new(());
 
 const CLIENTS: usize = 4;
 const WALLETS: usize = 8;
@@ -92,7 +98,7 @@ async fn enqueue(p: Arc<Platform>, over: Arc<AtomicBool>) -> (Vec<String>, usize
     while !over.load(Relaxed) {
         let name = unique();
         let item = json!({"task": "create", "args": [name, "cluster"]});
-        let made = p.post("ops_user", "/api/items/v1/jobs", item).await;
+        let made = p.post("admin", "/api/items/v1/jobs", item).await;
         assert_eq!(made.status, 202, "{}", made.text);
         items.push(name);
         // The one that answers for jobs takes two at once, so the third is the other one's.
@@ -190,6 +196,7 @@ fn longest_event_wait(p: &Platform) -> (Duration, String) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_bridge_that_is_killed_and_never_restarted_holds_nothing_up_beyond_its_leases() {
     let Some(environment) = servers() else { return };
+    let _turn = TURN.lock().await;
     let environment: Vec<_> = environment.iter().map(|(n, v)| (*n, v.as_str())).collect();
     let p = Arc::new(Platform::start_without_bridge(&environment));
     let mut doomed = p.bridge("doomed");
@@ -293,4 +300,99 @@ async fn a_bridge_that_is_killed_and_never_restarted_holds_nothing_up_beyond_its
     assert!(event <= EVENT_WAIT_MAX, "{event:?}");
     assert!(job <= JOB_WAIT_MAX, "{job:?}");
     drop::<Bridge>(survivor);
+}
+
+/// Asks again until the answer is one of those that hold.
+async fn until<T: std::fmt::Debug>(ask: impl AsyncFn() -> T, holds: impl Fn(&T) -> bool) -> T {
+    let deadline = Instant::now() + SETTLED_MAX;
+    loop {
+        let answer = ask().await;
+        if holds(&answer) {
+            return answer;
+        }
+        assert!(Instant::now() < deadline, "{answer:?}");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
+
+/// Makes the server refuse writes, as one does that others have been made the first of.
+async fn read_only(on: bool) {
+    let url = std::env::var("INNOVER_TEST_POSTGRES").unwrap();
+    let connected = tokio_postgres::connect(&url, tokio_postgres::NoTls).await;
+    let (admin, connection) = connected.unwrap();
+    tokio::spawn(connection);
+    let set = format!("ALTER SYSTEM SET default_transaction_read_only = {on}");
+    for statement in [&*set, "SELECT pg_reload_conf()"] {
+        admin.simple_query(statement).await.unwrap();
+    }
+    let now = async || {
+        let rows = admin.query_one("SHOW default_transaction_read_only", &[]);
+        rows.await.unwrap().get::<_, String>(0)
+    };
+    until(now, |value| (value == "on") == on).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn while_postgresql_is_away_or_takes_no_writes_all_say_so_and_the_same_key_succeeds_later() {
+    let (Some(environment), Some(postgres)) = (servers(), Service::postgres()) else {
+        eprintln!("left out: INNOVER_TEST_POSTGRES_FOLDER names no folder of a server's");
+        return;
+    };
+    let _turn = TURN.lock().await;
+    let environment: Vec<_> = environment.iter().map(|(n, v)| (*n, v.as_str())).collect();
+    let p = Platform::start_without_bridge(&environment);
+    let bridge = p.answering_bridge("bridge");
+    let payer = p.funded("user", "100.00", "EUR").await;
+    let payee = p.wallet("finance", "EUR").await;
+    let pay = async |key: &str| -> Answer {
+        let request = p.request("user", Method::POST, "/api/payment/v1/process");
+        let body = payment(&payer, &payee, "1.00", "EUR");
+        request.await.key(key).json(&body).send().await
+    };
+    let readiness = async || bridge.asked("/readiness").await;
+    until(readiness, |(status, _)| *status == 200).await;
+    assert!(bridge.metric("innover_outbox_age_seconds").await >= 0.0);
+
+    block_in_place(|| postgres.kill());
+    let away = pay("away").await;
+    assert_eq!(
+        (away.status, away.code()),
+        (503, "unavailable"),
+        "{}",
+        away.text
+    );
+    let wallet = format!("/api/wallet/v1/wallets/{payer}");
+    let read = p.get("user", &wallet).await;
+    assert_eq!(
+        (read.status, read.code()),
+        (503, "unavailable"),
+        "{}",
+        read.text
+    );
+    let (_, said) = until(readiness, |(status, _)| *status == 503).await;
+    assert!(said.contains("PostgreSQL"), "{said}");
+    // It is not to be restarted for that.
+    assert_eq!(bridge.asked("/health").await.0, 200);
+    block_in_place(|| postgres.again());
+    let accepted = until(async || pay("away").await, |answer| answer.status == 202).await;
+    assert_eq!(p.settled(&accepted.id()).await["state"], "completed");
+    until(readiness, |(status, _)| *status == 200).await;
+
+    read_only(true).await;
+    let refused = pay("read-only").await;
+    assert_eq!(
+        (refused.status, refused.code()),
+        (503, "unavailable"),
+        "{}",
+        refused.text
+    );
+    read_only(false).await;
+    let accepted = until(
+        async || pay("read-only").await,
+        |answer| answer.status == 202,
+    );
+    assert_eq!(p.settled(&accepted.await.id()).await["state"], "completed");
+    assert_eq!(p.number("payment", "SELECT count(*) FROM payments"), 2);
+    assert_eq!(p.balance(&payer).await, "98.00");
+    p.assert_balanced().await;
 }
