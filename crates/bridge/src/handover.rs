@@ -103,7 +103,8 @@ pub(crate) async fn hand_over(
         }
     };
     if let Some(renewing) = renewing {
-        // None comes after the end.
+        // None comes after the end. (Of a delivery that is dropped one may: it renews only what is
+        // still leased.)
         let _ = renewing.await;
     }
     let (status, body) = answer?;

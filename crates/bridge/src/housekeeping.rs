@@ -132,9 +132,9 @@ impl Housekeeper {
         Ok(())
     }
 
-    /// Deletes some of what is too old or too many; returns whether there is more, but for what grows old
-    /// meanwhile. Small pieces, and the loop between two of them: deliveries go on, leases are taken
-    /// back, samples are taken.
+    /// Deletes some of what is too old or too many; returns whether a piece more is worth a round, which
+    /// the little that grows old meanwhile is not. Small pieces, and the loop between two of them:
+    /// deliveries go on, leases are taken back, samples are taken.
     async fn retire(&self) -> Result<bool, StoreError> {
         let now = self.clock.now();
         let before = micros_before(now, self.retention);
@@ -146,7 +146,8 @@ impl Housekeeper {
             })
             .await?;
         let jobs = self.jobs.retire(now).await?;
-        Ok(events >= HOUSEKEEPING_ROWS || jobs >= HOUSEKEEPING_ROWS)
+        // Of the oldest events some may have to stay.
+        Ok(events >= HOUSEKEEPING_ROWS / 2 || jobs >= HOUSEKEEPING_ROWS)
     }
 }
 

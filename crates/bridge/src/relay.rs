@@ -247,8 +247,11 @@ impl Relay {
         published: Result<T, StoreError>,
         apart: bool,
     ) -> Result<bool, StoreError> {
+        // What came instead of an answer may have been the jobs' database's fault.
+        if !matches!(published, Err(StoreError::Bus(_))) {
+            self.lease.events_flow(true);
+        }
         published?;
-        self.lease.events_flow(true);
         Ok(apart)
     }
 

@@ -127,9 +127,9 @@ async fn a_bridge_whose_kafka_is_away_leaves_the_outbox_to_one_whose_is_not() {
         !database.run("SELECT owner FROM relay_lease").is_empty()
     })
     .await;
-    // For longer than it tries: it has to let go each time, not once by chance.
-    tokio::time::sleep(Duration::from_secs(8)).await;
     assert!(!claims(&database, "another"));
+    // For longer than a try takes and than a lease: it has to let go again and again.
+    tokio::time::sleep(Duration::from_secs(13)).await;
     until("another bridge has it", || claims(&database, "another")).await;
     bridge.shutdown().await;
 }
