@@ -258,6 +258,7 @@ impl Reader {
             closing: AtomicBool::new(false),
             given_up: AtomicBool::new(false),
             assigned: AtomicBool::new(false),
+            paused: AtomicBool::new(false),
             ends: Mutex::default(),
             outside: Mutex::default(),
             denials: Mutex::default(),
@@ -369,21 +370,20 @@ impl Reader {
                 tracing::warn!(subscriber = &*self.service, %error, pause, "reading from Kafka cannot be held back or resumed");
             }
         };
-        // Partitions that came while others were held back are held back as well. And one that left
-        // while it was held back comes back as such: the client remembers that of partitions that are
-        // not its own any more.
+        // Partitions that came while others were held back are held back as well.
         let came = consumer.context().assigned.swap(false, Relaxed);
-        match paused {
+        let paused = match paused {
             false if self.load.full() && !self.waits_for_room() => {
                 change(true);
                 true
             }
-            false if came => {
-                change(false);
-                false
-            }
             true if self.load.has_room() => {
                 locked(&consumer.context().ends).clear();
+                if came {
+                    // To go on with what was not held back is no idle word: in the middle of a rebalance
+                    // the client throws away what it has read by then, and reads on behind it.
+                    change(true);
+                }
                 change(false);
                 false
             }
@@ -392,7 +392,9 @@ impl Reader {
                 true
             }
             paused => paused,
-        }
+        };
+        consumer.context().paused.store(paused, Relaxed);
+        paused
     }
 
     /// Asks where the partitions that are held back end, so that the lag grows while nothing is read.
@@ -524,6 +526,8 @@ struct Context {
     given_up: AtomicBool,
     /// Set when partitions came.
     assigned: AtomicBool,
+    /// Whether reading is held back.
+    paused: AtomicBool,
     /// Where partitions end that are held back: of these no answer to a fetch tells.
     ends: Mutex<HashMap<Place, i64>>,
     outside: Mutex<Outside>,
@@ -718,7 +722,17 @@ impl ConsumerContext for Context {
         }
         match rebalance {
             Rebalance::Assign(_) => {}
-            Rebalance::Revoke(list) => self.revoke(consumer, &places(list)),
+            Rebalance::Revoke(list) => {
+                self.revoke(consumer, &places(list));
+                // The client remembers what was held back, and would not read it when it comes back.
+                // It has to be told before they leave: when they have come it has begun to read, and
+                // a word from this thread may overtake that, after which it throws away what it reads.
+                if self.paused.load(Relaxed)
+                    && let Err(error) = consumer.resume(list)
+                {
+                    tracing::warn!(subscriber = &*self.service, %error, "partitions leave held back");
+                }
+            }
             Rebalance::Error(error) => {
                 tracing::warn!(subscriber = &*self.service, %error, "a rebalance failed");
             }
