@@ -2,7 +2,7 @@
 
 use std::{
     path::{Path, PathBuf},
-    process::Child,
+    process::{Child, ExitStatus},
 };
 
 use crate::{Platform, free_port, launch, repository};
@@ -110,6 +110,11 @@ impl Bridge {
         });
         let values = lines.filter_map(|line| line.rsplit_once(' '));
         values.map(|(_, value)| value.parse::<f64>().unwrap()).sum()
+    }
+
+    /// How it ended, though nobody told it to.
+    pub fn ended(&mut self) -> Option<ExitStatus> {
+        self.child.as_mut()?.try_wait().unwrap()
     }
 
     /// SIGKILL.

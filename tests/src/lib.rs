@@ -22,7 +22,7 @@ pub use bridges::Bridge;
 use std::{
     io::{BufRead, BufReader},
     path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
+    process::{Child, Command, ExitStatus, Stdio},
     sync::{Arc, Mutex, Weak},
     time::{Duration, Instant},
 };
@@ -192,6 +192,11 @@ impl Platform {
     /// The process id.
     pub fn pid(&self) -> u32 {
         self.child.as_ref().expect("it runs").id()
+    }
+
+    /// How it ended, though nobody told it to.
+    pub fn ended(&mut self) -> Option<ExitStatus> {
+        self.child.as_mut()?.try_wait().unwrap()
     }
 
     /// SIGKILL.

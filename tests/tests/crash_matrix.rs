@@ -397,7 +397,7 @@ impl Matrix {
     }
 
     /// The file that says who is held.
-    async fn reached(&self, round: &Round) -> PathBuf {
+    async fn reached(&mut self, round: &Round) -> PathBuf {
         let name = format!("{}.reached.", round.step.name());
         let deadline = Instant::now() + REACHED_MAX;
         loop {
@@ -472,7 +472,7 @@ impl Matrix {
     }
 
     /// Everything that must hold after a round whose payments are `ids[first..]`.
-    async fn check(&self, first: usize) {
+    async fn check(&mut self, first: usize) {
         let p = &self.platform;
         let all = self.ids.len() as i64;
         let number = |database: &str, sql: &str| p.number(database, sql);
@@ -620,11 +620,18 @@ impl Matrix {
         text
     }
 
-    /// The last warnings of both processes, for whoever has to find out what went wrong.
-    fn troubles(&self) -> String {
+    /// Who has ended by itself, and the last warnings of both processes, for whoever has to find out
+    /// what went wrong.
+    fn troubles(&mut self) -> String {
+        let mut text = String::new();
+        let bridge = self.bridge.as_mut().and_then(Bridge::ended);
+        for (who, ended) in [("the host", self.platform.ended()), ("the bridge", bridge)] {
+            if let Some(status) = ended {
+                let _ = writeln!(text, "{who} has ended by itself: {status}");
+            }
+        }
         let logs = std::iter::once(self.platform.state().join("innover.log"))
             .chain(self.bridge.as_ref().map(Bridge::log));
-        let mut text = String::new();
         for log in logs {
             let lines = std::fs::read_to_string(&log).unwrap_or_default();
             let bad = |line: &&str| line.contains("\"WARN\"") || line.contains("\"ERROR\"");
