@@ -80,10 +80,11 @@ pub async fn run(app: App, state: StateDir, options: Options) -> Result<()> {
         "bridge ready: {} to {gateway}",
         state.root().display()
     ));
-    tokio::select! {
-        _ = interrupt.recv() => {}
-        _ = terminate.recv() => {}
-    }
+    let signal = tokio::select! {
+        _ = interrupt.recv() => "SIGINT",
+        _ = terminate.recv() => "SIGTERM",
+    };
+    tracing::info!(signal, "stopping");
     listener.stop(Duration::from_millis(200)).await;
     if let Some(bridge) = up::finish(bridge, "bridge").await
         && tokio::time::timeout(GRACE, bridge.shutdown())

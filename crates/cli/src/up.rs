@@ -69,10 +69,11 @@ pub async fn run(app: App, state: StateDir, options: Options) -> Result<()> {
         _ = terminate.recv() => stop_before_ready(),
     };
     running.announce(started, &options);
-    tokio::select! {
-        _ = interrupt.recv() => {}
-        _ = terminate.recv() => {}
-    }
+    let signal = tokio::select! {
+        _ = interrupt.recv() => "SIGINT",
+        _ = terminate.recv() => "SIGTERM",
+    };
+    tracing::info!(signal, "stopping");
     print::line("stopping  finishing what was accepted (again to stop at once)");
     tokio::select! {
         () = running.stop() => {}

@@ -6,7 +6,7 @@
 //! each partition is settled ([`Offsets`]) and how much it holds ([`Load`]).
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::HashMap,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{
         Arc, Mutex,
@@ -27,12 +27,19 @@ use rdkafka::{
 };
 use tokio::sync::{mpsc, oneshot};
 
-use super::{BROKERS, client, config::KafkaConfig, locked, message::Message, window::Place};
+use super::{
+    BROKERS, client,
+    config::KafkaConfig,
+    locked,
+    message::Message,
+    trouble::{Denials, Outside},
+    window::Place,
+};
 use crate::{
     limits::{
-        KAFKA_COMMIT_EVERY, KAFKA_ENDS_WAIT, KAFKA_LOOK_EVERY, KAFKA_OUTSIDE_MAX,
-        KAFKA_OUTSIDE_SAID, KAFKA_POLL, KAFKA_REVOKE_WAIT, KAFKA_ROOM_WAIT, KAFKA_UNSUBSCRIBE_WAIT,
-        KAFKA_WINDOW_BYTES_MAX, KAFKA_WINDOW_EVENTS_MAX, SAMPLE_EVERY, UNAVAILABLE_BACKOFF_MAX,
+        KAFKA_COMMIT_EVERY, KAFKA_ENDS_WAIT, KAFKA_LOOK_EVERY, KAFKA_OUTSIDE_MAX, KAFKA_POLL,
+        KAFKA_REVOKE_WAIT, KAFKA_ROOM_WAIT, KAFKA_UNSUBSCRIBE_WAIT, KAFKA_WINDOW_BYTES_MAX,
+        KAFKA_WINDOW_EVENTS_MAX, SAMPLE_EVERY, UNAVAILABLE_BACKOFF_MAX,
     },
     metrics::Metrics,
 };
@@ -536,133 +543,6 @@ struct Context {
     reason: Mutex<String>,
 }
 
-/// What Kafka does not let the member read.
-#[derive(Default)]
-struct Denials(Vec<Denial>);
-
-struct Denial {
-    since: Instant,
-    reason: String,
-    about: About,
-    said: bool,
-}
-
-enum About {
-    /// This topic is not there or not for us.
-    Topic(String),
-    /// A partition that was assigned, of one of these topics; or, without any, the whole group.
-    OneOf(HashSet<String>),
-}
-
-impl Denials {
-    fn add(&mut self, reason: &str, subscribed: &[String], assigned: HashSet<String>) {
-        if self.0.iter().any(|denial| denial.reason == reason) {
-            return;
-        }
-        let names = |topic: &&String| reason.contains(&format!(": {topic}: "));
-        let about = match subscribed.iter().find(names) {
-            Some(topic) => About::Topic(topic.clone()),
-            None => About::OneOf(assigned),
-        };
-        self.0.push(Denial {
-            since: Instant::now(),
-            reason: reason.to_owned(),
-            about,
-            said: false,
-        });
-    }
-
-    /// A message of the topic was read, or none is to be. Of one that is gone it may have been fetched
-    /// before.
-    fn read_of(&mut self, topic: &str) {
-        self.0.retain_mut(|denial| match &mut denial.about {
-            About::Topic(_) => true,
-            About::OneOf(topics) => !topics.remove(topic) || !topics.is_empty(),
-        });
-    }
-
-    fn is_there(&mut self, topic: &str) {
-        self.0
-            .retain(|denial| !matches!(&denial.about, About::Topic(t) if t == topic));
-    }
-
-    /// Partitions of these topics came: what of them still cannot be read is denied anew.
-    fn assigned(&mut self, topics: &HashSet<String>) {
-        self.0.retain_mut(|denial| match &mut denial.about {
-            About::Topic(topic) => !topics.contains(topic),
-            About::OneOf(left) => {
-                left.retain(|topic| !topics.contains(topic));
-                !left.is_empty()
-            }
-        });
-    }
-
-    fn topics(&self) -> Vec<String> {
-        let topic = |denial: &Denial| match &denial.about {
-            About::Topic(topic) => Some(topic.clone()),
-            About::OneOf(_) => None,
-        };
-        self.0.iter().filter_map(topic).collect()
-    }
-
-    /// What has stood for longer than it takes to make a topic; each is logged once.
-    fn standing(&mut self, service: &str, now: Instant) -> Option<String> {
-        let mut reasons = Vec::new();
-        for denial in &mut self.0 {
-            if now.duration_since(denial.since) < KAFKA_LOOK_EVERY {
-                continue;
-            }
-            if !denial.said {
-                let reason = denial.reason.as_str();
-                tracing::warn!(
-                    subscriber = service,
-                    reason,
-                    "events cannot be read from Kafka"
-                );
-                denial.said = true;
-            }
-            reasons.push(denial.reason.as_str());
-        }
-        (!reasons.is_empty()).then(|| reasons.join("; "))
-    }
-}
-
-/// Since when a member is not in its group though Kafka can be reached, and what it does instead.
-/// librdkafka may have forgotten every broker when one answered that there are none, as a broker does
-/// that stood still (https://github.com/confluentinc/librdkafka/issues/5301).
-#[derive(Default)]
-struct Outside(Option<(Instant, String)>);
-
-impl Outside {
-    fn is_inside(statistics: &Statistics) -> bool {
-        let group = statistics.cgrp.as_ref();
-        group.is_some_and(|group| group.state == "up" && group.join_state == "steady")
-    }
-
-    fn look(&mut self, statistics: &Statistics, reachable: bool, now: Instant) {
-        self.0 = match &statistics.cgrp {
-            Some(group) if reachable && !Outside::is_inside(statistics) => {
-                let since = self.0.as_ref().map_or(now, |(since, _)| *since);
-                Some((since, format!("{}, {}", group.state, group.join_state)))
-            }
-            _ => None,
-        };
-    }
-
-    /// What readiness says of it.
-    fn problem(&self, now: Instant) -> Option<String> {
-        let (since, state) = self.0.as_ref()?;
-        let takes = now.duration_since(*since);
-        (takes >= KAFKA_OUTSIDE_SAID).then(|| format!("not in its group: {state}"))
-    }
-
-    /// What it does, if that takes too long.
-    fn too_long(&self, now: Instant) -> Option<&str> {
-        let (since, state) = self.0.as_ref()?;
-        (now.duration_since(*since) >= KAFKA_OUTSIDE_MAX).then_some(state)
-    }
-}
-
 impl ClientContext for Context {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
         client::log(level, facility, message);
@@ -860,69 +740,5 @@ mod tests {
         let leaving = [place(1)];
         assert_eq!(count(Ripe::Leaving(&leaving)), 1);
         assert_eq!(count(Ripe::All), 2);
-    }
-
-    #[test]
-    fn what_cannot_be_read_is_said_until_it_can() {
-        let gone = "Subscribed topic not available: t.a: Broker: Unknown topic or partition";
-        let denied = "Fetch from broker 1 failed: Broker: Topic authorization failed";
-        let set = |topics: &[&str]| topics.iter().map(|t| (*t).to_owned()).collect();
-        let told = |what: &dyn Fn(&mut Denials)| {
-            let mut denials = Denials::default();
-            let subscribed = ["t.a".to_owned(), "t.b".to_owned()];
-            for _ in 0..2 {
-                denials.add(gone, &subscribed, set(&["t.b", "t.c"]));
-                denials.add(denied, &subscribed, set(&["t.b", "t.c"]));
-            }
-            assert_eq!(denials.standing("forex", Instant::now()), None, "not yet");
-            what(&mut denials);
-            denials.standing("forex", Instant::now() + KAFKA_LOOK_EVERY)
-        };
-        let both = format!("{gone}; {denied}");
-        assert_eq!(told(&|_| ()), Some(both.clone()));
-        assert_eq!(told(&|d| d.is_there("t.a")).as_deref(), Some(denied));
-        assert_eq!(told(&|d| d.read_of("t.a")), Some(both.clone()));
-        assert_eq!(told(&|d| d.read_of("t.b")), Some(both.clone()));
-        let read_both = |d: &mut Denials| ["t.b", "t.c"].iter().for_each(|t| d.read_of(t));
-        assert_eq!(told(&read_both).as_deref(), Some(gone));
-        assert_eq!(told(&|d| d.assigned(&set(&["t.b"]))), Some(both));
-        let all = |d: &mut Denials| d.assigned(&set(&["t.a", "t.b", "t.c"]));
-        assert_eq!(told(&all), None);
-    }
-
-    #[test]
-    fn a_member_that_stays_outside_its_group_is_found() {
-        let seen = |state: &str, join_state: &str| {
-            let group = rdkafka::statistics::ConsumerGroup {
-                state: state.into(),
-                join_state: join_state.into(),
-                ..Default::default()
-            };
-            Statistics {
-                cgrp: Some(group),
-                ..Default::default()
-            }
-        };
-        let start = Instant::now();
-        let at = |seconds| start + Duration::from_secs(seconds);
-        let told = |looks: &[(u64, &Statistics, bool)], seconds| {
-            let mut outside = Outside::default();
-            for (second, statistics, reachable) in looks {
-                outside.look(statistics, *reachable, at(*second));
-            }
-            outside.too_long(at(seconds)).map(str::to_owned)
-        };
-        let waits = &seen("up", "wait-join");
-        assert_eq!(told(&[(0, waits, true)], 29), None);
-        let lost = &seen("query-coord", "init");
-        assert_eq!(
-            told(&[(0, waits, true), (20, lost, true)], 31).as_deref(),
-            Some("query-coord, init"),
-            "as it is now, counted from the beginning"
-        );
-        for (other, reachable) in [(&seen("up", "steady"), true), (waits, false)] {
-            let looks = [(0, waits, true), (20, other, reachable), (25, waits, true)];
-            assert_eq!(told(&looks, 40), None);
-        }
     }
 }

@@ -6,9 +6,10 @@
 //!                                                                             └──▶ <service>.dead-letters
 //! ```
 //! Code map: `config` is how to get there; `topics` makes topics; `producer` publishes; `member` is a
-//! service's place in its consumer group; `message` reads what is on a topic; `signature` tells whose
-//! it is; `window` knows what is
-//! read and not settled; `subscriber` delivers it; `letters` keeps and shows what could not be.
+//! service's place in its consumer group, `trouble` what keeps it from reading; `message` reads what is
+//! on a topic; `signature` tells whose it is; `window` knows what is read and not settled; `subscriber`
+//! delivers it; `letters` keeps and shows what could not be. `leaders` keeps librdkafka from ending
+//! the process.
 //!
 //! Invariants:
 //! - An outbox row is deleted after every in-sync copy of its event is written.
@@ -25,6 +26,7 @@
 
 mod client;
 mod config;
+mod leaders;
 mod letters;
 mod member;
 mod message;
@@ -32,6 +34,7 @@ mod producer;
 mod signature;
 mod subscriber;
 mod topics;
+mod trouble;
 mod window;
 
 use std::{
