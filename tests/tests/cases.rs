@@ -143,6 +143,11 @@ fn an_approved_payment_to_a_wallet_that_was_closed_is_declined_and_its_case_foll
             let reasons = after["reason_codes"].as_array().unwrap();
             assert!(reasons.contains(&json!("wallet_not_active")), "{after}");
             assert_eq!(settled(&p, &case).await["state"], "rejected");
+            // Who approved is known, and why it was of no use.
+            let timeline = p.get("user", &format!("{path}/timeline")).await.text;
+            let said =
+                timeline.contains("closed") && (by_case || timeline.contains("finance: by hand; "));
+            assert!(said, "{timeline}");
         }
     });
 }

@@ -357,13 +357,8 @@ async fn decide(cx: Cx, Path(id): Path<String>, body: Body<DecisionRequest>) -> 
         Standing::Frozen(failure) => return Err(failure),
         Standing::Closed(failure) => {
             // It could wait for ever. Without the key: nothing of what was asked is decided.
-            writer.note(
-                &payment.id,
-                "decision",
-                "declined",
-                &cause,
-                &failure.0.detail,
-            );
+            let why = format!("{detail}; {}", failure.0.detail);
+            writer.note(&payment.id, "decision", "declined", &cause, &why);
             let mut reasons = payment.reason_codes.clone();
             reasons.push(failure.0.code);
             let change = Change {
