@@ -151,7 +151,8 @@ impl From<&Refund> for RefundView {
     responses((status = 202, description = "Taken on", body = RefundView),
               (status = 403, description = "not_owner: neither the payee's owner nor the house"),
               (status = 404, description = "payment_not_found"),
-              (status = 409, description = "payment_not_completed"),
+              (status = 409, description = "payment_not_completed; or conflict: another refund of this converted \
+                                            payment is being booked, ask again with the same key"),
               (status = 422, description = "refund_exceeds_captured or currency_mismatch")))]
 async fn create(cx: Cx, body: Body<RefundRequest>) -> Result<Answer> {
     cx.require(WRITE)?;
@@ -178,7 +179,8 @@ async fn create(cx: Cx, body: Body<RefundRequest>) -> Result<Answer> {
     responses((status = 202, description = "Taken on", body = RefundView),
               (status = 403, description = "not_owner: neither the payee's owner nor the house"),
               (status = 404, description = "payment_not_found"),
-              (status = 409, description = "payment_not_completed"),
+              (status = 409, description = "payment_not_completed; or conflict: another refund of this converted \
+                                            payment is being booked, ask again with the same key"),
               (status = 422, description = "refund_exceeds_captured or currency_mismatch")))]
 async fn create_by_hand(cx: Cx, FormOrJson(body): FormOrJson<RefundByHand>) -> Result<Answer> {
     cx.require(WRITE)?;
@@ -217,7 +219,7 @@ async fn take_back(
         return Err(Failure::new(Code::CurrencyMismatch, what).param("/currency"));
     }
     // Another refund of the same payment may come between the read and the commit: the part is then
-    // computed anew on what that one left.
+    // computed anew on what that one left. One that is being booked is waited for.
     batch::with_retries(|| reserve(cx, key, reason, money, known)).await
 }
 
@@ -260,6 +262,12 @@ async fn reserve(
         Ok(legs) => legs,
         Err(refusal) => return refuse(cx, &mut db, key, &refusal).await,
     };
+    // Asked after the row was read: one that comes between leaves another version.
+    if capture.terms.is_converted() && store::is_pending(&db, &capture.payment_id).await? {
+        let what = "another refund of this payment is being booked, and parts of a converted payment go \
+                    one after the other: ask again with the same key";
+        return Err(Failure::new(Code::Conflict, what));
+    }
     let cause = Cause::from(cx);
     let refund = new_refund(cx, capture, legs, reason, &cause)?;
     let mut batch = Batch::new();

@@ -128,6 +128,13 @@ impl Terms {
         self.rate
     }
 
+    /// Whether parts of it are rounded. Their costs follow a running total, so that one which is
+    /// computed on another that then fails would be short of what that one gave for both: only one may
+    /// be pending at a time, or a payer and a payee in league could have the house pay cent by cent.
+    pub fn is_converted(&self) -> bool {
+        self.captured.source != self.captured.target || self.source != self.target
+    }
+
     /// The legs of a refund of `amount` source minor units, greater than zero, when `refunded` is
     /// taken already.
     ///
@@ -136,8 +143,9 @@ impl Terms {
     /// what the payee gives back up, what the house gives back of its margin down. The last part is
     /// the rest.
     ///
-    /// Refunds that failed may leave `refunded` off the line the running total draws. A part never
-    /// takes more of a leg than the payment has left, so the rest still comes out exactly.
+    /// `refunded` may be off the line the running total draws, where a refund failed on which a later
+    /// one was computed (as was possible once). A part never takes more of a leg than the payment has
+    /// left, so the rest still comes out exactly.
     ///
     /// # Errors
     /// [`Refusal::Exceeds`] when less is left.

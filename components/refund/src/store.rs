@@ -138,6 +138,14 @@ const PAGE: &str = select!(
 const STUCK: &str =
     select!("WHERE f.state = 'pending' AND f.updated_at < $1 ORDER BY f.updated_at LIMIT $2");
 
+const PENDING: &str = "SELECT 1 FROM refunds WHERE payment_id = $1 AND state = 'pending' LIMIT 1";
+
+/// Whether a refund of the payment is neither booked nor refused.
+pub async fn is_pending(db: &Db, payment_id: &str) -> Result<bool, DbError> {
+    let rows = db.query(PENDING, params![payment_id]).await?;
+    Ok(!rows.is_empty())
+}
+
 /// A payment that was refunded before, in part or in vain.
 pub async fn capture(db: &Db, payment_id: &str) -> Result<Option<Capture>, DbError> {
     let rows = db.query(CAPTURE, params![payment_id]).await?;

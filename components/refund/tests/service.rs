@@ -33,6 +33,13 @@ async fn captured(payment_id: &str) {
         .unwrap();
 }
 
+/// The payment's refunds leave `pending`, as the ledger's answer has them do.
+async fn ended(payment_id: &str, state: &str) {
+    let connection = rusqlite::Connection::open(&platform().await.database).unwrap();
+    let sql = "UPDATE refunds SET state = ?2 WHERE payment_id = ?1 AND state = 'pending'";
+    connection.execute(sql, [payment_id, state]).unwrap();
+}
+
 fn user(sub: &str) -> Identity {
     person(sub, "user", "refund:read refund:write")
 }
@@ -141,6 +148,7 @@ async fn parts_use_the_payment_up_and_a_refusal_is_final_for_its_key() {
     for (amount, key) in [("33.33", "k3a"), ("33.33", "k3b")] {
         let part = post(&payee(), refund("pay_3", amount), Some(key)).await;
         assert_eq!(part.status, 202, "{}", part.body);
+        ended("pay_3", "succeeded").await;
     }
     let too_much = post(&payee(), refund("pay_3", "33.35"), Some("k3c")).await;
     assert_eq!(
@@ -163,6 +171,37 @@ async fn parts_use_the_payment_up_and_a_refusal_is_final_for_its_key() {
     let again = post(&payee(), refund("pay_3", "33.35"), Some("k3c")).await;
     assert_eq!((again.status, again.replayed), (422, true));
     assert_eq!(again.body, too_much.body);
+}
+
+/// Or the second would be computed on the first, and cost the payee too little once that fails.
+#[tokio::test]
+async fn parts_of_a_converted_payment_go_one_after_the_other() {
+    captured("pay_turn").await;
+    let first = post(&payee(), refund("pay_turn", "0.02"), Some("turn-1")).await;
+    assert_eq!(first.status, 202, "{}", first.body);
+    let early = post(&payee(), refund("pay_turn", "0.01"), Some("turn-2")).await;
+    assert_eq!((early.status, early.code()), (409, "conflict"));
+    // As the ledger's refusal leaves it.
+    ended("pay_turn", "failed").await;
+    let connection = rusqlite::Connection::open(&platform().await.database).unwrap();
+    let free = "UPDATE captures SET refunded = 0, refunded_margin = 0, refunded_target = 0
+                WHERE payment_id = 'pay_turn'";
+    connection.execute(free, []).unwrap();
+    let later = post(&payee(), refund("pay_turn", "0.01"), Some("turn-2")).await;
+    assert_eq!((later.status, later.replayed), (202, false));
+    assert_eq!(
+        later.body["target"]["amount"], "0.02",
+        "1.1172 cents, rounded up"
+    );
+
+    // Within a currency nothing is rounded, and refunds go side by side.
+    let alike = "INSERT INTO captures VALUES ('pay_alike', 1, 'ent_1', 'wal_a', 'wal_b', 'usr_payer', 'usr_payee',
+                     'acc_a', 'acc_b', 'EUR', 'EUR', '1', 10000, 0, 10000, 0, 0, 0)";
+    connection.execute(alike, []).unwrap();
+    for key in ["alike-1", "alike-2"] {
+        let made = post(&payee(), refund("pay_alike", "1.00"), Some(key)).await;
+        assert_eq!(made.status, 202, "{}", made.body);
+    }
 }
 
 #[tokio::test]
@@ -190,6 +229,7 @@ async fn neither_the_payer_nor_anyone_else_refunds_but_the_house_does() {
     ] {
         let made = post(&who, refund("pay_4", "1.00"), Some(key)).await;
         assert_eq!(made.status, 202, "{}", made.body);
+        ended("pay_4", "succeeded").await;
     }
 }
 
@@ -261,6 +301,7 @@ async fn lists_are_of_a_payment_and_of_ones_own() {
         let key = format!("k6-{n}");
         let made = post(&payee(), refund("pay_6", "1.00"), Some(&key)).await;
         assert_eq!(made.status, 202);
+        ended("pay_6", "succeeded").await;
     }
     let path = "/v1/refunds?payment_id=pay_6&limit=2";
     let first = get(&user("usr_payer"), path).await;
@@ -301,6 +342,7 @@ async fn a_line_of_a_form_refunds_once_however_often_it_is_sent() {
         assert!(reply.replayed, "{again}: {}", reply.body);
         assert_eq!(reply.body["id"], made.body["id"]);
     }
+    ended("pay_hand", "succeeded").await;
     // Another amount is another refund; the same one once more says so with a key.
     let other = by_hand(
         &payee(),
@@ -308,6 +350,7 @@ async fn a_line_of_a_form_refunds_once_however_often_it_is_sent() {
     )
     .await;
     assert_eq!((other.status, other.replayed), (202, false));
+    ended("pay_hand", "succeeded").await;
     let body = json!({"payment_id": "pay_hand", "amount": "40"}).to_string();
     let who = payee();
     let keyed = platform()
