@@ -51,6 +51,7 @@ pub fn routes() -> OpenApiRouter {
         .routes(routes!(transfers::void))
         .routes(routes!(settlement::refuse_payment))
         .routes(routes!(settlement::refuse_refund))
+        .routes(routes!(settlement::refuse_transfer))
         .routes(routes!(trial_balance::get))
         .routes(routes!(general_ledger::get))
         .routes(routes!(checkpoints::create, checkpoints::list))

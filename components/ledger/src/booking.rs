@@ -130,12 +130,14 @@ impl Plan {
 }
 
 /// Decides on requests in their order: each sees what those before it did. `known` is what their ids
-/// were used for before.
+/// were used for before, `now` the time of what is posted, `clock` this machine's, by which reservations
+/// end.
 pub fn decide(
     book: &mut Book,
     mut known: BTreeMap<String, Became>,
     asked: &[Asked],
     now: i64,
+    clock: i64,
 ) -> Plan {
     let mut plan = Plan::default();
     let mut here: HashMap<&str, usize> = HashMap::with_capacity(asked.len());
@@ -152,7 +154,7 @@ pub fn decide(
                 replayed: true,
             },
             None => Outcome {
-                became: fresh(book, request, now, &mut plan),
+                became: fresh(book, request, now, clock, &mut plan),
                 replayed: false,
                 differing: Vec::new(),
             },
@@ -162,7 +164,7 @@ pub fn decide(
     plan
 }
 
-fn fresh(book: &mut Book, request: &Asked, now: i64, plan: &mut Plan) -> Became {
+fn fresh(book: &mut Book, request: &Asked, now: i64, clock: i64, plan: &mut Plan) -> Became {
     let row = EntryRow {
         created_at: now,
         ..request.row.clone()
@@ -186,8 +188,10 @@ fn fresh(book: &mut Book, request: &Asked, now: i64, plan: &mut Plan) -> Became 
                     reference: row.reference,
                     metadata: row.metadata,
                     created_by: row.created_by,
-                    created_at: now,
-                    expires_at: now + life_us,
+                    // Not the time of postings, which one clock that was ahead moves for good: its end
+                    // is looked for by the clock.
+                    created_at: clock,
+                    expires_at: clock + life_us,
                     state: State::Pending,
                     posted_amount: None,
                     standings: standings.into(),
@@ -444,7 +448,8 @@ async fn book_together(
         before,
         unread,
     } = accounts_for(&db, accounts, read).await?;
-    let now = book.time(innover_kit::ids::now_us());
+    let clock = innover_kit::ids::now_us();
+    let now = book.time(clock);
     let (mut batch, mut written) = (Batch::new(), Written::default());
     if !before.is_empty() {
         batch.after(before);
@@ -467,7 +472,13 @@ async fn book_together(
             answers.push(answer);
             continue;
         }
-        let mut plan = decide(&mut book, BTreeMap::new(), std::slice::from_ref(asked), now);
+        let mut plan = decide(
+            &mut book,
+            BTreeMap::new(),
+            std::slice::from_ref(asked),
+            now,
+            clock,
+        );
         if unread && plan.refuses() {
             return Err(read_first(read));
         }
@@ -525,8 +536,9 @@ pub async fn book(
             before: underway,
             unread,
         } = accounts_for(&db, accounts, &read).await?;
-        let now = book.time(innover_kit::ids::now_us());
-        let plan = decide(&mut book, before, asked, now);
+        let clock = innover_kit::ids::now_us();
+        let now = book.time(clock);
+        let plan = decide(&mut book, before, asked, now, clock);
         if unread && plan.refuses() {
             return Err(read_first(&read));
         }

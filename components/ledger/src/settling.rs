@@ -41,9 +41,17 @@ pub async fn end(cx: &Cx, id: &str, end: End, by: &str) -> Result<PendingRow> {
             End::Post(asked) => Some(row.reservation.part(asked).map_err(part_refused)?),
             End::Void => None,
         };
+        let cause = Cause::from(cx);
         match (row.state, part) {
+            // Said once it is so: another request may have looked at the clock before, and be about to
+            // post it.
             (State::Pending, _) if row.expires_at <= ids::now_us() => {
-                return Err(ended(&row, State::Expired));
+                let mut batch = Batch::new();
+                let row = give_back(&db, &mut batch, vec![row], State::Expired, &cause)
+                    .await?
+                    .remove(0);
+                batch.commit(&mut db).await?;
+                return Err(ended(&row, row.state));
             }
             (State::Pending, _) => {}
             (State::Posted, Some(part)) if row.posted_amount == Some(part.minor()) => {
@@ -53,7 +61,6 @@ pub async fn end(cx: &Cx, id: &str, end: End, by: &str) -> Result<PendingRow> {
             (state, _) => return Err(ended(&row, state)),
         }
         let mut batch = Batch::new();
-        let cause = Cause::from(cx);
         let row = match part {
             Some(part) => post(&db, &mut batch, row, part, by, cause).await?,
             None => give_back(&db, &mut batch, vec![row], State::Voided, &cause)

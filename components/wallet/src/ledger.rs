@@ -18,7 +18,6 @@ use crate::model::{
 
 const LEDGER: &str = "ledger";
 const PENDING: &str = "pending";
-const EXPIRED: &str = "expired";
 
 /// The ledger's view of a transfer, as far as it is read here.
 #[derive(Clone, Debug, Deserialize)]
@@ -78,7 +77,7 @@ impl Transfer {
                 entry_id: self.entry_id.clone(),
             }),
             "voided" => Ok(Told::Voided),
-            EXPIRED => Ok(Told::Expired),
+            "expired" => Ok(Told::Expired),
             other => Err(misfit(&format!("a transfer in state `{other}`"))),
         }
     }
@@ -147,13 +146,13 @@ pub async fn settle(cx: &Cx, movement: &Movement, claim: &Claim) -> Result<Verdi
     }
 }
 
-/// What became of a movement that ended otherwise than it was to be settled. One whose time is over
-/// is refused before it is marked as expired.
+/// What became of a movement that ended otherwise than it was to be settled.
 async fn ended(cx: &Cx, movement: &Movement) -> Result<Verdict> {
     let found = find(cx, &movement.id).await?;
-    let mut transfer = found.ok_or_else(|| misfit("it lost a transfer"))?;
+    let transfer = found.ok_or_else(|| misfit("it lost a transfer"))?;
+    // One whose time is over is marked as expired before that is said: until then it may be posted.
     if transfer.state == PENDING {
-        transfer.state = EXPIRED.into();
+        return Err(misfit("it does not settle what it holds"));
     }
     Ok(Verdict::Stands(transfer))
 }
@@ -169,6 +168,22 @@ pub async fn find(cx: &Cx, id: &str) -> Result<Option<Transfer>> {
         Err(failure) if failure.status() == 404 => Ok(None),
         Err(failure) => Err(failure),
     }
+}
+
+#[derive(Deserialize)]
+struct GivenUp {
+    transfer: Option<Transfer>,
+}
+
+/// The movement's transfer; `None` when the ledger never got it, and from now on refuses it.
+///
+/// # Errors
+/// When the ledger does not say.
+pub async fn give_up(cx: &Cx, movement: &Movement) -> Result<Option<Transfer>> {
+    let path = format!("/v1/transfers/{}/refuse", movement.id);
+    let body = json!({"kind": movement.kind.as_str(), "reference": movement.reference});
+    let GivenUp { transfer } = ask(cx, Method::POST, &path, Some(&body)).await?;
+    Ok(transfer)
 }
 
 async fn ask<T: serde::de::DeserializeOwned>(

@@ -11,9 +11,8 @@ pub const TEXT_CHARS_MAX: usize = 140;
 pub const HOLD_SECONDS_DEFAULT: i64 = 7 * 86_400;
 /// The longest life the ledger gives a reservation.
 pub const HOLD_SECONDS_MAX: i64 = 90 * 86_400;
-/// A movement whose outcome is not known for this long is asked for. A request lasts ten seconds and
-/// the token it calls the ledger with 90 at most, so what the ledger has not got by then it will not
-/// get from that request; a repeated request starts the time anew.
+/// A movement whose outcome is not known for this long is given up, and refused by the ledger from then
+/// on. A request lasts ten seconds, and a repeated one starts the time anew: no client waits any more.
 pub const ASKED_AFTER_US: i64 = 180_000_000;
 /// A hold that is being settled for this long is settled by the sweep: longer than a request.
 pub const SETTLING_AFTER_US: i64 = 30_000_000;

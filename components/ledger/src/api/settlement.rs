@@ -1,16 +1,19 @@
-//! The end of a payment or refund that got stuck: booked already, or refused from now on. Never
-//! both.
+//! The end of a payment, refund or transfer that got stuck: booked already, or refused from now on.
+//! Never both.
 
 use axum::extract::Path;
-use innover_kit::{Answer, Batch, Cause, Code, Cx, Db, Failure, Result, batch, ids};
-use serde::Serialize;
+use innover_kit::{Answer, Batch, Body, Cause, Code, Cx, Db, Failure, Result, batch, ids};
+use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::invalid;
+use super::{callers_id, invalid, line, trusted, views::TransferView};
 use crate::{
     events::{self, Subject},
     model::Book,
-    store::entries::{self, EntryRow, Known, Refused, Written},
+    store::{
+        entries::{self, EntryRow, Known, Refused, Written},
+        pending,
+    },
 };
 
 /// What is refused here is refused for this.
@@ -61,30 +64,104 @@ async fn refuse(cx: &Cx, subject: Subject, id: &str) -> Result<Answer> {
             Some(Known::Booked(entry, _)) => Some(entry.id),
             Some(Known::Refused(..)) => None,
             None => {
-                let now = ids::now_us();
-                let row = EntryRow {
-                    id: id.to_owned(),
-                    kind: service.into(),
-                    reference: id.to_owned(),
-                    reverses: None,
-                    metadata: "{}".into(),
-                    created_by: service.into(),
-                    created_at: now,
-                };
-                let detail = "it was not booked in time".to_owned();
-                let refused = Refused::of(&[], TIMED_OUT, detail, String::new());
-                let mut batch = Batch::new();
-                batch.emit(events::rejected(&row, &refused, Cause::from(cx)));
-                let written = Written {
-                    refused: vec![(row, refused)],
-                    ..Written::default()
-                };
-                entries::write(&mut batch, &Book::default(), &written, now);
-                batch.commit(&mut db).await?;
+                give_up(cx, db, id, service, id, service).await?;
                 None
             }
         };
         Answer::json(200, &Settlement { entry_id })
     })
     .await
+}
+
+/// What was asked for, so that a late request is told from another use of its id.
+#[derive(Clone, Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct GivenUp {
+    /// The transfer's.
+    kind: String,
+    /// The transfer's.
+    reference: String,
+}
+
+/// What there is of a transfer.
+#[derive(Debug, Serialize, ToSchema)]
+struct Found {
+    /// As it stands; null when it is refused.
+    transfer: Option<TransferView>,
+}
+
+/// Refuse a transfer from now on, unless it is booked or reserved.
+///
+/// For the service `wallet`, as for payments: a request that was on its way for long, or comes at the
+/// same moment, meets the refusal.
+#[utoipa::path(post, path = "/v1/transfers/{id}/refuse", tag = "transfers", request_body = GivenUp,
+    params(("id" = String, Path)),
+    responses((status = 200, description = "There already, or refused", body = Found)))]
+pub async fn refuse_transfer(
+    cx: Cx,
+    Path(id): Path<String>,
+    body: Body<GivenUp>,
+) -> Result<Answer> {
+    let Some(service) = trusted(&cx) else {
+        let what = "for the wallet service only";
+        return Err(Failure::new(Code::InsufficientScope, what));
+    };
+    callers_id(Some(&id), true, "id")?;
+    if [Subject::Payment, Subject::Refund]
+        .iter()
+        .any(|s| id.starts_with(s.prefix()))
+    {
+        return Err(invalid("this is no id of a transfer", "id"));
+    }
+    let GivenUp { kind, reference } = &body.value;
+    line(reference, "/reference")?;
+    batch::with_retries(|| async {
+        let mut db = Db::open().await?;
+        db.lock().await?;
+        let transfer = match pending::find(&db, &id).await? {
+            Some(row) => Some(TransferView::current(&row)),
+            None => match entries::find(&db, &id).await? {
+                Some(Known::Booked(entry, lines)) => Some(TransferView::booked(&entry, &lines)),
+                Some(Known::Refused(..)) => None,
+                None => {
+                    give_up(&cx, db, &id, kind, reference, service).await?;
+                    None
+                }
+            },
+        };
+        Answer::json(200, &Found { transfer })
+    })
+    .await
+}
+
+/// Takes the id, so that nothing else is ever booked under it.
+async fn give_up(
+    cx: &Cx,
+    mut db: Db,
+    id: &str,
+    kind: &str,
+    reference: &str,
+    service: &str,
+) -> Result<()> {
+    let now = ids::now_us();
+    let row = EntryRow {
+        id: id.to_owned(),
+        kind: kind.to_owned(),
+        reference: reference.to_owned(),
+        reverses: None,
+        metadata: "{}".into(),
+        created_by: service.into(),
+        created_at: now,
+    };
+    let detail = "it was not booked in time".to_owned();
+    let refused = Refused::of(&[], TIMED_OUT, detail, String::new());
+    let mut batch = Batch::new();
+    batch.emit(events::rejected(&row, &refused, Cause::from(cx)));
+    let written = Written {
+        refused: vec![(row, refused)],
+        ..Written::default()
+    };
+    entries::write(&mut batch, &Book::default(), &written, now);
+    batch.commit(&mut db).await?;
+    Ok(())
 }

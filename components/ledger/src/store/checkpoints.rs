@@ -1,5 +1,7 @@
 //! Checkpoints as stored: the signed statements, and the heads each of them changed.
 
+use std::collections::BTreeMap;
+
 use innover_journal::{CheckpointLine, Hash};
 use innover_kit::{Batch, Db, Expect, Row, Value, db::DbError, params};
 
@@ -51,33 +53,54 @@ pub struct Current {
     pub is_new: bool,
 }
 
-/// All heads at one moment: one statement, so one snapshot.
-pub async fn heads(db: &Db) -> Result<Vec<Current>, DbError> {
-    let rows = db
-        .query(
-            "SELECT a.id, a.no, a.postings, a.head, h.postings
-             FROM accounts a
-             LEFT JOIN checkpoint_heads h ON h.account_no = a.no
-                  AND h.number = (SELECT MAX(x.number) FROM checkpoint_heads x
-                                  WHERE x.account_no = a.no)
-             ORDER BY a.id",
-            params![],
-        )
-        .await?;
-    let read = |row: &Row| {
-        let postings = row.int(2)?;
+/// Accounts of one page of heads that are not news.
+const PAGE: i64 = 5_000;
+
+/// All heads at one moment, by the bytes of their accounts' ids: those that are news since the
+/// checkpoint `newest` (0 for none) in one statement, so in one snapshot; the others are of that
+/// checkpoint and never change, so they may come page by page, however many there are.
+pub async fn heads(db: &Db, newest: i64) -> Result<Vec<Current>, DbError> {
+    const NEWS: &str = "SELECT a.id, a.no, a.postings, a.head
+         FROM accounts a
+         LEFT JOIN checkpoint_heads h ON h.account_no = a.no
+              AND h.number = (SELECT MAX(x.number) FROM checkpoint_heads x
+                              WHERE x.account_no = a.no)
+         WHERE h.postings IS NULL OR h.postings <> a.postings";
+    const KNOWN: &str = "SELECT a.id, a.no, h.postings, h.head
+         FROM accounts a
+         JOIN checkpoint_heads h ON h.account_no = a.no
+              AND h.number = (SELECT MAX(x.number) FROM checkpoint_heads x
+                              WHERE x.account_no = a.no AND x.number <= $1)
+         WHERE a.id > $2 ORDER BY a.id LIMIT $3";
+    let current = |row: &Row, is_new| -> Result<Current, DbError> {
         Ok(Current {
             account: row.text(0)?.to_owned(),
             account_no: row.int(1)?,
-            postings,
+            postings: row.int(2)?,
             head: hash(row.text(3)?)?,
-            is_new: row.opt_int(4)? != Some(postings),
+            is_new,
         })
     };
-    let mut heads: Vec<Current> = rows.iter().map(read).collect::<Result<_, DbError>>()?;
-    // By bytes, whatever the database's collation.
-    heads.sort_by(|a, b| a.account.cmp(&b.account));
-    Ok(heads)
+    let mut all = BTreeMap::new();
+    for row in db.query(NEWS, params![]).await? {
+        let head = current(&row, true)?;
+        all.insert(head.account.clone(), head);
+    }
+    // Nothing to sign.
+    if all.is_empty() {
+        return Ok(Vec::new());
+    }
+    let mut after = String::new();
+    loop {
+        let rows = db.query(KNOWN, params![newest, &after, PAGE]).await?;
+        let Some(last) = rows.last() else { break };
+        after = last.text(0)?.to_owned();
+        for row in &rows {
+            let head = current(row, false)?;
+            all.entry(head.account.clone()).or_insert(head);
+        }
+    }
+    Ok(all.into_values().collect())
 }
 
 /// Writes a checkpoint and the heads that are news in it. It fails when another one was made meanwhile.

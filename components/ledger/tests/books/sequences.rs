@@ -200,7 +200,7 @@ impl Ledger {
         let known = self.known.get(&asked.row.id).cloned();
         let known = known.map(|became| (asked.row.id.clone(), became));
         let asked = [asked];
-        let plan = booking::decide(&mut book, known.into_iter().collect(), &asked, 1);
+        let plan = booking::decide(&mut book, known.into_iter().collect(), &asked, 1, 1);
         let outcome = plan.outcomes[0].clone();
         for (_, posted) in &plan.written.booked {
             for p in posted {

@@ -3,7 +3,7 @@
 use innover_journal::{HEADER, Line, PublicKey, SigningKey, Summary, verify};
 use serde_json::{Value, json};
 
-use crate::support::{ask, finance, open, transfer};
+use crate::support::{ask, finance, lock, open, transfer};
 
 const SEED: [u8; 32] = [9; 32];
 
@@ -88,6 +88,28 @@ async fn an_export_holds_what_its_checkpoint_covers_and_verifies() {
     let summary = verify(&later, key()).expect("good");
     assert!(summary.entries > entries && summary.postings > postings);
     assert!(later.contains("acc_chk_c"));
+
+    // More accounts than one page of heads, of which the next checkpoint has no news.
+    let writer = lock();
+    writer
+        .execute_batch(
+            "INSERT INTO accounts
+             WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 5100)
+             SELECT a.no * 1000000 + n.i, a.id || '-' || n.i, a.code, a.name, a.currency, a.normal_side,
+                    a.floor, a.state, a.metadata, 0, 0, 0, 0, a.version, 0, a.posted_at, a.head, a.created_at
+             FROM accounts a CROSS JOIN n WHERE a.id = 'acc_chk_c'; COMMIT",
+        )
+        .expect("accounts");
+    let third = checkpoint().await;
+    post(1_101, "acc_chk_a", "acc_chk_b").await;
+    let fourth = checkpoint().await;
+    let accounts = |made: &Value| made["accounts"].as_i64().expect("a count");
+    assert_eq!(accounts(&third), accounts(&second) + 5_100);
+    assert_eq!(accounts(&fourth), accounts(&third));
+    assert_eq!(
+        fourth["postings"].as_i64(),
+        third["postings"].as_i64().map(|n| n + 2)
+    );
 
     // One word more in a reference, and it is found.
     let changed = later.replacen("a test", "a text", 1);

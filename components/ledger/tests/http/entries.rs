@@ -604,3 +604,103 @@ async fn twins_of_one_moment_are_one_entry_and_their_neighbours_are_booked() {
     let left = if other.0 == 201 { "2.00" } else { "3.00" };
     assert_eq!(account["balance"]["posted"], left);
 }
+
+/// The wallet's way of asking: two accounts, an amount.
+fn by_id(id: &str, debit: &str, credit: &str, more: Value) -> Value {
+    let mut body = json!({"id": id, "debit_account": debit, "credit_account": credit, "amount": "5.00",
+                          "currency": "EUR", "kind": "transfer", "reference": "r"});
+    for (name, value) in more.as_object().into_iter().flatten() {
+        body[name] = value.clone();
+    }
+    body
+}
+
+#[tokio::test]
+async fn a_transfer_that_was_given_up_is_never_booked_and_one_that_is_booked_is_not_given_up() {
+    open("acc_g1", "EUR").await;
+    open("acc_g2", "EUR").await;
+    let wallet = wallet_for_a_user();
+    let house = "acc_house_cash_EUR";
+    let post = async |path: &str, body: Value| ask(&wallet, "POST", path, None, body).await;
+    let given_up = json!({"kind": "transfer", "reference": "r"});
+    for _ in 0..2 {
+        let (status, found, _) = post("/v1/transfers/trf_late/refuse", given_up.clone()).await;
+        assert_eq!((status, found), (200, json!({"transfer": null})));
+    }
+    let late = by_id("trf_late", house, "acc_g1", json!({}));
+    let (status, refused, _) = post("/v1/transfers", late).await;
+    assert_eq!(
+        (status, &refused["code"]),
+        (409, &json!("conflict")),
+        "{refused}"
+    );
+    let reserve = by_id("trf_late", house, "acc_g1", json!({"pending": true}));
+    assert_eq!(post("/v1/transfers", reserve).await.0, 409);
+
+    let booked = by_id("trf_there", house, "acc_g1", json!({}));
+    assert_eq!(post("/v1/transfers", booked).await.0, 201);
+    let (status, found, _) = post("/v1/transfers/trf_there/refuse", given_up.clone()).await;
+    assert_eq!(
+        (status, &found["transfer"]["state"]),
+        (200, &json!("posted"))
+    );
+    let held = by_id(
+        "hol_there",
+        "acc_g1",
+        "acc_g2",
+        json!({"pending": true, "kind": "hold"}),
+    );
+    assert_eq!(post("/v1/transfers", held).await.0, 201);
+    let (status, found, _) = post("/v1/transfers/hol_there/refuse", given_up.clone()).await;
+    assert_eq!(
+        (status, &found["transfer"]["state"]),
+        (200, &json!("pending"))
+    );
+
+    let (status, refused, _) = post("/v1/transfers/pay_1/refuse", given_up.clone()).await;
+    assert_eq!((status, &refused["code"]), (400, &json!("invalid_request")));
+    let stranger = ask(
+        &finance(),
+        "POST",
+        "/v1/transfers/trf_x/refuse",
+        None,
+        given_up,
+    )
+    .await;
+    assert_eq!(stranger.0, 403, "{}", stranger.1);
+}
+
+/// Somebody is told that it has expired: nobody may post it any more, also who looked at the clock
+/// before and is slow.
+#[tokio::test]
+async fn a_reservation_has_expired_once_that_is_said() {
+    open("acc_e1", "EUR").await;
+    open("acc_e2", "EUR").await;
+    let wallet = wallet_for_a_user();
+    let post = async |path: &str, body: Value| ask(&wallet, "POST", path, None, body).await;
+    let fund = by_id("top_e1", "acc_house_cash_EUR", "acc_e1", json!({}));
+    assert_eq!(post("/v1/transfers", fund).await.0, 201);
+    let held = by_id(
+        "hol_e1",
+        "acc_e1",
+        "acc_e2",
+        json!({"pending": true, "kind": "hold"}),
+    );
+    assert_eq!(post("/v1/transfers", held).await.0, 201);
+    let writer = lock();
+    writer
+        .execute_batch("UPDATE pending SET expires_at = 1 WHERE id = 'hol_e1'; COMMIT")
+        .unwrap();
+    for _ in 0..2 {
+        let (status, refused, _) = post("/v1/transfers/hol_e1/post", json!({})).await;
+        assert_eq!(
+            (status, &refused["code"]),
+            (409, &json!("invalid_state")),
+            "{refused}"
+        );
+    }
+    let (_, transfer, _) = ask(&wallet, "GET", "/v1/transfers/hol_e1", None, json!(null)).await;
+    assert_eq!(transfer["state"], "expired");
+    let (_, account, _) = ask(&finance(), "GET", "/v1/accounts/acc_e1", None, json!(null)).await;
+    assert_eq!(account["balance"]["available"], "5.00");
+}

@@ -75,15 +75,19 @@ async fn settled(cx: &Cx, before: &Movement) -> Result<Movement> {
     let mut after = before.clone();
     let verdict = match &before.claim {
         Some(claim) if before.state == State::Held => ledger::settle(cx, before, claim).await?,
-        _ => match ledger::find(cx, &before.id).await? {
+        // It may still be on its way, however long ago it was asked for: from here on it is refused.
+        _ if before.state == State::Requested => match ledger::give_up(cx, before).await? {
             Some(transfer) => Verdict::Stands(transfer),
-            None if before.state == State::Requested => {
+            None => {
                 after.refuse(
                     TIMED_OUT,
                     "the ledger did not get it in time, so it was given up and nothing moved; ask again with a new key",
                 );
                 return Ok(after);
             }
+        },
+        _ => match ledger::find(cx, &before.id).await? {
+            Some(transfer) => Verdict::Stands(transfer),
             None => return Ok(after),
         },
     };

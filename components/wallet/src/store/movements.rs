@@ -104,7 +104,8 @@ pub async fn open_count(db: &Db, wallet_id: &str) -> Result<i64, DbError> {
 }
 
 /// What is older than it should be at `now_us`: movements of which the ledger's answer is not known,
-/// holds somebody was settling, and holds that should have expired.
+/// holds somebody was settling, and holds that should have expired. By lot: what cannot be settled now
+/// stays as it is, and must not hide the rest.
 pub async fn stuck(
     db: &Db,
     asked_before_us: i64,
@@ -117,7 +118,7 @@ pub async fn stuck(
         "WHERE (state = 'requested' AND updated_at < $1)
             OR (state = 'held' AND settling <> '' AND updated_at < $2)
             OR (state = 'held' AND settling = '' AND expires_at < $3)
-         ORDER BY updated_at LIMIT $4"
+         ORDER BY random() LIMIT $4"
     );
     let bounds = params![
         asked_before_us,

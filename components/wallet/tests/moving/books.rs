@@ -48,7 +48,7 @@ pub struct Books {
     faults: BTreeMap<String, Fault>,
     /// Euro cents per minor unit of a currency, in thousandths; absent for no rate.
     pub rates: BTreeMap<String, i64>,
-    /// Reservations whose time is over and which are not marked as expired yet.
+    /// Reservations whose time is over: marked as expired when somebody settles them.
     pub overdue: BTreeSet<String>,
     /// Accounts the list of accounts leaves out the next time.
     pub late: BTreeSet<String>,
@@ -81,7 +81,7 @@ impl std::ops::DerefMut for Guard {
     }
 }
 
-type Reply = (u16, Value);
+pub type Reply = (u16, Value);
 
 fn problem(code: Code) -> Reply {
     let problem = Problem::from(code);
@@ -171,6 +171,7 @@ impl Books {
             ("GET", ["transfers", id]) => self.view(id, 200),
             ("POST", ["transfers", id, "post"]) => self.settle(id, Some(&call.body)),
             ("POST", ["transfers", id, "void"]) => self.settle(id, None),
+            ("POST", ["transfers", id, "refuse"]) => self.refuse(id),
             other => panic!("the ledger has no {other:?}"),
         };
         match fault {
@@ -236,7 +237,8 @@ impl Books {
         }
     }
 
-    fn transfer(&mut self, body: &Value) -> Reply {
+    /// Books a transfer, as the wallet's call does.
+    pub fn transfer(&mut self, body: &Value) -> Reply {
         let id = body["id"].as_str().expect("an id").to_owned();
         if let Some(problem) = self.refused.get(&id) {
             return (problem.status, serde_json::to_value(problem).expect("JSON"));
@@ -302,8 +304,8 @@ impl Books {
             amount => minor(amount, currency),
         });
         let wanted = if asked.is_some() { "posted" } else { "voided" };
-        // As the ledger does until its own job comes by.
-        if self.overdue.contains(id) {
+        if self.overdue.remove(id) {
+            self.expire(id);
             return problem(Code::InvalidState);
         }
         if transfer.state != "pending" {
@@ -326,6 +328,16 @@ impl Books {
         known.state = wanted;
         known.posted = asked;
         self.view(id, 200)
+    }
+
+    fn refuse(&mut self, id: &str) -> Reply {
+        let (_, transfer) = self.view(id, 200);
+        if self.transfers.contains_key(id) {
+            return (200, json!({ "transfer": transfer }));
+        }
+        self.refused
+            .insert(id.to_owned(), Problem::from(Code::Conflict));
+        (200, json!({ "transfer": null }))
     }
 
     /// Somebody captures a reservation without asking the wallet.

@@ -128,7 +128,7 @@ async fn an_expired_hold_is_told_by_the_ledger_and_cannot_be_captured() {
 }
 
 #[tokio::test]
-async fn a_hold_whose_time_is_over_is_expired_before_the_ledger_has_marked_it() {
+async fn a_hold_whose_time_is_over_expires_when_it_is_captured() {
     let a = add("xo", "xdo", "EUR", 10_000).await;
     let id = hold(&user("xdo"), &a, None, "60.00").await;
     books().overdue.insert(id.clone());

@@ -69,6 +69,25 @@ async fn a_movement_the_ledger_has_is_posted_and_one_it_never_got_is_given_up() 
     );
 }
 
+/// The request that was given up may wake up: the client has been told that nothing moved.
+#[tokio::test]
+async fn a_movement_given_up_is_refused_by_the_ledger_whenever_it_comes() {
+    let _alone = alone().await;
+    let a = add("sga", "sgda", "EUR", 10_000).await;
+    let b = add("sgb", "sgdb", "EUR", 0).await;
+    books().fault("acc_sga", Fault::CallLost);
+    transfer(&user("sgda"), &a, &b, "10.00", "k1").await;
+    age(&a);
+    run("wallet.sweep", vec![]).await;
+    let id = one("SELECT id FROM movements WHERE wallet_id = 'wal_sga'");
+    let late = books().transfer(
+        &json!({"id": id, "debit_account": "acc_sga", "credit_account": "acc_sgb",
+        "amount": "10.00", "currency": "EUR", "kind": "transfer", "reference": ""}),
+    );
+    assert_eq!(late.0, 409);
+    assert_eq!(books().accounts["acc_sga"].posted, 10_000);
+}
+
 #[tokio::test]
 async fn a_movement_given_up_that_was_booked_after_all_is_booked() {
     let _alone = alone().await;
