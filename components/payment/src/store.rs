@@ -97,12 +97,13 @@ const PAGE_OF: &str = concat!(
       ORDER BY id DESC LIMIT $3"
 );
 
+/// By lot: those that wait for somebody else stay here, and must not hide the rest.
 const STUCK: &str = concat!(
     "SELECT ",
     columns!(),
     " FROM payments
       WHERE state IN ('initiated', 'converting', 'posting', 'processing') AND updated_at < $1
-      ORDER BY updated_at LIMIT $2"
+      ORDER BY random() LIMIT $2"
 );
 
 const INSERT: &str = concat!(
@@ -175,7 +176,7 @@ pub async fn page(db: &Db, owner: &str, after: &str, limit: i64) -> Result<Vec<P
     rows.iter().map(payment).collect()
 }
 
-/// Payments on their way whose last change is before `before_us`, oldest first.
+/// Payments on their way whose last change is before `before_us`.
 pub async fn stuck(db: &Db, before_us: i64, limit: i64) -> Result<Vec<Payment>, DbError> {
     db.query(STUCK, params![before_us, limit])
         .await?
