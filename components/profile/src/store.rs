@@ -19,6 +19,8 @@ pub struct Stored {
     pub profile: Profile,
     sealed: [Option<String>; 4],
     key: Wrapped,
+    /// Documents ever submitted.
+    submitted: i64,
 }
 
 /// A profile, opened.
@@ -57,6 +59,7 @@ impl Stored {
             profile,
             sealed,
             key,
+            submitted: _,
         } = self;
         if profile.state == State::Erased {
             let details = Details {
@@ -99,7 +102,7 @@ macro_rules! select {
             "SELECT p.id, p.kyc_tier, p.tier_override, p.has_email, p.identity_documents,
                     p.address_documents, p.state, p.version, p.created_at, p.updated_at,
                     p.username, p.email, p.display_name, p.country,
-                    k.owner, k.id, k.kek_id, k.wrapped
+                    k.owner, k.id, k.kek_id, k.wrapped, p.documents
              FROM profiles p JOIN data_keys k ON k.owner = 'person:' || p.id ",
             $rest
         )
@@ -127,6 +130,7 @@ fn stored(row: &Row) -> Result<Stored, DbError> {
         },
         sealed: [text(10)?, text(11)?, text(12)?, text(13)?],
         key: keys::wrapped(row, 14)?,
+        submitted: row.int(18)?,
     })
 }
 
@@ -208,7 +212,8 @@ pub fn update(batch: &mut Batch, key: &DataKey, p: &Profile, d: &Details) -> Res
 }
 
 /// The steps that leave the id, the decisions and the times of a profile, and destroy its data key.
-/// They need no key of the environment.
+/// They need no key of the environment. They fail when a document was submitted meanwhile, which leaves
+/// the version alone: of its rows a statement that had begun before would see nothing.
 pub fn erase(batch: &mut Batch, before: &Stored, after: &Profile) {
     keys::destroy(batch, &before.key, after.updated_at);
     batch.step(
@@ -216,13 +221,14 @@ pub fn erase(batch: &mut Batch, before: &Stored, after: &Profile) {
         "UPDATE profiles SET username = '', email = '', display_name = '', country = NULL, kyc_tier = 0,
              tier_override = NULL, has_email = 0, identity_documents = 0, address_documents = 0,
              content_bytes = 0, state = $2, version = $3, updated_at = $4
-         WHERE id = $1 AND version = $5",
+         WHERE id = $1 AND version = $5 AND documents = $6",
         params![
             &after.id,
             after.state.as_str(),
             after.version,
             after.updated_at,
-            before.profile.version
+            before.profile.version,
+            before.submitted
         ],
         Expect::Rows(1),
     );
