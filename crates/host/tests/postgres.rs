@@ -234,6 +234,29 @@ async fn a_statement_whose_guest_is_gone_is_cancelled_on_the_server() {
     );
 }
 
+/// It may wait for a replica: the server would show a committed row that no replica has.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_write_whose_guest_is_gone_is_left_to_its_end() {
+    let Some(server) = Server::connect().await else {
+        return;
+    };
+    let name = "probe_gone_write";
+    let (app, address) = server.app(name, 1).await;
+    let made = "CREATE TABLE probe_gone_write (n BIGINT)";
+    assert_eq!(script(&app, "", &[&address, made]).await.0, StatusCode::OK);
+    let slow = "INSERT INTO probe_gone_write SELECT 1 FROM pg_sleep(3)";
+    let request = http::Request::post("/postgres")
+        .body(format!("{address}\n{slow}").into())
+        .unwrap();
+    let late = app.host.call("a", request, Duration::from_secs(1)).await;
+    late.unwrap_err();
+    // The one session there may be is free when the write has ended.
+    let count = "SELECT count(*) FROM probe_gone_write";
+    let (status, body) = script(&app, "", &[&address, count]).await;
+    assert_eq!((status, body.as_str()), (StatusCode::OK, "1"));
+    server.quiet(name).await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn many_guests_share_few_sessions_and_each_statement_is_whole() {
     let Some(server) = Server::connect().await else {

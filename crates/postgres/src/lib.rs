@@ -12,6 +12,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_postgres::{
     AsyncMessage, CancelToken, Client, Config, Connection,
     config::{Host, SslMode},
+    error::SqlState,
 };
 use tokio_postgres_rustls::MakeRustlsConnect;
 
@@ -35,6 +36,9 @@ pub enum Unreachable {
     /// The certificate of the server's authority is none.
     #[error("the certificate of the authority cannot be read: {0}")]
     Certificate(String),
+    /// The server knows no such role, or it has another password.
+    #[error("{0}")]
+    Refused(String),
     /// The server does not answer, or refuses.
     #[error("{0}")]
     Server(String),
@@ -63,13 +67,15 @@ impl Address {
         if config.get_application_name().is_none() {
             config.application_name("innover");
         }
-        if config.get_options().is_none() {
-            // Should this process die or hang, the server gives up what it left behind by itself.
-            let limit = statement.as_millis();
-            config.options(format!(
-                "-c statement_timeout={limit} -c idle_in_transaction_session_timeout={limit}"
-            ));
+        // Should this process die or hang, the server gives up what it left behind by itself.
+        let limit = statement.as_millis();
+        let mut options = config.get_options().unwrap_or_default().to_owned();
+        for name in ["statement_timeout", "idle_in_transaction_session_timeout"] {
+            if !options.contains(name) {
+                options.push_str(&format!(" -c {name}={limit}"));
+            }
         }
+        config.options(options.trim_start());
         let tls = match config.get_ssl_mode() {
             SslMode::Disable => None,
             _ => Some(connector(authority)?),
@@ -99,7 +105,7 @@ impl Address {
     /// Connects. The connection lives in a task of its own, which ends with the client.
     ///
     /// # Errors
-    /// [`Unreachable::Server`].
+    /// [`Unreachable::Refused`], [`Unreachable::Server`].
     pub async fn connect(&self) -> Result<Client, Unreachable> {
         self.connect_with(|| ()).await
     }
@@ -108,7 +114,7 @@ impl Address {
     /// listens to.
     ///
     /// # Errors
-    /// [`Unreachable::Server`].
+    /// As [`Address::connect`].
     pub async fn connect_with(
         &self,
         notified: impl Fn() + Send + 'static,
@@ -129,8 +135,16 @@ impl Address {
         };
         // The driver's own limit is for each host it tries, and covers no log-in.
         match tokio::time::timeout(CONNECT * 2, connecting).await {
-            Ok(connected) => connected
-                .map_err(|error: tokio_postgres::Error| Unreachable::Server(explain(&error))),
+            Ok(connected) => connected.map_err(|error: tokio_postgres::Error| {
+                let text = explain(&error);
+                match error.code() {
+                    Some(
+                        &SqlState::INVALID_PASSWORD
+                        | &SqlState::INVALID_AUTHORIZATION_SPECIFICATION,
+                    ) => Unreachable::Refused(text),
+                    _ => Unreachable::Server(text),
+                }
+            }),
             Err(_) => Err(Unreachable::Server(format!(
                 "no answer within {} s",
                 (CONNECT * 2).as_secs()

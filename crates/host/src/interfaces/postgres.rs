@@ -150,11 +150,18 @@ impl Guest {
             Err(error) => return Ok(Err(error)),
         };
         // An address nobody answers at is told now, as by Spin.
-        if let Err(error) = handle.address.lease().await {
+        if let Err(error) = probe(&handle).await {
             return Ok(Err(unreachable(error)));
         }
         Ok(Ok(self.keep_postgres(handle)?))
     }
+}
+
+async fn probe(handle: &Handle) -> Result<(), crate::postgres::Unreachable> {
+    if !handle.address.has_answered() {
+        handle.address.lease().await?;
+    }
+    Ok(())
 }
 
 /// As [`Guest::open_postgres`], while the guest's other tasks go on.
@@ -168,7 +175,7 @@ async fn open_async<T: Send>(
         Ok(handle) => handle,
         Err(error) => return Ok(Err(error)),
     };
-    if let Err(error) = handle.address.lease().await {
+    if let Err(error) = probe(&handle).await {
         return Ok(Err(unreachable(error)));
     }
     Ok(Ok(

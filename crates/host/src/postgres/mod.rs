@@ -7,11 +7,11 @@
 //!
 //! Invariant: a session goes back only when nothing runs on it, no transaction is open and its
 //! settings are those it was opened with. One whose statement was given up (the guest trapped, its
-//! deadline passed) has the statement cancelled on the server and is closed.
+//! deadline passed) is closed once that has ended: a SELECT is cancelled on the server, a write is not.
 
 mod pool;
 mod session;
 mod value;
 
-pub(crate) use pool::{Address, Servers};
+pub(crate) use pool::{Address, Servers, Unreachable};
 pub(crate) use session::{Failed, Lease, writes};

@@ -1,7 +1,7 @@
 //! Sessions by address, and how many there are.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -18,6 +18,7 @@ pub(crate) struct Address {
     server: innover_postgres::Address,
     key: Key,
     pool: Arc<Pool>,
+    answered: AtomicBool,
 }
 
 /// Why there is no session.
@@ -96,11 +97,13 @@ impl Slot {
     /// finds the session.
     pub(super) fn give_back(self, address: &Address, session: Session) {
         let mut idle = address.pool.idle();
-        idle.by_address
-            .entry(address.key.clone())
-            .or_default()
-            .push(session);
-        idle.count += 1;
+        let sessions = idle.by_address.entry(address.key.clone()).or_default();
+        sessions.push(session);
+        // The newest is lent first, so after a burst nobody else would look at the oldest.
+        match sessions[0].is_usable() {
+            true => idle.count += 1,
+            false => drop(sessions.remove(0)),
+        }
     }
 }
 
@@ -187,6 +190,7 @@ impl Servers {
             server,
             key: key.clone(),
             pool: Arc::clone(&self.pool),
+            answered: AtomicBool::new(false),
         });
         // Guests make addresses up as they like.
         if known.len() >= limits::POSTGRES_ADDRESSES_MAX {
@@ -206,6 +210,12 @@ impl Address {
     /// Hosts and ports, for permissions. `None`: a Unix socket.
     pub(crate) fn hosts(&self) -> impl Iterator<Item = Option<(&str, u16)>> {
         self.server.hosts()
+    }
+
+    /// Whether somebody has ever answered there. Who opens a connection is told if not; else the first
+    /// statement finds out, and nobody waits for a session that is not used.
+    pub(crate) fn has_answered(&self) -> bool {
+        self.answered.load(Relaxed)
     }
 
     /// Lends a session, an idle one or a new one. Waits a bounded time for one to be free.
@@ -234,6 +244,7 @@ impl Address {
             None => {
                 let client = self.server.connect().await?;
                 pool.opened.fetch_add(1, Relaxed);
+                self.answered.store(true, Relaxed);
                 Session::new(client)
             }
         };

@@ -58,7 +58,10 @@ impl Session {
 /// Why a statement has no result.
 pub(crate) enum Failed {
     Server(tokio_postgres::Error),
+    /// Nothing was sent.
     Value(String),
+    /// A value of a row that is none of the interface's.
+    Unreadable(String),
     Late,
     TooLarge,
 }
@@ -74,12 +77,14 @@ impl From<Failed> for Error {
         let text = |text: String| Error::QueryFailed(QueryError::Text(text));
         match failed {
             Failed::Server(error) => problem(&error),
-            Failed::Value(problem) => Error::ValueConversionFailed(problem),
+            Failed::Value(problem) | Failed::Unreadable(problem) => {
+                Error::ValueConversionFailed(problem)
+            }
             Failed::Late => text(format!(
-                "the statement took longer than {} s and was cancelled; it may have taken effect",
+                "the statement took longer than {} s; it may have taken effect",
                 limits::POSTGRES_STATEMENT.as_secs()
             )),
-            Failed::TooLarge => text(format!(
+            Failed::TooLarge => Error::Other(format!(
                 "the result is larger than {} bytes: ask for fewer rows",
                 limits::RESULT_BYTES_MAX
             )),
@@ -183,6 +188,8 @@ pub(crate) struct Lease {
     slot: Option<Slot>,
     /// Something runs on it.
     busy: bool,
+    /// What runs, or ran last, may change rows.
+    writing: bool,
     /// What the statements so far have left behind.
     left: Leaves,
     /// Nobody else is to have it: it leads to a server that takes no writes any more.
@@ -196,6 +203,7 @@ impl Lease {
             session: Some(session),
             slot: Some(slot),
             busy: false,
+            writing: false,
             left: Leaves::Nothing,
             stale: false,
         }
@@ -235,16 +243,17 @@ impl Lease {
         keep: Keep,
     ) -> Result<(RowSet, u64), Failed> {
         let parameters: Vec<Parameter> = parameters.into_iter().map(Parameter).collect();
-        let fresh = !self.is_pinned();
+        let in_no_transaction = self.left < Leaves::Anything;
         self.left = self.left.max(Leaves::behind(statement));
         let Some(session) = &mut self.session else {
             return Err(Failed::Value("the connection is closed".to_owned()));
         };
         // Stays set when this future is dropped half way.
         self.busy = true;
+        self.writing = writes(statement);
         let done = tokio::time::timeout(limits::POSTGRES_STATEMENT, async {
             match once(session, statement, &parameters, keep).await {
-                Err(Failed::Server(error)) if is_outdated(&error) && fresh => {
+                Err(Failed::Server(error)) if is_outdated(&error) && in_no_transaction => {
                     session.prepared.remove(statement);
                     once(session, statement, &parameters, keep).await
                 }
@@ -252,8 +261,9 @@ impl Lease {
             }
         })
         .await;
-        // One that was too large is still being sent.
-        self.busy = matches!(done, Err(_) | Ok(Err(Failed::TooLarge)));
+        // The rest of one that was broken off is still being sent.
+        let unread = matches!(done, Ok(Err(Failed::TooLarge | Failed::Unreadable(_))));
+        self.busy = done.is_err() || unread;
         self.stale |= matches!(&done, Ok(Err(Failed::Server(error)))
             if error.code() == Some(&SqlState::READ_ONLY_SQL_TRANSACTION));
         done.unwrap_or(Err(Failed::Late))
@@ -297,7 +307,7 @@ async fn once(
             let cells = (0..columns.len()).map(|i| row.try_get::<_, Cell>(i).map(|cell| cell.0));
             let row: Vec<DbValue> = cells
                 .collect::<Result<_, _>>()
-                .map_err(|error| Failed::Value(explain(&error)))?;
+                .map_err(|error| Failed::Unreadable(explain(&error)))?;
             bytes += row.iter().map(value::size).sum::<usize>();
             if bytes > limits::RESULT_BYTES_MAX {
                 return Err(Failed::TooLarge);
@@ -319,8 +329,16 @@ impl Drop for Lease {
             return;
         }
         let address = Arc::clone(&self.address);
-        if self.busy {
-            // What runs holds locks until it ends; the slot is free when it has.
+        // What runs holds locks until it ends; the slot is free when it has.
+        if self.busy && self.writing {
+            // It may be committed and wait for a standby: cancelled, the server would give up that wait
+            // and show everybody rows that a failover takes back. Its own time limit ends it.
+            spawn(async move {
+                let ended = session.client.batch_execute("");
+                let _ = tokio::time::timeout(limits::POSTGRES_STATEMENT, ended).await;
+                drop((session, slot));
+            });
+        } else if self.busy {
             let cancel = session.client.cancel_token();
             spawn(async move {
                 address.cancel(cancel).await;

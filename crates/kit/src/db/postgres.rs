@@ -57,6 +57,15 @@ impl Session {
     }
 }
 
+/// The server's text. The detail of a violated constraint is a row's content, which is nothing for logs
+/// and callers.
+fn text(code: &str, message: String, detail: Option<&str>) -> String {
+    match detail {
+        Some(detail) if !code.starts_with("23") => format!("{message} ({detail})"),
+        _ => message,
+    }
+}
+
 /// What became of a statement, by its SQLSTATE. `key` is of a key that is taken.
 fn refused(code: &str, text: String, key: Option<&str>) -> DbError {
     match code {
@@ -91,7 +100,7 @@ mod wasm {
         Connection, ConnectionBuilder, DbValue, Error, ParameterValue, QueryError,
     };
 
-    use super::refused;
+    use super::{refused, text};
     use crate::{
         db::{DbError, Param, Row, Value},
         sql::Statement,
@@ -180,13 +189,9 @@ mod wasm {
                     let (_, value) = db.extras.iter().find(|(name, _)| name == wanted)?;
                     Some(value.as_str())
                 };
-                let text = match db.detail {
-                    Some(detail) => format!("{} ({detail})", db.message),
-                    None => db.message,
-                };
                 refused(
                     &db.code,
-                    text,
+                    text(&db.code, db.message, db.detail.as_deref()),
                     extra("table").or_else(|| extra("constraint")),
                 )
             }
@@ -209,7 +214,7 @@ mod native {
         types::{ToSql, Type},
     };
 
-    use super::refused;
+    use super::{refused, text};
     use crate::{
         db::{DbError, Param, Row, Value},
         sql::Statement,
@@ -283,10 +288,7 @@ mod native {
         match error.as_db_error() {
             Some(db) => refused(
                 db.code().code(),
-                match db.detail() {
-                    Some(detail) => format!("{} ({detail})", db.message()),
-                    None => db.message().to_owned(),
-                },
+                text(db.code().code(), db.message().to_owned(), db.detail()),
                 db.table().or(db.constraint()),
             ),
             None => DbError::Unreachable(format!("{error:?}")),
