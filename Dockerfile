@@ -30,7 +30,8 @@ COPY --from=build /etc/ssl/certs/ca-certificates.crt /etc/ssl/certs/ca-certifica
 COPY --from=build /stage/ /
 USER 10001:10001
 WORKDIR /opt/innover
-ENV INNOVER_STATE_DIR=/var/lib/innover
+# The dev profile has users whose passwords everybody knows: whoever wants it says so.
+ENV INNOVER_STATE_DIR=/var/lib/innover INNOVER_PROFILE=prod
 VOLUME /var/lib/innover
 EXPOSE 3000 3001
 STOPSIGNAL SIGTERM

@@ -4,7 +4,7 @@
 
 use std::process::Command;
 
-use innover_tests::{Platform, innover, payment};
+use innover_tests::{Platform, innover, payment, repository};
 
 fn run(program: &str, arguments: &[&str]) {
     let done = Command::new(program).args(arguments).output();
@@ -95,4 +95,39 @@ async fn what_was_dumped_is_there_again_after_every_database_was_lost() {
     let verified = ledger(&p, &["verify", &file("journal"), "--key", &file("key")]);
     assert!(verified.starts_with("good: 3 entries"), "{verified}");
     p.assert_balanced().await;
+}
+
+/// Another state folder has other secrets: with them the roles would be lost to the platform that runs.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn roles_of_a_platform_keep_their_passwords_unless_told_otherwise() {
+    let p = Platform::start().await;
+    if p.databases().is_none() {
+        eprintln!("not tested: INNOVER_TEST_POSTGRES names no PostgreSQL");
+        return;
+    }
+    let elsewhere = tempfile::tempdir().unwrap();
+    let migrate = |state: &std::path::Path, more: &[&str]| {
+        let done = Command::new(innover())
+            .arg("migrate")
+            .args(more)
+            .current_dir(repository())
+            .envs(p.environment().iter().cloned())
+            .env("INNOVER_STATE_DIR", state)
+            .output()
+            .unwrap();
+        let text = String::from_utf8([done.stdout, done.stderr].concat()).unwrap();
+        (done.status.success(), text)
+    };
+    let (done, text) = migrate(elsewhere.path(), &["--create"]);
+    assert!(!done && text.contains("--new-passwords"), "{text}");
+    let (done, text) = migrate(elsewhere.path(), &[]);
+    assert!(!done && text.contains("another secrets.toml"), "{text}");
+    // The platform has noticed nothing, and its own folder is taken.
+    p.funded("user", "1.00", "EUR").await;
+    let (done, text) = migrate(p.state(), &["--create"]);
+    assert!(done, "{text}");
+    let (done, text) = migrate(elsewhere.path(), &["--create", "--new-passwords"]);
+    assert!(done, "{text}");
+    let (done, text) = migrate(p.state(), &[]);
+    assert!(!done, "{text}");
 }

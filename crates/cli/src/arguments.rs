@@ -46,6 +46,10 @@ pub enum Command {
         /// Make each service's database and role first (PostgreSQL and CockroachDB)
         #[arg(long)]
         create: bool,
+        /// Give roles that are there the passwords of this state folder's secrets.toml, whatever platform
+        /// uses them now
+        #[arg(long, requires = "create")]
+        new_passwords: bool,
         /// Who may do so: postgres://user:password@host:port/database
         #[arg(long = "admin-url", env = "DATABASE_ADMIN_URL", hide_env_values = true)]
         admin: Option<String>,

@@ -115,6 +115,7 @@ async fn dispatch(command: Command) -> Result<bool> {
         }
         Command::Migrate {
             create,
+            new_passwords,
             admin,
             databases,
             place,
@@ -131,6 +132,7 @@ async fn dispatch(command: Command) -> Result<bool> {
                 &StateDir::create(&place.state_dir)?,
                 &mut Databases::new(&databases)?,
                 admin,
+                new_passwords,
             )
             .await?;
         }

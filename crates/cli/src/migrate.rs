@@ -85,9 +85,9 @@ pub async fn pending(app: &App, state: &StateDir, databases: &Databases) -> Resu
 }
 
 /// Makes the databases on a server and a role for each.
-async fn create(app: &App, server: &Server, admin: &str) -> Result<()> {
+async fn create(app: &App, server: &Server, admin: &str, new_passwords: bool) -> Result<()> {
     for label in labels(app)? {
-        let made = server::create(server, &label, admin)
+        let made = server::create(server, &label, admin, new_passwords)
             .await
             .with_context(|| format!("database {}", server.name(&label)))?;
         let done = if made { "created" } else { "was there" };
@@ -305,12 +305,12 @@ fn check<'a>(migrations: &'a [Migration], found: &Applied) -> Result<Vec<&'a Mig
             .find(|migration| migration.version == *version)
         else {
             bail!(
-                "migration {version:04}_{name} is applied but its file is not there: this state is from a newer version; run that one, or start on an empty folder with INNOVER_STATE_DIR"
+                "migration {version:04}_{name} is applied but its file is not there: the database is from a newer version; run that one"
             );
         };
         if *checksum != migration.checksum() {
             bail!(
-                "{} was changed after it was applied (as {version:04}_{name}): put the applied text back and write the change as a new migration, or, for data you can lose, start on an empty folder (`rm -r` the state folder)",
+                "{} was changed after it was applied (as {version:04}_{name}): put the applied text back and write the change as a new migration",
                 migration.file.display()
             );
         }
@@ -347,18 +347,24 @@ pub fn summary(reports: &[Report]) -> String {
     }
 }
 
-/// The command. `admin` is the address of somebody who may create databases, when they are to be.
+/// The command. `create_with` is the address of somebody who may create databases, when they are to be.
 pub async fn command(
     app: &App,
     state: &StateDir,
     databases: &mut Databases,
     create_with: Option<&str>,
+    new_passwords: bool,
 ) -> Result<()> {
-    let (secrets, _) = secrets::ensure(&state.secrets(), &app.secret_names())?;
+    let secrets = {
+        let _turn = state.writing()?;
+        secrets::ensure(&state.secrets(), &app.secret_names())?.0
+    };
     databases.unlock(labels(app)?.iter().map(String::as_str), &secrets);
     match (create_with, &*databases) {
         (None, _) => {}
-        (Some(admin), Databases::Server(server)) => create(app, server, admin).await?,
+        (Some(admin), Databases::Server(server)) => {
+            create(app, server, admin, new_passwords).await?
+        }
         (Some(_), Databases::Files) => bail!(
             "there is nothing to create: DATABASE_URL names no server, and files are made as they are needed"
         ),

@@ -3,7 +3,7 @@
 use std::{
     net::SocketAddr,
     pin::pin,
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError, Weak},
     time::{Duration, Instant},
 };
 
@@ -14,7 +14,7 @@ use http::Request;
 use innover_bridge::{Bridge, BridgeConfig, Commits, RedisConfig, announce};
 use innover_contract::Keyring;
 use innover_host::{Host, HostConfig, KeyValueStore};
-use innover_manifest::HttpRoute;
+use innover_manifest::{HttpRoute, HttpTrigger};
 use tokio::{
     signal::unix::{SignalKind, signal},
     task::{JoinHandle, JoinSet},
@@ -31,13 +31,16 @@ use crate::{
     watch,
 };
 
-/// A stop waits this long for requests and deliveries under way: longer than the request deadline
-/// (10 s), shorter than the 30 s after which supervisors kill.
-const GRACE: Duration = Duration::from_secs(20);
+/// A stop waits this long for deliveries under way, and then for requests: longer than the deadline of
+/// either (10 s), and together shorter than the 30 s after which supervisors kill.
+const GRACE: Duration = Duration::from_secs(12);
 /// A component's first instance starts within milliseconds; more means it will not.
 const READY_MAX: Duration = Duration::from_secs(10);
 /// Between two rounds of asking.
 const READY_AGAIN: Duration = Duration::from_millis(100);
+
+/// Between two looks at whether the components are ready still. Each costs every service a query.
+const READY_LOOK: Duration = Duration::from_secs(10);
 
 /// From the module cache it takes a tenth of a second.
 const LOADING_QUICK: Duration = Duration::from_millis(700);
@@ -99,6 +102,8 @@ struct Running {
     bridge: Option<(Arc<Bridge>, JoinHandle<()>)>,
     /// They end with the platform.
     _announcers: JoinSet<()>,
+    /// Whether the components are ready.
+    looks: JoinHandle<()>,
     watch: Option<JoinHandle<()>>,
     dev: bool,
 }
@@ -204,6 +209,14 @@ async fn start(app: App, state: &StateDir, options: &Options) -> Result<Running>
             .map_err(explain_address)?,
     );
 
+    let doors = doors(&app);
+    let readiness = Arc::new(Mutex::new(Err("they have not started yet".to_owned())));
+    let components = Arc::clone(&readiness);
+    host.add_readiness("components", move || {
+        let known = components.lock().unwrap_or_else(PoisonError::into_inner);
+        known.clone()
+    });
+
     let specs = door::services(&app, |label| databases.place(state, label));
     let mut announcers = JoinSet::new();
     let bridge = match &options.bridge_elsewhere {
@@ -224,11 +237,14 @@ async fn start(app: App, state: &StateDir, options: &Options) -> Result<Running>
         }
     };
 
-    let ready = eventually_ready(&host, &app).await?;
+    eventually_ready(&host, &doors).await?;
+    *readiness.lock().unwrap_or_else(PoisonError::into_inner) = Ok(());
+    let looks = tokio::spawn(look_at(Arc::downgrade(&host), doors, readiness));
     step(
         "components",
         format!(
-            "{ready} loaded and ready in {} ms",
+            "{} loaded and ready in {} ms",
+            app.wasm_files().len(),
             loading.elapsed().as_millis()
         ),
     );
@@ -239,6 +255,7 @@ async fn start(app: App, state: &StateDir, options: &Options) -> Result<Running>
         host,
         bridge,
         _announcers: announcers,
+        looks,
         watch,
         dev: options.profile == "dev",
     })
@@ -322,33 +339,51 @@ async fn ring(mut commits: innover_host::Commits, bells: Commits) {
 }
 
 /// A service may be busy with what a crash left behind; it is asked again for a while.
-async fn eventually_ready(host: &Host, app: &App) -> Result<usize> {
+async fn eventually_ready(host: &Host, doors: &[Door]) -> Result<()> {
     let until = Instant::now() + READY_MAX;
     loop {
-        match services_ready(host, app).await {
+        match services_ready(host, doors).await {
             Err(_) if Instant::now() < until => tokio::time::sleep(READY_AGAIN).await,
             done => return done,
         }
     }
 }
 
-/// Asks every HTTP component whether it is ready, all at once: a service by `/readiness`, the public
-/// door by `/health`, which tells of the platform behind it. Also warms each: its first request
-/// would otherwise pay for the instance.
-async fn services_ready(host: &Host, app: &App) -> Result<usize> {
+/// A component, and where it says whether it is ready.
+type Door = (String, &'static str);
+
+/// Every HTTP component: a service by `/readiness`, the public door by `/health`, which tells of the
+/// platform behind it.
+fn doors(app: &App) -> Vec<Door> {
     let triggers = app.manifest.http_triggers.iter();
-    let asked = triggers.filter_map(|trigger| {
+    let door = |trigger: &HttpTrigger| {
         let path = match trigger.route {
             HttpRoute::Private => "/readiness",
             HttpRoute::Path(_) => "/health",
         };
-        Some(ready(host, trigger.component.as_deref()?, path))
-    });
-    join_all(asked)
-        .await
-        .into_iter()
-        .collect::<Result<Vec<()>>>()?;
-    Ok(app.wasm_files().len())
+        Some((trigger.component.clone()?, path))
+    };
+    triggers.filter_map(door).collect()
+}
+
+/// Asks all of them at once. Also warms each: its first request would otherwise pay for the instance.
+async fn services_ready(host: &Host, doors: &[Door]) -> Result<()> {
+    let asked = doors
+        .iter()
+        .map(|(component, path)| ready(host, component, path));
+    join_all(asked).await.into_iter().collect()
+}
+
+/// Keeps readiness true: a database may go, and come back.
+async fn look_at(host: Weak<Host>, doors: Vec<Door>, readiness: Arc<Mutex<Result<(), String>>>) {
+    loop {
+        tokio::time::sleep(READY_LOOK).await;
+        let Some(host) = host.upgrade() else { return };
+        let done = services_ready(&host, &doors)
+            .await
+            .map_err(|error| format!("{error:#}"));
+        *readiness.lock().unwrap_or_else(PoisonError::into_inner) = done;
+    }
 }
 
 async fn ready(host: &Host, id: &str, path: &str) -> Result<()> {
@@ -400,10 +435,13 @@ impl Running {
     /// Finishes what was accepted. The bridge goes first: while it finishes its deliveries the
     /// components must still be callable; what is committed meanwhile waits in the outboxes.
     async fn stop(self) {
-        if let Some(watch) = self.watch {
-            watch.abort();
+        // Balancers send nothing new while what was accepted is finished.
+        self.host
+            .add_readiness("host", || Err("stopping".to_owned()));
+        for task in [Some(self.looks), self.watch].into_iter().flatten() {
+            task.abort();
             // Wait for it to be gone, so that it holds the host no longer; aborted is what we want.
-            let _ = watch.await;
+            let _ = task.await;
         }
         if let Some((bridge, commits)) = self.bridge {
             let bridge = finish(bridge, "bridge").await;

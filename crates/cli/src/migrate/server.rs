@@ -1,7 +1,7 @@
 //! Migrations on PostgreSQL and CockroachDB.
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
-use innover_postgres::{Address, explain};
+use innover_postgres::{Address, Unreachable, explain};
 use postgres_protocol::password::scram_sha_256;
 use std::{
     ops::Deref,
@@ -38,27 +38,56 @@ fn reason(error: tokio_postgres::Error) -> anyhow::Error {
     anyhow!(explain(&error))
 }
 
-async fn open(url: &str, authority: Option<&str>) -> Result<Connection> {
+async fn open(url: &str, authority: Option<&str>) -> Result<Connection, Unreachable> {
     let address = Address::parse(url, authority, STATEMENT)?;
     Ok(Connection(address.connect().await?))
 }
 
 /// Connects as the service whose database it is.
 pub async fn connect(server: &Server, label: &str) -> Result<Connection> {
-    open(&server.url(label), server.authority.as_deref())
-        .await
-        .context("cannot connect; `innover migrate --create` makes the databases and roles")
+    let connected = open(&server.url(label), server.authority.as_deref()).await;
+    connected.map_err(|error| {
+        let what = match &error {
+            Unreachable::Refused(_) => {
+                "cannot log in. `innover migrate --create` makes databases and roles that are not there; \
+                 if they are, this state folder has another secrets.toml than they were made with"
+            }
+            _ => "cannot connect; `innover migrate --create` makes the databases and roles",
+        };
+        anyhow::Error::new(error).context(what)
+    })
 }
 
 /// Makes a service's database and role; says whether the database is new. Nobody else may connect to
-/// it, and the password is set to what the platform will use.
-pub async fn create(server: &Server, label: &str, admin: &str) -> Result<bool> {
+/// it. A role that is there keeps its password, unless `new_passwords` says otherwise.
+///
+/// # Errors
+/// The role has another password than this platform will use.
+pub async fn create(
+    server: &Server,
+    label: &str,
+    admin: &str,
+    new_passwords: bool,
+) -> Result<bool> {
     let admin = open(admin, server.authority.as_deref())
         .await
         .context("cannot connect as DATABASE_ADMIN_URL says")?;
     let (name, password) = (server.name(label), server.password(label));
     // Names are of a-z, 0-9 and _, passwords of base64url: nothing to escape.
     let role_there = role_exists(&admin, &name).await?;
+    if role_there
+        && !new_passwords
+        && let Err(Unreachable::Refused(_)) =
+            open(&server.url(label), server.authority.as_deref()).await
+    {
+        // Given this one's, a platform that runs with the other secrets would lose its databases, and
+        // this one could read neither its personal data nor its messages on Kafka.
+        bail!(
+            "the role {name} has another password than this state folder's secrets.toml gives it: is this the \
+             folder of the platform whose databases these are? Put its secrets.toml here; or, to have the roles \
+             take new passwords from this one, add --new-passwords"
+        );
+    }
     let verb = if role_there { "ALTER" } else { "CREATE" };
     // What the server keeps of a password anyway: servers write statements that fail into their logs.
     let verifier = scram_sha_256(password.as_bytes());
@@ -106,7 +135,7 @@ pub async fn create(server: &Server, label: &str, admin: &str) -> Result<bool> {
         .and_then(|row| row.try_get(0))
         .map_err(reason)?;
     // Text is compared byte by byte, as SQLite does: pages of a list continue after the last id.
-    let collation = match version.contains("CockroachDB") {
+    let collation = match version.contains(COCKROACHDB) {
         true => "",
         false => " TEMPLATE template0 ENCODING 'UTF8' LC_COLLATE 'C' LC_CTYPE 'C'",
     };
@@ -228,8 +257,22 @@ async fn once(db: &Client, migration: &Migration) -> Result<(), tokio_postgres::
         ],
     )
     .await?;
-    db.batch_execute(&migration.sql).await?;
+    let version: String = db.query_one("SELECT version()", &[]).await?.try_get(0)?;
+    let text = match version.contains(COCKROACHDB) {
+        true => for_cockroachdb(&migration.sql),
+        false => migration.sql.clone(),
+    };
+    db.batch_execute(&text).await?;
     db.batch_execute("COMMIT").await
+}
+
+/// What its `version()` says it is.
+const COCKROACHDB: &str = "CockroachDB";
+
+/// CockroachDB has no constraints that wait for the commit (its issue 31632); it looks at the end of a
+/// statement, which a batch is.
+fn for_cockroachdb(sql: &str) -> String {
+    sql.replace(" DEFERRABLE INITIALLY DEFERRED", "")
 }
 
 /// What is applied; nothing in a new database.
@@ -254,4 +297,38 @@ pub async fn applied(db: &Client) -> Result<Applied> {
             read().map_err(reason)
         })
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+    use super::*;
+
+    /// What CockroachDB 24 is known to refuse in the statements of migrations.
+    #[test]
+    fn no_migration_has_what_cockroachdb_refuses() {
+        let components = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../components");
+        let mut seen = 0;
+        for component in std::fs::read_dir(components).unwrap() {
+            let Ok(files) = std::fs::read_dir(component.unwrap().path().join("migrations")) else {
+                continue;
+            };
+            for file in files {
+                let path = file.unwrap().path();
+                let text = for_cockroachdb(&std::fs::read_to_string(&path).unwrap());
+                let text = text.to_ascii_uppercase();
+                for refused in [
+                    "DEFERRABLE",
+                    "EXCLUDE USING",
+                    "TABLESPACE",
+                    "INHERITS",
+                    "CREATE TRIGGER",
+                ] {
+                    assert!(!text.contains(refused), "{}: {refused}", path.display());
+                }
+                seen += 1;
+            }
+        }
+        assert!(seen >= 10, "{seen}");
+    }
 }
