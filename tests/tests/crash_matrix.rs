@@ -11,6 +11,7 @@
 use std::{
     collections::BTreeMap,
     fmt::Write as _,
+    io::{Read as _, Write as _},
     path::{Path, PathBuf},
     sync::Arc,
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
@@ -630,11 +631,37 @@ impl Matrix {
                 let _ = writeln!(text, "{who} has ended by itself: {status}");
             }
         }
+        if let Some(bridge) = &self.bridge {
+            let metrics = asked(&bridge.management, "/metrics");
+            let telling = [
+                "innover_outbox_age_seconds",
+                "innover_kafka_lag_events",
+                "innover_kafka_held_events",
+                "innover_jobs_queued",
+                "innover_jobs_running",
+            ];
+            let telling = |line: &&str| {
+                telling.iter().any(|name| line.starts_with(name)) && !line.ends_with(" 0")
+            };
+            let _ = writeln!(
+                text,
+                "the bridge says {}",
+                asked(&bridge.management, "/readiness")
+            );
+            for line in metrics.lines().filter(telling) {
+                let _ = writeln!(text, "  {line}");
+            }
+        }
         let logs = std::iter::once(self.platform.state().join("innover.log"))
             .chain(self.bridge.as_ref().map(Bridge::log));
         for log in logs {
             let lines = std::fs::read_to_string(&log).unwrap_or_default();
-            let bad = |line: &&str| line.contains("\"WARN\"") || line.contains("\"ERROR\"");
+            let bad = |line: &&str| {
+                !line.contains("held for a test")
+                    && (line.contains("\"WARN\"")
+                        || line.contains("\"ERROR\"")
+                        || line.contains("again"))
+            };
             let bad: Vec<&str> = lines.lines().filter(bad).collect();
             let _ = writeln!(text, "{}:", log.display());
             for line in &bad[bad.len().saturating_sub(30)..] {
@@ -643,6 +670,23 @@ impl Matrix {
         }
         text
     }
+}
+
+/// What a management listener answers, or why it does not.
+fn asked(management: &str, path: &str) -> String {
+    let place = management.trim_start_matches("http://");
+    let ask = || -> std::io::Result<String> {
+        let mut stream = std::net::TcpStream::connect(place)?;
+        stream.set_read_timeout(Some(Duration::from_secs(5)))?;
+        write!(
+            stream,
+            "GET {path} HTTP/1.1\r\nHost: {place}\r\nConnection: close\r\n\r\n"
+        )?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer)?;
+        Ok(answer)
+    };
+    ask().unwrap_or_else(|error| format!("nothing: {error}"))
 }
 
 /// Payer, payee and cents of the `n`th payment.

@@ -46,7 +46,8 @@ struct Histogram {
 pub(crate) struct RelayState {
     /// When the oldest row that is not published was written; 0 when there is none.
     oldest: AtomicI64,
-    error: Mutex<Option<String>>,
+    /// Since when its passes fail, and why the last one did.
+    failing: Mutex<Option<(i64, String)>>,
 }
 
 impl RelayState {
@@ -55,11 +56,27 @@ impl RelayState {
     }
 
     pub(crate) fn healthy(&self) {
-        *lock(&self.error) = None;
+        *lock(&self.failing) = None;
     }
 
-    pub(crate) fn failed(&self, error: &dyn Display) {
-        *lock(&self.error) = Some(error.to_string());
+    /// Notes why a pass failed; says whether the one before did not, or for something else.
+    pub(crate) fn failed(&self, error: &dyn Display, now: i64) -> bool {
+        let mut failing = lock(&self.failing);
+        let (since, text) = (failing.as_ref().map_or(now, |f| f.0), error.to_string());
+        let news = failing.as_ref().is_none_or(|f| f.1 != text);
+        *failing = Some((since, text));
+        news
+    }
+
+    /// The age of its oldest row in seconds. Of an outbox that cannot be read nobody knows: a row may
+    /// have come right after it could be read last.
+    fn age(&self, now: i64) -> f64 {
+        let oldest = self.oldest.load(Relaxed);
+        let failing = lock(&self.failing)
+            .as_ref()
+            .map_or(now, |(since, _)| *since);
+        let row = if oldest == 0 { now } else { oldest };
+        (now - row.min(failing)).max(0) as f64 / 1e6
     }
 }
 
@@ -310,9 +327,9 @@ impl Metrics {
     pub(crate) fn problems(&self) -> Vec<String> {
         let relays = lock(&self.relays);
         let outboxes = relays.iter().filter_map(|(service, state)| {
-            lock(&state.error)
+            lock(&state.failing)
                 .as_ref()
-                .map(|error| format!("the outbox of {service}: {error}"))
+                .map(|(_, error)| format!("the outbox of {service}: {error}"))
         });
         let doors = lock(&self.unreachable);
         let doors = doors
@@ -331,17 +348,11 @@ impl Metrics {
         let now = self.clock.now();
         let mut gauges = lock(&self.gauges).clone();
         for (service, state) in lock(&self.relays).iter() {
-            let oldest = state.oldest.load(Relaxed);
-            let age = if oldest == 0 {
-                0.0
-            } else {
-                (now - oldest).max(0) as f64 / 1e6
-            };
-            gauges.insert(
-                ("innover_outbox_age_seconds", label("service", service)),
-                age,
-            );
+            let name = ("innover_outbox_age_seconds", label("service", service));
+            gauges.insert(name, state.age(now));
         }
+        let ready = f64::from(u8::from(self.problems().is_empty()));
+        gauges.insert(("innover_bridge_ready", String::new()), ready);
         series(&mut text, "counter", &lock(&self.counters));
         series(&mut text, "gauge", &gauges);
         let mut last = "";
@@ -395,6 +406,21 @@ fn line(text: &mut String, arguments: std::fmt::Arguments<'_>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_outbox_that_cannot_be_read_grows_older() {
+        let state = RelayState::default();
+        assert_eq!(state.age(5_000_000), 0.0);
+        state.oldest_row(2_000_000);
+        assert_eq!(state.age(5_000_000), 3.0);
+        state.oldest_row(0);
+        assert!(state.failed(&"away", 6_000_000));
+        assert!(state.failed(&"slow", 7_000_000));
+        assert!(!state.failed(&"slow", 8_000_000));
+        assert_eq!(state.age(9_000_000), 3.0);
+        state.healthy();
+        assert_eq!(state.age(9_000_000), 0.0);
+    }
 
     #[test]
     fn every_name_has_one_type_line_and_its_series() {

@@ -114,11 +114,11 @@ impl Relay {
                         tracing::warn!(service = &*self.service, %error, "the outbox keeps its rows until the next start");
                         return;
                     }
-                    if failures == 0 {
+                    // Once for each reason it fails for.
+                    if state.failed(&error, self.clock.now()) {
                         tracing::warn!(service = &*self.service, %error, "the relay cannot read or publish its outbox; it keeps trying");
                     }
                     failures += 1;
-                    state.failed(&error);
                     progress = Progress {
                         jobs: progress.jobs.take(),
                         ..Progress::default()

@@ -86,11 +86,14 @@ impl Topics {
         let options = AdminOptions::new()
             .request_timeout(Some(KAFKA_ADMIN_WAIT))
             .operation_timeout(Some(KAFKA_ADMIN_WAIT));
-        let results = self
-            .admin()
-            .create_topics(&wanted, &options)
-            .await
-            .map_err(|e| e.to_string())?;
+        let admin = self.admin();
+        let created = admin.create_topics(&wanted, &options);
+        // Its own limits are kept by threads of its own.
+        let results = match tokio::time::timeout(KAFKA_ADMIN_WAIT * 2, created).await {
+            Ok(results) => results.map_err(|e| e.to_string()),
+            Err(_) => Err("no answer".to_owned()),
+        };
+        let results = results.inspect_err(|_| self.start_over(&admin))?;
         let mut refused = Vec::new();
         for result in results {
             match result {
@@ -107,6 +110,7 @@ impl Topics {
         // Who may not make topics may still use those an operator made.
         for (name, error) in refused {
             if !self.exists(&name).await {
+                self.start_over(&admin);
                 return Err(format!("the topic {name} could not be made: {error}"));
             }
             locked(&self.known).insert(name);
@@ -142,18 +146,24 @@ impl Topics {
     /// Whether a broker answers.
     ///
     /// # Errors
-    /// Why none does. The next to ask is a new client: one that was told of no brokers finds none again
-    /// (https://github.com/confluentinc/librdkafka/issues/5301).
+    /// Why none does.
     pub(crate) async fn reachable(&self) -> Result<(), String> {
+        let admin = self.admin();
         let asked = self.ask(|_| ()).await;
-        if asked.is_err()
+        asked.inspect_err(|_| self.start_over(&admin))
+    }
+
+    /// The next to ask is a new client, unless it is one already: one that was told of no brokers finds
+    /// none again (https://github.com/confluentinc/librdkafka/issues/5301).
+    fn start_over(&self, failed: &Arc<AdminClient<Quiet>>) {
+        let mut admin = locked(&self.admin);
+        if Arc::ptr_eq(&admin, failed)
             && let Ok(new) = client(&self.config)
         {
-            let old = std::mem::replace(&mut *locked(&self.admin), new);
+            let old = std::mem::replace(&mut *admin, new);
             // It waits for its threads.
             tokio::task::spawn_blocking(move || drop(old));
         }
-        asked
     }
 
     fn admin(&self) -> Arc<AdminClient<Quiet>> {
