@@ -31,16 +31,9 @@ impl Service {
         })
     }
 
-    /// SIGKILL for all of its processes.
+    /// SIGKILL for all of its processes; returns when they are gone.
     pub fn kill(&self) {
-        match self.name {
-            "postgres" => self.tell("kill"),
-            _ => {
-                let pid = std::fs::read_to_string(self.folder.join("node-1/pid")).unwrap();
-                let sent = Command::new("kill").args(["-KILL", pid.trim()]).status();
-                assert!(sent.unwrap().success(), "{} does not run", self.name);
-            }
-        }
+        self.tell("kill");
     }
 
     /// Starts it again on its data and its port; returns when it serves.

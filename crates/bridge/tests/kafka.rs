@@ -354,7 +354,12 @@ impl OwnKafka {
     }
 
     fn kill(&self, node: usize) {
-        self.signal(node, "-KILL");
+        let killed = Command::new(Self::script())
+            .arg("kill")
+            .arg(self.folder.path())
+            .arg(node.to_string())
+            .status();
+        assert!(killed.unwrap().success());
     }
 
     fn signal(&self, node: usize, signal: &str) {
