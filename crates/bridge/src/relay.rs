@@ -34,7 +34,7 @@ use crate::{
         RELAY_ROWS_MAX,
     },
     metrics::{Metrics, RelayState},
-    outbox::{Lease, Outbox, Row},
+    outbox::{Lease, Outbox, Row, YIELDS},
     publish::{Item, Publisher},
     store::{
         Durability, StoreError,
@@ -114,8 +114,9 @@ impl Relay {
                         tracing::warn!(service = &*self.service, %error, "the outbox keeps its rows until the next start");
                         return;
                     }
+                    let yields = matches!(&error, StoreError::Bus(why) if why == YIELDS);
                     // Once for each reason it fails for.
-                    if state.failed(&error, self.clock.now()) {
+                    if !yields && state.failed(&error, self.clock.now()) {
                         tracing::warn!(service = &*self.service, %error, "the relay cannot read or publish its outbox; it keeps trying");
                     }
                     failures += 1;
