@@ -26,6 +26,7 @@
 
 mod client;
 mod config;
+#[cfg(target_os = "linux")]
 mod leaders;
 mod letters;
 mod member;
