@@ -374,10 +374,22 @@ async fn while_postgresql_is_away_or_takes_no_writes_all_say_so_and_the_same_key
     assert!(said.contains("PostgreSQL"), "{said}");
     // It is not to be restarted for that.
     assert_eq!(bridge.asked("/health").await.0, 200);
+    // The host looks by itself, with nobody to ask a bridge; and nobody knows what waits in an outbox.
+    let host = async || {
+        let answer = reqwest::get(format!("{}/readiness", p.management))
+            .await
+            .unwrap();
+        (answer.status().as_u16(), answer.text().await.unwrap())
+    };
+    let (_, said) = until(host, |(status, _)| *status == 503).await;
+    assert!(said.contains("components"), "{said}");
+    assert!(bridge.metric("innover_outbox_age_seconds").await > 0.0);
+    assert_eq!(bridge.metric("innover_bridge_ready").await, 0.0);
     block_in_place(|| postgres.again());
     let accepted = until(async || pay("away").await, |answer| answer.status == 202).await;
     assert_eq!(p.settled(&accepted.id()).await["state"], "completed");
     until(readiness, |(status, _)| *status == 200).await;
+    until(host, |(status, _)| *status == 200).await;
 
     read_only(true).await;
     let refused = pay("read-only").await;

@@ -34,7 +34,7 @@ use crate::{
         RELAY_ROWS_MAX,
     },
     metrics::{Metrics, RelayState},
-    outbox::{Lease, Outbox, Row, YIELDS},
+    outbox::{Lease, Outbox, Row},
     publish::{Item, Publisher},
     store::{
         Durability, StoreError,
@@ -114,7 +114,7 @@ impl Relay {
                         tracing::warn!(service = &*self.service, %error, "the outbox keeps its rows until the next start");
                         return;
                     }
-                    let yields = matches!(&error, StoreError::Bus(why) if why == YIELDS);
+                    let yields = matches!(error, StoreError::Yields);
                     // Once for each reason it fails for.
                     if !yields && state.failed(&error, self.clock.now()) {
                         tracing::warn!(service = &*self.service, %error, "the relay cannot read or publish its outbox; it keeps trying");
@@ -124,7 +124,7 @@ impl Relay {
                         jobs: progress.jobs.take(),
                         ..Progress::default()
                     };
-                    if let StoreError::Bus(_) = error {
+                    if let StoreError::Bus(_) | StoreError::Yields = error {
                         self.lease.events_flow(false);
                         self.jobs(&mut progress.jobs).await;
                     }

@@ -14,7 +14,6 @@ use http::Request;
 use innover_bridge::{Bridge, BridgeConfig, Commits, RedisConfig, announce};
 use innover_contract::Keyring;
 use innover_host::{Host, HostConfig, KeyValueStore};
-use innover_manifest::{HttpRoute, HttpTrigger};
 use tokio::{
     signal::unix::{SignalKind, signal},
     task::{JoinHandle, JoinSet},
@@ -339,7 +338,7 @@ async fn ring(mut commits: innover_host::Commits, bells: Commits) {
 }
 
 /// A service may be busy with what a crash left behind; it is asked again for a while.
-async fn eventually_ready(host: &Host, doors: &[Door]) -> Result<()> {
+async fn eventually_ready(host: &Host, doors: &[String]) -> Result<()> {
     let until = Instant::now() + READY_MAX;
     loop {
         match services_ready(host, doors).await {
@@ -349,33 +348,23 @@ async fn eventually_ready(host: &Host, doors: &[Door]) -> Result<()> {
     }
 }
 
-/// A component, and where it says whether it is ready.
-type Door = (String, &'static str);
-
-/// Every HTTP component: a service by `/readiness`, the public door by `/health`, which tells of the
-/// platform behind it.
-fn doors(app: &App) -> Vec<Door> {
+/// Every HTTP component.
+fn doors(app: &App) -> Vec<String> {
     let triggers = app.manifest.http_triggers.iter();
-    let door = |trigger: &HttpTrigger| {
-        let path = match trigger.route {
-            HttpRoute::Private => "/readiness",
-            HttpRoute::Path(_) => "/health",
-        };
-        Some((trigger.component.clone()?, path))
-    };
-    triggers.filter_map(door).collect()
+    triggers
+        .filter_map(|trigger| trigger.component.clone())
+        .collect()
 }
 
-/// Asks all of them at once. Also warms each: its first request would otherwise pay for the instance.
-async fn services_ready(host: &Host, doors: &[Door]) -> Result<()> {
-    let asked = doors
-        .iter()
-        .map(|(component, path)| ready(host, component, path));
+/// Asks all of them at once, not the gateway's `/health`, which asks the services again. Also warms each:
+/// its first request would otherwise pay for the instance.
+async fn services_ready(host: &Host, doors: &[String]) -> Result<()> {
+    let asked = doors.iter().map(|component| ready(host, component));
     join_all(asked).await.into_iter().collect()
 }
 
 /// Keeps readiness true: a database may go, and come back.
-async fn look_at(host: Weak<Host>, doors: Vec<Door>, readiness: Arc<Mutex<Result<(), String>>>) {
+async fn look_at(host: Weak<Host>, doors: Vec<String>, readiness: Arc<Mutex<Result<(), String>>>) {
     loop {
         tokio::time::sleep(READY_LOOK).await;
         let Some(host) = host.upgrade() else { return };
@@ -386,7 +375,8 @@ async fn look_at(host: Weak<Host>, doors: Vec<Door>, readiness: Arc<Mutex<Result
     }
 }
 
-async fn ready(host: &Host, id: &str, path: &str) -> Result<()> {
+async fn ready(host: &Host, id: &str) -> Result<()> {
+    let path = "/readiness";
     let request = Request::get(path)
         .body(Bytes::new())
         .context("no request")?;

@@ -113,8 +113,8 @@ pub async fn refuse_transfer(
     {
         return Err(invalid("this is no id of a transfer", "id"));
     }
-    let GivenUp { kind, reference } = &body.value;
-    line(reference, "/reference")?;
+    let kind = super::entries::kind(&body.value.kind, true)?;
+    let reference = line(&body.value.reference, "/reference")?;
     batch::with_retries(|| async {
         let mut db = Db::open().await?;
         db.lock().await?;

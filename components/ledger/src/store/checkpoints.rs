@@ -1,6 +1,6 @@
 //! Checkpoints as stored: the signed statements, and the heads each of them changed.
 
-use std::collections::BTreeMap;
+use std::collections::HashSet;
 
 use innover_journal::{CheckpointLine, Hash};
 use innover_kit::{Batch, Db, Expect, Row, Value, db::DbError, params};
@@ -81,15 +81,16 @@ pub async fn heads(db: &Db, newest: i64) -> Result<Vec<Current>, DbError> {
             is_new,
         })
     };
-    let mut all = BTreeMap::new();
-    for row in db.query(NEWS, params![]).await? {
-        let head = current(&row, true)?;
-        all.insert(head.account.clone(), head);
-    }
+    let rows = db.query(NEWS, params![]).await?;
+    let mut all: Vec<Current> = rows
+        .iter()
+        .map(|row| current(row, true))
+        .collect::<Result<_, _>>()?;
     // Nothing to sign.
     if all.is_empty() {
-        return Ok(Vec::new());
+        return Ok(all);
     }
+    let news: HashSet<i64> = all.iter().map(|head| head.account_no).collect();
     let mut after = String::new();
     loop {
         let rows = db.query(KNOWN, params![newest, &after, PAGE]).await?;
@@ -97,10 +98,14 @@ pub async fn heads(db: &Db, newest: i64) -> Result<Vec<Current>, DbError> {
         after = last.text(0)?.to_owned();
         for row in &rows {
             let head = current(row, false)?;
-            all.entry(head.account.clone()).or_insert(head);
+            if !news.contains(&head.account_no) {
+                all.push(head);
+            }
         }
     }
-    Ok(all.into_values().collect())
+    // By bytes, whatever the database's collation.
+    all.sort_by(|a, b| a.account.cmp(&b.account));
+    Ok(all)
 }
 
 /// Writes a checkpoint and the heads that are news in it. It fails when another one was made meanwhile.

@@ -200,7 +200,7 @@ impl Ledger {
         let known = self.known.get(&asked.row.id).cloned();
         let known = known.map(|became| (asked.row.id.clone(), became));
         let asked = [asked];
-        let plan = booking::decide(&mut book, known.into_iter().collect(), &asked, 1, 1);
+        let plan = booking::decide(&mut book, known.into_iter().collect(), &asked, 1_000, 1);
         let outcome = plan.outcomes[0].clone();
         for (_, posted) in &plan.written.booked {
             for p in posted {
@@ -318,6 +318,10 @@ fn step(operation: &Operation, ledger: &mut Ledger, model: &mut Model) {
             let said = format!("{reserve} {code} {from} {to} {minor}");
             let outcome = ledger.ask(asked);
             let fresh = !outcome.replayed && matches!(outcome.became, Became::Reserved(_));
+            // By the clock, however far ahead of it the time of postings is.
+            if let (true, Became::Reserved(row)) = (fresh, &outcome.became) {
+                assert_eq!((row.created_at, row.expires_at), (1, 61));
+            }
             compare(*id, said, outcome, model, |m| match reserve {
                 true => m.reserve(code, from, to, minor),
                 false => m.post(code, &[(from, -minor), (to, minor)]),

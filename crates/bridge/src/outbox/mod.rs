@@ -47,9 +47,6 @@ struct Held {
     stuck: bool,
 }
 
-/// Why an outbox is not read whose events the bus did not take. It is no news: that was said.
-pub(crate) const YIELDS: &str = "it took no events; for a moment another bridge may try";
-
 /// What is to be done to relay now.
 #[derive(Debug, PartialEq, Eq)]
 enum Claim {

@@ -15,7 +15,7 @@ use innover_postgres::{Address, explain};
 use tokio::{sync::Notify, time::Instant};
 use tokio_postgres::{Client, Statement, types::Type};
 
-use super::{Claim, Lease, Row, YIELDS};
+use super::{Claim, Lease, Row};
 use crate::{
     announce,
     limits::{OUTBOX_STATEMENT, RELAY_LEASE, RELAY_ROWS_MAX},
@@ -125,7 +125,7 @@ impl Server {
         if !self.leased().await? {
             return match self.lease.claim(Instant::now()) {
                 // Nothing became better meanwhile.
-                Claim::Yield => Err(StoreError::Bus(YIELDS.to_owned())),
+                Claim::Yield => Err(StoreError::Yields),
                 _ => Ok(Vec::new()),
             };
         }

@@ -60,6 +60,9 @@ pub enum StoreError {
     /// Kafka did not take what was to be published.
     #[error("Kafka: {0}")]
     Bus(String),
+    /// An outbox whose events Kafka did not take is left alone for a moment. That was said before.
+    #[error("Kafka took no events; for a moment another bridge may try")]
+    Yields,
     /// The writer has ended, or a blocking task was cancelled at shutdown.
     #[error("the bridge's store is closed")]
     Closed,
