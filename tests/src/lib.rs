@@ -14,10 +14,12 @@
 
 pub mod books;
 mod bridges;
+mod ports;
 mod server;
 pub mod services;
 
 pub use bridges::Bridge;
+pub use ports::free_port;
 
 use std::{
     io::{BufRead, BufReader},
@@ -602,13 +604,4 @@ fn prepare(state: &Path) {
     }
     std::fs::copy(&secrets, state.join("secrets.toml")).unwrap();
     std::os::unix::fs::symlink(shared.join("modules"), state.join("modules")).unwrap();
-}
-
-/// A port nobody listens on at this moment.
-pub fn free_port() -> u16 {
-    std::net::TcpListener::bind("127.0.0.1:0")
-        .unwrap()
-        .local_addr()
-        .unwrap()
-        .port()
 }

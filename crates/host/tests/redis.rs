@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use common::{App, eventually, start};
 use http::StatusCode;
+use innover_tests::free_port;
 
 struct Server {
     process: Child,
@@ -64,14 +65,6 @@ impl Drop for Server {
         let _ = self.process.kill();
         let _ = self.process.wait();
     }
-}
-
-fn free_port() -> u16 {
-    std::net::TcpListener::bind("127.0.0.1:0")
-        .unwrap()
-        .local_addr()
-        .unwrap()
-        .port()
 }
 
 async fn application(port: u16) -> App {

@@ -1,5 +1,6 @@
 """Servers a test starts for itself, on free ports, in a temporary folder, and stops at its end."""
 import os
+import random
 import shutil
 import signal
 import socket
@@ -27,11 +28,29 @@ READY_SECONDS_MAX = 180
 STOP_SECONDS_MAX = 30
 
 
+# Each is a UDP port that keeps the TCP port of the same number for this process.
+claims = []
+
+
 def free_port():
-    """A port nobody listens on at this moment."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
+    """A port nobody listens on and no other test is told, below those of outgoing connections.
+
+    tests/src/ports.rs has the same rule.
+    """
+    for port in random.sample(range(10_000, 20_000), 10_000):
+        claim = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        try:
+            claim.bind(("127.0.0.1", port))
+            with socket.socket() as listener:
+                listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                listener.bind(("127.0.0.1", port))
+                listener.listen()
+        except OSError:
+            claim.close()
+            continue
+        claims.append(claim)
+        return port
+    raise AssertionError("no free port among 10,000")
 
 
 def wait_until(true, seconds, what):

@@ -67,15 +67,11 @@ impl Running {
                 folder
             }
         };
-        let (listen, management) = (free_port()?, free_port()?);
         let started = Instant::now();
         let mut child = innover(app, storage, &folder)?
             .arg("up")
-            .env("INNOVER_LISTEN", format!("127.0.0.1:{listen}"))
-            .env(
-                "INNOVER_MANAGEMENT_LISTEN",
-                format!("127.0.0.1:{management}"),
-            )
+            .env("INNOVER_LISTEN", "127.0.0.1:0")
+            .env("INNOVER_MANAGEMENT_LISTEN", "127.0.0.1:0")
             .stdout(Stdio::piped())
             .spawn()
             .context("cannot start a platform")?;
@@ -87,22 +83,24 @@ impl Running {
             }
         });
         let mut seen = Vec::new();
-        loop {
+        let url = loop {
             match tokio::time::timeout(READY_MAX, heard.recv()).await {
-                Ok(Some(line)) if line.starts_with("ready") => break,
-                Ok(Some(line)) => seen.push(line),
+                Ok(Some(line)) => match line.strip_prefix("ready ") {
+                    Some(url) => break url.to_owned(),
+                    None => seen.push(line),
+                },
                 _ => bail!(
                     "the platform did not get ready; it said:\n{}",
                     seen.join("\n")
                 ),
             }
-        }
+        };
         let started_in = started.elapsed();
         Ok(Running {
             child,
             folder,
             storage: storage.clone(),
-            url: format!("http://127.0.0.1:{listen}"),
+            url,
             started_in,
         })
     }
@@ -206,10 +204,4 @@ fn innover(app: &App, storage: &Storage, folder: &Folder) -> Result<Command> {
         .envs(storage.environment())
         .env("INNOVER_STATE_DIR", &folder.0);
     Ok(command)
-}
-
-fn free_port() -> Result<u16> {
-    Ok(std::net::TcpListener::bind("127.0.0.1:0")?
-        .local_addr()?
-        .port())
 }
