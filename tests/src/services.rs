@@ -3,7 +3,21 @@
 
 use std::{path::PathBuf, process::Command};
 
-use crate::repository;
+use crate::{repository, unique};
+
+/// Sends events through the Kafka that `INNOVER_TEST_KAFKA` names (`host:port`), on topics of its own:
+/// environment of one platform, or `None` without one.
+pub fn kafka() -> Option<Vec<(&'static str, String)>> {
+    let brokers = std::env::var("INNOVER_TEST_KAFKA").ok()?;
+    let own = unique();
+    (!brokers.is_empty()).then(|| {
+        vec![
+            ("KAFKA_BROKERS", brokers),
+            ("KAFKA_TOPIC_PREFIX", format!("{own}.")),
+            ("KAFKA_GROUP_PREFIX", own),
+        ]
+    })
+}
 
 /// A server in a folder.
 #[derive(Clone)]

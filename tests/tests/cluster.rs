@@ -16,7 +16,11 @@ use std::{
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
-use innover_tests::{Answer, Bridge, Platform, payment, services::Service, unique};
+use innover_tests::{
+    Answer, Bridge, Platform, payment,
+    services::{self, Service},
+    unique,
+};
 use reqwest::Method;
 use serde_json::json;
 use tokio::{sync::Mutex, task::block_in_place};
@@ -36,19 +40,14 @@ const JOB_WAIT_MAX: Duration = Duration::from_secs(30 + 5);
 /// Everything has ended by then, or never will.
 const SETTLED_MAX: Duration = Duration::from_secs(90);
 
-/// The environment of a test's own topics; `None` when a server is missing.
+/// What a test's platform is told; `None` when a server is missing.
 fn servers() -> Option<Vec<(&'static str, String)>> {
-    let set = |name| std::env::var(name).ok().filter(|value| !value.is_empty());
-    let (Some(_), Some(brokers)) = (set("INNOVER_TEST_POSTGRES"), set("INNOVER_TEST_KAFKA")) else {
+    let postgres = std::env::var("INNOVER_TEST_POSTGRES").is_ok_and(|url| !url.is_empty());
+    let servers = services::kafka().filter(|_| postgres);
+    if servers.is_none() {
         eprintln!("left out: INNOVER_TEST_POSTGRES and INNOVER_TEST_KAFKA name no servers");
-        return None;
-    };
-    let own = unique();
-    Some(vec![
-        ("KAFKA_BROKERS", brokers),
-        ("KAFKA_TOPIC_PREFIX", format!("{own}.")),
-        ("KAFKA_GROUP_PREFIX", own),
-    ])
+    }
+    servers
 }
 
 fn now() -> i64 {

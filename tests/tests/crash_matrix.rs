@@ -18,7 +18,10 @@ use std::{
 };
 
 use innover_failpoint::{SETTING, Step};
-use innover_tests::{Bridge, Platform, innover, payment, repository, services::Service};
+use innover_tests::{
+    Bridge, Platform, innover, payment, repository,
+    services::{self, Service},
+};
 use serde_json::Value;
 use tokio::task::{JoinSet, block_in_place};
 
@@ -842,18 +845,12 @@ async fn host_bridge_postgresql_and_kafka_killed_at_every_step_lose_and_double_n
     }
     let _turn = TURN.lock().await;
     let folder = tempfile::tempdir().unwrap();
-    let own = format!("crash{}", std::process::id());
-    let environment = [
+    let mut environment = services::kafka().unwrap();
+    environment.extend([
         (SETTING, folder.path().display().to_string()),
-        (
-            "KAFKA_BROKERS",
-            std::env::var("INNOVER_TEST_KAFKA").unwrap(),
-        ),
-        ("KAFKA_TOPIC_PREFIX", format!("{own}.")),
-        ("KAFKA_GROUP_PREFIX", own),
         // One broker beside everything else on this machine.
         ("KAFKA_PARTITIONS", "2".to_owned()),
-    ];
+    ]);
     let borrowed: Vec<(&str, &str)> = environment.iter().map(|(n, v)| (*n, v.as_str())).collect();
     let (platform, bridge) = block_in_place(|| {
         let platform = Platform::start_without_bridge(&borrowed);

@@ -1,5 +1,5 @@
 //! Events and outbox rows that could not be delivered: an operator sees them, has them delivered again
-//! and forgets them.
+//! and forgets them. On Kafka too, where `INNOVER_TEST_KAFKA` names one (`host:port`).
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 use std::{
@@ -7,9 +7,16 @@ use std::{
     time::{Duration, Instant},
 };
 
-use innover_tests::{Platform, innover};
+use innover_tests::{Platform, innover, services, unique};
 use rusqlite::params;
 use serde_json::{Value, json};
+
+/// A platform of a test's own, with events through Kafka where there is one.
+async fn platform() -> Platform {
+    let kafka = services::kafka().unwrap_or_default();
+    let environment: Vec<_> = kafka.iter().map(|(n, v)| (*n, v.as_str())).collect();
+    Platform::start_with(&environment).await
+}
 
 /// `innover events …` on the platform; whether it succeeded, and what it printed.
 fn events(p: &Platform, arguments: &[&str]) -> (bool, String) {
@@ -26,7 +33,8 @@ fn events(p: &Platform, arguments: &[&str]) -> (bool, String) {
     (output.status.success(), String::from_utf8(text).unwrap())
 }
 
-/// A dead letter of the wallet service, as the bridge would have left it.
+/// A dead letter of the wallet service, as the bridge would have left it; on a platform with Kafka one
+/// from before it.
 fn dead(p: &Platform, id: &str, data: Value) {
     let event = json!({
         "specversion": "1.0", "id": id, "source": "/innover/profile", "type": "profile.updated",
@@ -41,7 +49,7 @@ fn dead(p: &Platform, id: &str, data: Value) {
 
 #[tokio::test]
 async fn a_dead_event_is_delivered_again_and_stays_one_when_it_is_refused_again() {
-    let p = Platform::start().await;
+    let p = platform().await;
     let wallet = p.wallet("user", "EUR").await;
     assert_eq!(
         events(&p, &["dead-letters"]),
@@ -83,9 +91,80 @@ async fn a_dead_event_is_delivered_again_and_stays_one_when_it_is_refused_again(
     assert!(!good && said.contains("no dead letter"), "{said}");
 }
 
+/// Waits for a service's dead letters to be so many; returns them.
+async fn letters(p: &Platform, service: &str, count: usize) -> Vec<Value> {
+    let deadline = Instant::now() + Duration::from_secs(30);
+    loop {
+        let (_, listed) = events(p, &["dead-letters", "--json", "--subscriber", service]);
+        let letters: Vec<Value> = listed
+            .lines()
+            .filter_map(|line| serde_json::from_str(line).ok())
+            .collect();
+        if letters.len() == count {
+            return letters;
+        }
+        assert!(Instant::now() < deadline, "{listed}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+#[tokio::test]
+async fn what_a_service_refuses_is_replayed_or_forgotten_all_at_once() {
+    let p = platform().await;
+    let kafka = services::kafka().is_some();
+    // The wallet cannot read them.
+    let payload = json!({"profile_id": 7});
+    let rows: Vec<String> = (0..3)
+        .map(|_| {
+            format!(
+                "INSERT INTO outbox (id, topic, key, key_version, type, payload, headers, created_at)
+                 VALUES ('{}', 'profile.updated', 'usr_user', 1, 'profile.updated', '{payload}', '{{}}', 1)",
+                unique()
+            )
+        })
+        .collect();
+    p.change(
+        "profile",
+        &rows.iter().map(String::as_str).collect::<Vec<_>>(),
+    );
+    let dead = letters(&p, "wallet", 3).await;
+    assert_eq!(dead[0].get("offset").is_some(), kafka, "{}", dead[0]);
+    let (good, said) = events(&p, &["dead-letters"]);
+    assert!(good && said.contains("profile.updated"), "{said}");
+    let (good, said) = events(&p, &["replay", "wallet"]);
+    assert!(!good && said.contains("--all"), "{said}");
+
+    let (good, said) = events(&p, &["replay", "wallet", "--all"]);
+    if kafka {
+        // The service is asked later, and refuses them as other letters.
+        assert!(good && said.matches("again").count() == 3, "{said}");
+        let others = |letters: &[Value]| letters.iter().all(|letter| !dead.contains(letter));
+        let deadline = Instant::now() + Duration::from_secs(30);
+        while !others(&letters(&p, "wallet", 3).await) {
+            assert!(Instant::now() < deadline);
+        }
+        let one = &letters(&p, "wallet", 3).await[0];
+        let place = format!("{}/{}", one["partition"], one["offset"]);
+        assert!(events(&p, &["discard", "wallet", &place]).0);
+        let (good, said) = events(&p, &["discard", "wallet", &place]);
+        assert!(!good && said.contains(&place), "{said}");
+    } else {
+        assert!(!good && said.contains("3 of 3 were not taken"), "{said}");
+        let one = dead[0]["id"].as_str().unwrap();
+        assert!(events(&p, &["discard", "wallet", one]).0);
+    }
+    letters(&p, "wallet", 2).await;
+    let (good, said) = events(&p, &["discard", "wallet", "--all"]);
+    assert!(good && said.contains("2 forgotten"), "{said}");
+    assert_eq!(
+        events(&p, &["dead-letters"]),
+        (true, "no dead events\n".into())
+    );
+}
+
 #[tokio::test]
 async fn a_row_that_is_no_event_and_no_job_is_shown_and_forgotten() {
-    let p = Platform::start().await;
+    let p = platform().await;
     p.change(
         "items",
         &[

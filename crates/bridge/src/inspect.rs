@@ -377,15 +377,21 @@ pub(crate) fn letters_in(
     rows.collect()
 }
 
-/// Forgets a dead letter of an event (`kind` is `event`) or of an outbox' row (`outbox`). Returns whether
-/// there was one.
+/// Forgets a service's dead letters of events (`kind` is `event`) or of its outbox' rows (`outbox`), all
+/// or the one with this id. Returns how many.
 ///
 /// # Errors
 /// What SQLite says.
-pub fn forget_letter(store: &Path, kind: &str, target: &str, id: &str) -> Result<bool, StoreError> {
+pub fn forget_letters(
+    store: &Path,
+    kind: &str,
+    target: &str,
+    id: Option<&str>,
+) -> Result<usize, StoreError> {
     let connection = crate::store::open(store)?;
-    let sql = "DELETE FROM dead_letters WHERE kind = ?1 AND target = ?2 AND id = ?3";
-    Ok(connection.execute(sql, params![kind, target, id])? > 0)
+    let sql =
+        "DELETE FROM dead_letters WHERE kind = ?1 AND target = ?2 AND (?3 IS NULL OR id = ?3)";
+    Ok(connection.execute(sql, params![kind, target, id])?)
 }
 
 /// Puts the dead letters of jobs back on their queues (`retry`) or deletes them, with the jobs. A
@@ -505,14 +511,15 @@ impl JobStore {
         }
     }
 
-    /// Forgets the dead letter of a row of `service`'s outbox. Returns whether there was one.
+    /// Forgets the dead letters of rows of `service`'s outbox, all or the one with this id. Returns how
+    /// many.
     ///
     /// # Errors
     /// What the store says.
-    pub async fn forget_row(&self, service: &str, id: &str) -> Result<bool, StoreError> {
+    pub async fn forget_rows(&self, service: &str, id: Option<&str>) -> Result<usize, StoreError> {
         match self {
-            JobStore::File(path) => forget_letter(path, "outbox", service, id),
-            JobStore::Shared(SharedJobs(server)) => server.forget_row(service, id).await,
+            JobStore::File(path) => forget_letters(path, "outbox", service, id),
+            JobStore::Shared(SharedJobs(server)) => server.forget_rows(service, id).await,
         }
     }
 

@@ -68,7 +68,7 @@ pub use door::{
     CALLER, Delivery, Door, DoorError, EVENTS_PATH, HttpDoor, NoGate, TASKS_PATH, WriteGate,
 };
 pub use jobs::MIGRATIONS as JOBS_MIGRATIONS;
-pub use kafka::{KafkaConfig, KafkaLetter, KafkaLetters, KafkaProblem};
+pub use kafka::{KafkaConfig, KafkaLetter, KafkaLetters, KafkaProblem, Which};
 pub use store::StoreError;
 
 use jobs::Jobs;
@@ -378,6 +378,11 @@ impl Bridge {
             .filter(|s| !s.subscribes.is_empty())
             .map(|s| s.name.as_str())
             .collect();
+        if let Some(bus) = bus {
+            let names = subscribers.iter().map(|&name| name.to_owned()).collect();
+            let count = bus.count_letters(names, workers_stop.clone());
+            workers.spawn("count of dead letters on Kafka", count);
+        }
         let housekeeper = housekeeping::Housekeeper {
             store,
             jobs,

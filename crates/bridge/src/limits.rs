@@ -231,5 +231,7 @@ pub const KAFKA_LOOK_EVERY: Duration = Duration::from_secs(5);
 pub const KAFKA_METADATA_EVERY: Duration = Duration::from_secs(30);
 /// What is kept of a message that is too large to be a dead letter.
 pub const KAFKA_LETTER_CUT_BYTES: usize = 64 << 10;
+/// Time between two counts of the dead letters on Kafka.
+pub const KAFKA_LETTERS_EVERY: Duration = Duration::from_secs(15);
 /// Reading all dead letters of a service ends within this time.
 pub const KAFKA_LETTERS_WAIT: Duration = Duration::from_secs(30);

@@ -32,6 +32,8 @@ pub(crate) struct Metrics {
     unreachable: Mutex<BTreeMap<String, String>>,
     /// Tasks that ended before they were told to.
     ended: Mutex<BTreeSet<String>>,
+    /// Dead letters of events on Kafka, as they were last counted.
+    letters_on_kafka: AtomicI64,
 }
 
 #[derive(Default, Clone)]
@@ -106,6 +108,7 @@ impl Metrics {
             relays: Mutex::default(),
             unreachable: Mutex::default(),
             ended: Mutex::default(),
+            letters_on_kafka: AtomicI64::default(),
         }
     }
 
@@ -286,12 +289,20 @@ impl Metrics {
         }
     }
 
+    /// Dead letters on Kafka that are not settled.
+    pub(crate) fn letters_on_kafka(&self, count: usize) {
+        self.letters_on_kafka.store(count as i64, Relaxed);
+    }
+
     /// Dead letters that are kept now, as a sample of (kind, count): a kind may come twice, from the
-    /// file and the database that bridges share.
+    /// file and the database that bridges share. Those on Kafka are added.
     pub(crate) fn dead_letters(&self, sample: &[(String, i64)]) {
         for kind in ["event", "job", "outbox"] {
             let of_kind = sample.iter().filter(|(k, _)| k == kind);
-            let kept: i64 = of_kind.map(|(_, count)| count).sum();
+            let mut kept: i64 = of_kind.map(|(_, count)| count).sum();
+            if kind == "event" {
+                kept += self.letters_on_kafka.load(Relaxed);
+            }
             self.set("innover_dead_letters", label("kind", kind), kept as f64);
         }
     }

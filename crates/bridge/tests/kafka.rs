@@ -17,7 +17,7 @@ use std::{
 };
 
 use innover_bridge::{
-    Bridge, BridgeConfig, Commits, KafkaConfig, KafkaLetters, NoGate, inspect,
+    Bridge, BridgeConfig, Commits, KafkaConfig, KafkaLetter, KafkaLetters, NoGate, Which, inspect,
     inspect::LetterFilter,
     limits::{KAFKA_STUCK, RELAY_ROWS_MAX},
 };
@@ -267,6 +267,14 @@ fn committed(kafka: &KafkaConfig, service: &str, kind: &str) -> Vec<(i64, i64)> 
         .collect()
 }
 
+/// Names a letter.
+fn at(letter: &KafkaLetter) -> Which {
+    Which::One {
+        partition: letter.partition,
+        offset: letter.offset,
+    }
+}
+
 fn all_committed(kafka: &KafkaConfig, service: &str, kind: &str) -> bool {
     committed(kafka, service, kind)
         .iter()
@@ -290,9 +298,7 @@ async fn with_a_signing_key_a_forged_event_is_external_and_a_replayed_one_is_not
     })
     .await;
     let letter = letters.list("forex", 1).unwrap().remove(0);
-    letters
-        .replay("forex", letter.partition, letter.offset)
-        .unwrap();
+    letters.replay("forex", Which::All).unwrap();
     let forged = letter.value.replace("\"ours\"", "\"forged\"");
     let topic = kafka.topic("payment.initiated");
     produce(&brokers, &topic, Some("a"), forged.as_bytes(), &[]).await;
@@ -549,11 +555,15 @@ async fn an_event_that_is_given_up_is_a_dead_letter_and_can_be_replayed() {
             .contains("innover_events_dead_total{subscriber=\"forex\"} 1")
     );
 
+    let kept = |n: usize| {
+        let sample = format!("innover_dead_letters{{kind=\"event\"}} {n}\n");
+        bridge.metrics().contains(&sample)
+    };
+    until("counted", || kept(1)).await;
+
     door.set(|_, _, _| Answer::Status(200));
-    let replayed = letters
-        .replay("forex", letter.partition, letter.offset)
-        .unwrap();
-    assert_eq!(replayed, letter);
+    let replayed = letters.replay("forex", at(&letter)).unwrap();
+    assert_eq!(replayed, [letter.clone()]);
     let acknowledged = |id: &str| {
         let seen = door.seen();
         seen.iter()
@@ -561,8 +571,9 @@ async fn an_event_that_is_given_up_is_a_dead_letter_and_can_be_replayed() {
     };
     until("delivered again", || acknowledged("bad")).await;
     assert_eq!(letters.depth("forex").unwrap(), 0, "it is dealt with");
-    let again = letters.replay("forex", letter.partition, letter.offset);
+    let again = letters.replay("forex", at(&letter));
     assert!(again.is_err(), "not twice by mistake");
+    until("counted again", || kept(0)).await;
     let messages = read_topic(&brokers, &kafka.topic("payment.initiated"));
     let copies: Vec<_> = messages
         .iter()
@@ -571,6 +582,47 @@ async fn an_event_that_is_given_up_is_a_dead_letter_and_can_be_replayed() {
     assert_eq!(copies.len(), 2);
     assert_eq!(copies[0].value, copies[1].value);
     assert_eq!(copies[0].headers, copies[1].headers);
+    bridge.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn all_dead_letters_of_a_service_are_replayed_or_discarded_at_once() {
+    let Some(brokers) = kafka() else { return };
+    let (platform, kafka) = (payments(), config(&brokers));
+    let door = FakeDoor::new(|_, _, _| Answer::Status(422));
+    let bridge = start(&platform, &kafka, &door).await;
+    emit_many(&platform, "e", 30);
+    let letters = KafkaLetters::new(kafka.clone());
+    let depth = |n: usize| letters.depth("forex").is_ok_and(|depth| depth == n);
+    until("all dead", || depth(30)).await;
+    let discarded = letters.list("forex", 1).unwrap().remove(0);
+    assert_eq!(
+        letters.discard("forex", at(&discarded)).unwrap(),
+        [discarded.clone()]
+    );
+    assert!(letters.discard("forex", at(&discarded)).is_err());
+    assert!(letters.replay("forex", at(&discarded)).is_err());
+    assert!(depth(29));
+
+    // Of the replayed ones some are refused again: other letters, with one story each.
+    door.set(|_, event, _| match event["data"]["n"].as_i64() {
+        Some(n) if n % 10 == 0 => Answer::Status(422),
+        _ => Answer::Status(200),
+    });
+    let before = door.seen().len();
+    assert_eq!(letters.replay("forex", Which::All).unwrap().len(), 29);
+    until("all delivered again", || door.seen().len() == before + 29).await;
+    assert!(
+        door.seen()[before..]
+            .iter()
+            .all(|seen| seen.id != discarded.id)
+    );
+    let tens = (0..30).step_by(10);
+    let refused = tens.filter(|n| discarded.id != format!("e-{n}")).count();
+    until("refused again", || depth(refused)).await;
+    assert_eq!(letters.discard("forex", Which::All).unwrap().len(), refused);
+    assert!(depth(0));
+    assert!(letters.replay("forex", Which::All).unwrap().is_empty());
     bridge.shutdown().await;
 }
 
@@ -718,9 +770,12 @@ async fn a_message_too_large_for_a_dead_letter_leaves_its_beginning_and_lets_oth
     .await;
     let letter = letters.list("forex", 1).unwrap().remove(0);
     assert!(letter.cut && large.starts_with(&letter.value) && !letter.value.is_empty());
-    let refused = letters.replay("forex", letter.partition, letter.offset);
+    let refused = letters.replay("forex", at(&letter));
     let said = refused.unwrap_err().to_string();
     assert!(said.contains(&topic) && said.contains("offset 0"), "{said}");
+    // Of all it is the one that stays.
+    assert!(letters.replay("forex", Which::All).unwrap()[0].cut);
+    assert_eq!(letters.depth("forex").unwrap(), 1);
     until("committed", || {
         let (committed, end) = committed(&kafka, "forex", "payment.initiated")[0];
         committed == end

@@ -421,32 +421,42 @@ pub enum EventsCommand {
         #[command(flatten)]
         place: Place,
     },
-    /// Deliver an event again that could not be delivered; with Kafka put it back on its topic
+    /// Deliver events again that could not be delivered; those on Kafka are put back on their topics
     ///
-    /// Without Kafka it goes to that service alone, through the running platform. When it is taken it is
-    /// no dead letter any more; when it is refused again, the answer says why and it stays one.
+    /// An event of the bridge's file goes to that service alone, through the running platform. When it is
+    /// taken it is no dead letter any more; when it is refused again, the answer says why and it stays one.
     Replay {
         /// The service that did not take it
         service: String,
-        /// The event's id; with Kafka its place among the service's dead letters, as `dead-letters` shows
-        /// it: partition/offset
-        letter: String,
+        #[command(flatten)]
+        letters: Letters,
         #[command(flatten)]
         target: Target,
         #[command(flatten)]
         place: Place,
     },
-    /// Forget a dead letter that nobody will deliver, as `dead-letters` shows it
+    /// Forget dead letters that nobody will deliver
     Discard {
         /// The service it is for, or whose outbox it was in
         service: String,
-        /// Its id
-        letter: String,
+        #[command(flatten)]
+        letters: Letters,
         #[command(flatten)]
         databases: Databases,
         #[command(flatten)]
         place: Place,
     },
+}
+
+/// Which of a service's dead letters of events, as `dead-letters` shows them.
+#[derive(Args)]
+#[group(required = true, multiple = false)]
+pub struct Letters {
+    /// The event's id; of one on Kafka its place among the service's dead letters: partition/offset
+    pub letter: Option<String>,
+    /// Every one of this service
+    #[arg(long)]
+    pub all: bool,
 }
 
 #[derive(Subcommand)]

@@ -7,22 +7,26 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 use innover_bridge::{
-    HttpDoor, KafkaConfig, KafkaLetter, KafkaLetters,
+    HttpDoor, KafkaConfig, KafkaLetter, KafkaLetters, KafkaProblem, Which,
     inspect::{self, DeadLetterRow, EventFilter, EventRow, JobStore, LetterFilter},
 };
-use innover_contract::Keyring;
 use serde::Serialize;
 use serde_json::Value;
 
 use crate::{
     app::App,
+    arguments::Place,
+    bus,
     print::{self, cut, time},
+    state::StateDir,
 };
 
 /// How often `tail` looks for new events: a person reads it.
 const FOLLOW: Duration = Duration::from_millis(200);
 /// Rows read from the file at once.
 const PAGE: usize = 500;
+/// More dead letters than a file has.
+const EVERY: usize = u32::MAX as usize;
 
 pub struct Tail {
     pub from_start: bool,
@@ -117,14 +121,77 @@ pub fn list(store: &Path) -> Result<()> {
 }
 
 /// Where events are that could not be delivered.
-pub enum Bus {
-    /// In the bridge's file.
-    File(PathBuf),
-    /// On a topic of each of these services.
-    Kafka {
-        config: KafkaConfig,
-        services: Vec<String>,
-    },
+pub struct Bus {
+    /// The bridge's own.
+    file: PathBuf,
+    /// On a topic of each of these services. What is in the file then is from the time before it.
+    kafka: Option<(KafkaConfig, Vec<String>)>,
+}
+
+impl Bus {
+    /// As the environment has it; `services` are those to ask Kafka about.
+    pub fn of(place: &Place, services: impl FnOnce() -> Result<Vec<String>>) -> Result<Bus> {
+        let file = StateDir::open(&place.state_dir)?.bridge();
+        let kafka = match bus::unsigned()? {
+            Some(config) => Some((config, services()?)),
+            None => None,
+        };
+        Ok(Bus { file, kafka })
+    }
+
+    /// Events of the file, newest first.
+    fn in_file(&self, filter: &LetterFilter, limit: usize) -> Result<Vec<DeadLetterRow>> {
+        if self.kafka.is_some() && !self.file.exists() {
+            return Ok(Vec::new());
+        }
+        exists(&self.file)?;
+        Ok(inspect::dead_letters(&self.file, filter, limit)?)
+    }
+
+    /// Asks Kafka, where there is one, for each service's.
+    async fn on_kafka(
+        &self,
+        ask: impl Fn(&KafkaLetters, &str) -> Result<Vec<KafkaLetter>, KafkaProblem> + Send + 'static,
+    ) -> Result<Vec<KafkaLetter>> {
+        let Some((config, services)) = self.kafka.clone() else {
+            return Ok(Vec::new());
+        };
+        let asked = tokio::task::spawn_blocking(move || {
+            let letters = KafkaLetters::new(config);
+            let each = services.iter().map(|service| ask(&letters, service));
+            each.collect::<Result<Vec<_>, _>>()
+        });
+        Ok(asked.await??.into_iter().flatten().collect())
+    }
+
+    /// What of these is on Kafka, and what in the file: an id, all, or nothing.
+    fn split(&self, letter: Option<String>) -> (Option<Which>, Option<LetterFilter>) {
+        let in_file = |id| LetterFilter {
+            kind: Some("event"),
+            id,
+            ..LetterFilter::default()
+        };
+        let Some(letter) = letter else {
+            let on_kafka = self.kafka.is_some().then_some(Which::All);
+            return (on_kafka, Some(in_file(None)));
+        };
+        let place = letter.split_once('/').and_then(|(partition, offset)| {
+            let (partition, offset) = (partition.parse().ok()?, offset.parse().ok()?);
+            Some(Which::One { partition, offset })
+        });
+        match place {
+            Some(_) if self.kafka.is_some() => (place, None),
+            _ => (None, Some(in_file(Some(letter)))),
+        }
+    }
+}
+
+fn of_kind(kind: &'static str, service: Option<String>) -> LetterFilter {
+    LetterFilter {
+        kind: Some(kind),
+        target: service,
+        ..LetterFilter::default()
+    }
 }
 
 /// Events that could not be delivered, and rows of outboxes that are neither events nor jobs; all of
@@ -136,33 +203,30 @@ pub async fn dead_letters(
     limit: usize,
     json: bool,
 ) -> Result<()> {
-    let of = |kind| LetterFilter {
-        kind: Some(kind),
-        target: service.clone(),
-        ..LetterFilter::default()
-    };
-    match bus {
-        Bus::File(store) => {
-            exists(&store)?;
-            let letters = inspect::dead_letters(&store, &of("event"), limit)?;
-            if json {
-                print_json(&letters)?;
-            } else if print_letters("event", letters) {
-                print::line("`innover events replay <for> <id>` delivers one again");
-            }
-        }
-        Bus::Kafka { config, services } => {
-            let letters = on_kafka(config, services, limit).await?;
-            if json {
-                print_json(&letters)?;
-            } else {
-                print_on_kafka(letters);
-            }
-        }
-    }
-    let rows = rows.dead_letters(&of("outbox"), limit).await?;
+    let on_kafka = bus.on_kafka(move |letters, name| letters.list(name, limit));
+    let on_kafka = on_kafka.await?;
+    let in_file = bus.in_file(&of_kind("event", service.clone()), limit)?;
+    let rows = rows
+        .dead_letters(&of_kind("outbox", service), limit)
+        .await?;
     if json {
+        print_json(&on_kafka)?;
+        print_json(&in_file)?;
         return print_json(&rows);
+    }
+    if on_kafka.is_empty() && in_file.is_empty() {
+        print::line("no dead events");
+    }
+    if !on_kafka.is_empty() {
+        print_on_kafka(on_kafka);
+        print::line("`innover events replay <for> <letter>` puts one back on its topic");
+    }
+    if !in_file.is_empty() {
+        if bus.kafka.is_some() {
+            print::line("\nin the bridge's file, from before Kafka:");
+        }
+        print_letters("event", in_file);
+        print::line("`innover events replay <for> <id>` delivers one again");
     }
     if rows.is_empty() {
         return Ok(());
@@ -189,19 +253,6 @@ pub fn subscribers(app: &App) -> Vec<String> {
         .collect()
 }
 
-async fn on_kafka(
-    kafka: KafkaConfig,
-    services: Vec<String>,
-    limit: usize,
-) -> Result<Vec<KafkaLetter>> {
-    let letters = tokio::task::spawn_blocking(move || {
-        let letters = KafkaLetters::new(kafka);
-        let of = |service: &String| letters.list(service, limit);
-        services.iter().map(of).collect::<Result<Vec<_>, _>>()
-    });
-    Ok(letters.await??.into_iter().flatten().collect())
-}
-
 fn print_on_kafka(letters: Vec<KafkaLetter>) {
     let rows: Vec<_> = letters
         .into_iter()
@@ -217,73 +268,100 @@ fn print_on_kafka(letters: Vec<KafkaLetter>) {
             ]
         })
         .collect();
-    if rows.is_empty() {
-        print::line("no dead events");
-        return;
-    }
     print::table(
         ["given up", "for", "letter", "topic", "id", "tries", "error"],
         &rows,
     );
-    print::line("`innover events replay <for> <letter>` puts one back on its topic");
 }
 
-/// Puts a dead letter back on its topic.
-pub async fn replay(kafka: KafkaConfig, service: String, letter: &str) -> Result<()> {
-    let place = letter.split_once('/').and_then(|(partition, offset)| {
-        Some((partition.parse::<i32>().ok()?, offset.parse::<i64>().ok()?))
-    });
-    let (partition, offset) =
-        place.context("a dead letter is named partition/offset, e.g. 0/17")?;
-    let replayed = tokio::task::spawn_blocking(move || {
-        KafkaLetters::new(kafka).replay(&service, partition, offset)
-    });
-    let replayed = replayed.await??;
-    print::line(format!("{} is on {} again", replayed.id, replayed.topic));
-    Ok(())
-}
-
-/// Delivers a dead event of the bridge's file again, through the running platform, and forgets it when
-/// it is taken.
-pub async fn redeliver(
-    store: &Path,
-    gateway: &str,
-    keyring: Keyring,
+/// Delivers a service's dead event again, or all of them: what is on Kafka goes back on its topic, what
+/// is in the bridge's file through the running platform, oldest first.
+pub async fn replay(
+    bus: Bus,
     service: String,
-    id: String,
+    letter: Option<String>,
+    door: impl FnOnce() -> Result<HttpDoor>,
 ) -> Result<()> {
-    exists(store)?;
-    let filter = LetterFilter {
-        kind: Some("event"),
-        target: Some(service),
-        id: Some(id),
-        ..LetterFilter::default()
-    };
-    let letter = inspect::dead_letters(store, &filter, 1)?.pop();
-    let letter = letter.with_context(|| no_letter(&filter))?;
-    let door = HttpDoor::new(gateway, keyring).context("cannot set up the HTTP client")?;
-    let (target, id) = (&letter.target, &letter.id);
-    if let Err(why) = innover_bridge::redeliver(&door, &letter).await {
-        bail!("`{target}` did not take {id}, which stays a dead letter: {why}");
+    let (on_kafka, in_file) = bus.split(letter);
+    if let Some(which) = on_kafka {
+        let replayed = bus.on_kafka(move |letters, name| letters.replay(name, which));
+        for letter in replayed.await? {
+            let (id, topic) = (letter.id, letter.topic);
+            print::line(if letter.cut {
+                format!(
+                    "{id} stays: only its beginning was kept; the original is on {topic}, partition {}, offset {}",
+                    letter.original_partition, letter.original_offset
+                )
+            } else {
+                format!("{id} is on {topic} again")
+            });
+        }
     }
-    inspect::forget_letter(store, "event", target, id)?;
-    print::line(format!("`{target}` has taken {id}"));
-    Ok(())
-}
-
-/// Forgets a dead letter: an event's in the bridge's file, or a row's of an outbox.
-pub async fn discard(rows: &JobStore, file: &Path, service: String, id: String) -> Result<()> {
-    let event = file.exists() && inspect::forget_letter(file, "event", &service, &id)?;
-    let row = rows.forget_row(&service, &id).await?;
-    if !event && !row {
-        let filter = LetterFilter {
-            target: Some(service),
-            id: Some(id),
-            ..LetterFilter::default()
-        };
+    let Some(mut filter) = in_file else {
+        return Ok(());
+    };
+    filter.target = Some(service);
+    let letters = bus.in_file(&filter, EVERY)?;
+    if letters.is_empty() && filter.id.is_some() {
         bail!("{}", no_letter(&filter));
     }
-    print::line(format!("{id} is forgotten"));
+    if !letters.is_empty() {
+        redeliver(&bus.file, &door()?, letters).await?;
+    }
+    Ok(())
+}
+
+async fn redeliver(file: &Path, door: &HttpDoor, letters: Vec<DeadLetterRow>) -> Result<()> {
+    let (all, mut left) = (letters.len(), Vec::new());
+    for letter in letters.into_iter().rev() {
+        let (target, id) = (&letter.target, &letter.id);
+        match innover_bridge::redeliver(door, &letter).await {
+            Ok(()) => {
+                inspect::forget_letters(file, "event", target, Some(id))?;
+                print::line(format!("`{target}` has taken {id}"));
+            }
+            Err(why) => left.push(format!(
+                "`{target}` did not take {id}, which stays a dead letter: {why}"
+            )),
+        }
+    }
+    match left.as_slice() {
+        [] => Ok(()),
+        [one] if all == 1 => bail!("{one}"),
+        some => bail!(
+            "{} of {all} were not taken:\n{}",
+            some.len(),
+            some.join("\n")
+        ),
+    }
+}
+
+/// Forgets a service's dead letter, or all of them: events on Kafka and in the bridge's file, and rows
+/// of its outbox.
+pub async fn discard(
+    bus: Bus,
+    rows: &JobStore,
+    service: String,
+    letter: Option<String>,
+) -> Result<()> {
+    let (on_kafka, in_file) = bus.split(letter);
+    let mut forgotten = 0;
+    if let Some(which) = on_kafka {
+        let discarded = bus.on_kafka(move |letters, name| letters.discard(name, which));
+        forgotten += discarded.await?.len();
+    }
+    if let Some(filter) = in_file {
+        let id = filter.id.as_deref();
+        if bus.file.exists() {
+            forgotten += inspect::forget_letters(&bus.file, "event", &service, id)?;
+        }
+        forgotten += rows.forget_rows(&service, id).await?;
+        if forgotten == 0 && id.is_some() {
+            let target = Some(service);
+            bail!("{}", no_letter(&LetterFilter { target, ..filter }));
+        }
+    }
+    print::line(format!("{forgotten} forgotten"));
     Ok(())
 }
 

@@ -39,7 +39,7 @@ use std::{path::PathBuf, process::ExitCode};
 
 use anyhow::{Context, Result};
 use clap::Parser;
-use innover_bridge::inspect::EventFilter;
+use innover_bridge::{HttpDoor, inspect::EventFilter};
 use innover_manifest::Manifest;
 
 use crate::{
@@ -257,41 +257,37 @@ async fn events_command(command: EventsCommand) -> Result<()> {
             place,
         } => {
             let rows = jobs::store(&place, &databases)?;
-            let bus = match bus::unsigned()? {
-                None => events::Bus::File(StateDir::open(&place.state_dir)?.bridge()),
-                Some(config) => events::Bus::Kafka {
-                    config,
-                    services: match &subscriber {
-                        Some(service) => vec![service.clone()],
-                        None => events::subscribers(&App::load(&place.manifest)?),
-                    },
-                },
+            let services = || match &subscriber {
+                Some(service) => Ok(vec![service.clone()]),
+                None => App::load(&place.manifest).map(|app| events::subscribers(&app)),
             };
+            let bus = events::Bus::of(&place, services)?;
             events::dead_letters(bus, &rows, subscriber, limit, json).await
         }
         EventsCommand::Replay {
             service,
-            letter,
+            letters,
             target,
             place,
-        } => match bus::unsigned()? {
-            Some(kafka) => events::replay(kafka, service, &letter).await,
-            None => {
+        } => {
+            let bus = events::Bus::of(&place, || Ok(vec![service.clone()]))?;
+            let door = || {
                 let app = App::load(&place.manifest)?;
                 let state = StateDir::open(&place.state_dir)?;
                 let keyring = keys::bridge_keyring(&app, &secrets::read(&state.secrets())?);
-                events::redeliver(&state.bridge(), &target.url()?, keyring, service, letter).await
-            }
-        },
+                HttpDoor::new(&target.url()?, keyring).context("cannot set up the HTTP client")
+            };
+            events::replay(bus, service, letters.letter, door).await
+        }
         EventsCommand::Discard {
             service,
-            letter,
+            letters,
             databases,
             place,
         } => {
             let rows = jobs::store(&place, &databases)?;
-            let file = StateDir::open(&place.state_dir)?.bridge();
-            events::discard(&rows, &file, service, letter).await
+            let bus = events::Bus::of(&place, || Ok(vec![service.clone()]))?;
+            events::discard(bus, &rows, service, letters.letter).await
         }
     }
 }

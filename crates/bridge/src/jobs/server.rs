@@ -294,8 +294,7 @@ const FORGET: &str = concat!(
     ")"
 );
 
-const FORGET_ROW: &str =
-    "DELETE FROM dead_letters WHERE kind = 'outbox' AND target = $1 AND id = $2";
+const FORGET_ROWS: &str = "DELETE FROM dead_letters WHERE kind = 'outbox' AND target = $1 AND ($2::text IS NULL OR id = $2)";
 
 /// The database, as one bridge or the command line sees it.
 pub(crate) struct Server {
@@ -800,9 +799,15 @@ impl Server {
         rows.iter().map(letter).collect()
     }
 
-    /// Forgets the dead letter of a row of `service`'s outbox. Returns whether there was one.
-    pub(crate) async fn forget_row(&self, service: &str, id: &str) -> Result<bool, StoreError> {
-        Ok(self.execute(FORGET_ROW, &[&service, &id]).await? > 0)
+    /// Forgets the dead letters of rows of `service`'s outbox, all or the one with this id. Returns how
+    /// many.
+    pub(crate) async fn forget_rows(
+        &self,
+        service: &str,
+        id: Option<&str>,
+    ) -> Result<usize, StoreError> {
+        let gone = self.execute(FORGET_ROWS, &[&service, &id]).await?;
+        Ok(gone as usize)
     }
 
     /// Queues the jobs of dead letters again (`retry`), as if they were new, or deletes them; their

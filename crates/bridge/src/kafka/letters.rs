@@ -1,30 +1,38 @@
 //! Dead letters of events on Kafka: a topic per service, `<service>.dead-letters`, kept without end.
 //!
 //! A letter is the message as it was, with headers that say where it was and why it is here. A replay
-//! puts it back on its own topic and notes that in the letters' topic by a message without a value,
-//! since a topic cannot be edited; a letter that was replayed is not listed any more. All subscribers
-//! of the type see a replayed event; those that had it know its id.
+//! puts it back on its own topic. That, and that it was discarded, is noted in the letters' topic by a
+//! message without a value, since a topic cannot be edited; such a letter is settled, and neither listed
+//! nor counted any more. All subscribers of the type see a replayed event; those that had it know its id.
 
-use std::{collections::HashSet, time::Instant};
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    sync::Arc,
+    time::Instant,
+};
 
 use innover_contract::TraceParent;
 use rdkafka::{
     Offset, TopicPartitionList,
     consumer::{BaseConsumer, Consumer},
-    error::KafkaError,
+    error::{KafkaError, RDKafkaErrorCode},
     message::{Header, OwnedHeaders},
+    metadata::Metadata,
     producer::{FutureProducer, FutureRecord},
 };
 use serde::Serialize;
+use tokio::sync::watch;
 
 use super::{
+    Bus,
     config::KafkaConfig,
     member::detach,
     message::{ID_HEADER, Message},
     producer::Outgoing,
 };
 use crate::limits::{
-    ERROR_BYTES_MAX, KAFKA_ADMIN_WAIT, KAFKA_LETTER_CUT_BYTES, KAFKA_LETTERS_WAIT, KAFKA_POLL,
+    ERROR_BYTES_MAX, KAFKA_ADMIN_WAIT, KAFKA_LETTER_CUT_BYTES, KAFKA_LETTERS_EVERY,
+    KAFKA_LETTERS_WAIT, KAFKA_POLL,
 };
 
 /// Headers of a letter; those of the original message stand beside them.
@@ -38,8 +46,12 @@ const EVENT_ID: &str = "dead-letter-event-id";
 const OURS: &str = "dead-letter-";
 /// Set when the value is only the beginning of the original.
 const CUT: &str = "dead-letter-cut";
-/// A header of a message without a value: the letter at this place was replayed.
+/// Headers of a message without a value: what was done with the letter at this place.
 const REPLAYED: &str = "dead-letter-replayed";
+const DISCARDED: &str = "dead-letter-discarded";
+
+/// A partition and an offset of a letters' topic, which name a letter.
+type Place = (i32, i64);
 
 /// A letter on its way to the topic.
 #[derive(Clone, Debug)]
@@ -136,7 +148,7 @@ pub enum KafkaProblem {
         /// Its offset.
         offset: i64,
     },
-    /// No such letter, or it was replayed.
+    /// No such letter, or it is settled.
     #[error("{0} has no dead letter {1}/{2}; list them to see what there is")]
     Unknown(String, i32, i64),
 }
@@ -174,7 +186,21 @@ pub struct KafkaLetter {
     pub dead_at: i64,
 }
 
-/// Shows and replays the dead letters of events. Blocks on the network.
+/// Which dead letters of a service.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Which {
+    /// All that are not settled.
+    All,
+    /// The one at this place.
+    One {
+        /// Its partition on the letters' topic.
+        partition: i32,
+        /// Its offset there.
+        offset: i64,
+    },
+}
+
+/// Shows, replays and discards the dead letters of events. Blocks on the network.
 pub struct KafkaLetters {
     config: KafkaConfig,
 }
@@ -185,155 +211,352 @@ impl KafkaLetters {
         KafkaLetters { config }
     }
 
-    /// The newest letters of a service that were not replayed, at most `limit`, newest first.
+    /// The newest letters of a service that are not settled, at most `limit`, newest first.
     ///
     /// # Errors
     /// [`KafkaProblem`]: Kafka cannot be reached or read.
     pub fn list(&self, service: &str, limit: usize) -> Result<Vec<KafkaLetter>, KafkaProblem> {
-        let mut letters: Vec<KafkaLetter> = self
-            .read(service)?
-            .iter()
-            .map(|m| letter(service, m))
-            .collect();
+        let open = self.open(service)?;
+        let mut letters: Vec<_> = open.values().map(|m| letter(service, m)).collect();
         letters.sort_by_key(|l| std::cmp::Reverse((l.dead_at, l.offset)));
         letters.truncate(limit);
         Ok(letters)
     }
 
-    /// How many letters of a service were not replayed.
+    /// How many letters of a service are not settled.
     ///
     /// # Errors
     /// [`KafkaProblem`]: Kafka cannot be reached or read.
     pub fn depth(&self, service: &str) -> Result<usize, KafkaProblem> {
-        Ok(self.read(service)?.len())
+        Ok(self.open(service)?.len())
     }
 
-    /// Puts a letter's original bytes back on its topic. When it returns they are there, and the letter
-    /// is not listed any more.
+    /// Puts the original bytes of letters back on their topics, those of a partition in their order.
+    /// When it returns they are there and not listed any more. Of all letters it returns those as well of
+    /// which only the beginning was kept ([`KafkaLetter::cut`]); they stay.
     ///
     /// # Errors
     /// [`KafkaProblem`]: no such letter, or Kafka cannot be reached; it is safe to try again.
-    pub fn replay(
-        &self,
-        service: &str,
-        partition: i32,
-        offset: i64,
-    ) -> Result<KafkaLetter, KafkaProblem> {
-        let messages = self.read(service)?;
-        let message = messages
-            .iter()
-            .find(|m| (m.partition, m.offset) == (partition, offset))
-            .ok_or_else(|| KafkaProblem::Unknown(service.to_owned(), partition, offset))?;
-        let letter = letter(service, message);
-        if letter.cut {
-            return Err(KafkaProblem::Cut {
-                topic: letter.topic,
-                partition: letter.original_partition,
-                offset: letter.original_offset,
-            });
-        }
-        let mut headers = OwnedHeaders::new();
-        let mut named = false;
-        for (name, value) in &message.headers {
-            if !name.starts_with(OURS) {
-                named |= name == ID_HEADER;
-                headers = headers.insert(Header {
-                    key: name,
-                    value: Some(value),
+    pub fn replay(&self, service: &str, which: Which) -> Result<Vec<KafkaLetter>, KafkaProblem> {
+        let topic = self.config.dead_letters(service);
+        let producer = self.producer()?;
+        let mut replayed = Vec::new();
+        for (place, message) in self.which(service, which)? {
+            let letter = letter(service, &message);
+            if letter.cut && which != Which::All {
+                return Err(KafkaProblem::Cut {
+                    topic: letter.topic,
+                    partition: letter.original_partition,
+                    offset: letter.original_offset,
                 });
             }
+            if !letter.cut {
+                put(&producer, original(&letter, &message))?;
+                put(&producer, note(&topic, REPLAYED, place))?;
+            }
+            replayed.push(letter);
         }
-        // What was put there by hand is named by its place, which is another one now.
-        if !named && !letter.id.is_empty() {
-            headers = headers.insert(Header {
-                key: ID_HEADER,
-                value: Some(&letter.id),
-            });
-        }
-        self.put(Outgoing {
-            topic: &letter.topic,
-            key: message.key.as_deref(),
-            value: message.value.as_deref(),
-            headers,
-        })?;
-        let place = format!("{partition}/{offset}");
-        self.put(Outgoing {
-            topic: &self.config.dead_letters(service),
-            key: None,
-            value: None,
-            headers: OwnedHeaders::new().insert(Header {
-                key: REPLAYED,
-                value: Some(&place),
-            }),
-        })?;
-        Ok(letter)
+        Ok(replayed)
     }
 
-    fn put(&self, message: Outgoing<'_>) -> Result<(), KafkaProblem> {
+    /// Notes that nobody will deliver these letters. What it returns is not listed any more.
+    ///
+    /// # Errors
+    /// [`KafkaProblem`]: no such letter, or Kafka cannot be reached; it is safe to try again.
+    pub fn discard(&self, service: &str, which: Which) -> Result<Vec<KafkaLetter>, KafkaProblem> {
+        let topic = self.config.dead_letters(service);
+        let producer = self.producer()?;
+        let mut discarded = Vec::new();
+        for (place, message) in self.which(service, which)? {
+            put(&producer, note(&topic, DISCARDED, place))?;
+            discarded.push(letter(service, &message));
+        }
+        Ok(discarded)
+    }
+
+    fn which(&self, service: &str, which: Which) -> Result<BTreeMap<Place, Message>, KafkaProblem> {
+        let mut open = self.open(service)?;
+        let Which::One { partition, offset } = which else {
+            return Ok(open);
+        };
+        let one = open
+            .remove_entry(&(partition, offset))
+            .ok_or_else(|| KafkaProblem::Unknown(service.to_owned(), partition, offset))?;
+        Ok([one].into())
+    }
+
+    fn open(&self, service: &str) -> Result<BTreeMap<Place, Message>, KafkaProblem> {
+        let topic = Topic::open(&self.config)?;
+        let mut reading = Reading::default();
+        topic.read(&self.config.dead_letters(service), &mut reading, |m| m)?;
+        Ok(reading.open)
+    }
+
+    fn producer(&self) -> Result<FutureProducer, KafkaError> {
         let mut client = self.config.producer();
         // Somebody waits for the answer.
         client.set(
             "message.timeout.ms",
             KAFKA_LETTERS_WAIT.as_millis().to_string(),
         );
-        let producer: FutureProducer = client.create()?;
-        let mut record: FutureRecord<'_, [u8], [u8]> =
-            FutureRecord::to(message.topic).headers(message.headers);
-        if let Some(key) = message.key {
-            record = record.key(key);
+        client.create()
+    }
+}
+
+/// The message that is dead, as it was.
+fn original<'a>(letter: &'a KafkaLetter, message: &'a Message) -> Outgoing<'a> {
+    let mut headers = OwnedHeaders::new();
+    let mut named = false;
+    for (name, value) in &message.headers {
+        if !name.starts_with(OURS) {
+            named |= name == ID_HEADER;
+            headers = headers.insert(Header {
+                key: name,
+                value: Some(value),
+            });
         }
-        if let Some(value) = message.value {
-            record = record.payload(value);
+    }
+    // What was put there by hand is named by its place, which is another one now.
+    if !named && !letter.id.is_empty() {
+        headers = headers.insert(Header {
+            key: ID_HEADER,
+            value: Some(&letter.id),
+        });
+    }
+    Outgoing {
+        topic: &letter.topic,
+        key: message.key.as_deref(),
+        value: message.value.as_deref(),
+        headers,
+    }
+}
+
+fn note<'a>(topic: &'a str, done: &str, (partition, offset): Place) -> Outgoing<'a> {
+    Outgoing {
+        topic,
+        key: None,
+        value: None,
+        headers: OwnedHeaders::new().insert(Header {
+            key: done,
+            value: Some(&format!("{partition}/{offset}")),
+        }),
+    }
+}
+
+/// The place in a note.
+fn noted(message: &Message) -> Option<Place> {
+    let place = message
+        .header(REPLAYED)
+        .or_else(|| message.header(DISCARDED))?;
+    let (partition, offset) = place.split_once('/')?;
+    Some((partition.parse().ok()?, offset.parse().ok()?))
+}
+
+fn put(producer: &FutureProducer, message: Outgoing<'_>) -> Result<(), KafkaProblem> {
+    let mut record: FutureRecord<'_, [u8], [u8]> =
+        FutureRecord::to(message.topic).headers(message.headers);
+    if let Some(key) = message.key {
+        record = record.key(key);
+    }
+    if let Some(value) = message.value {
+        record = record.payload(value);
+    }
+    let delivery = producer.send_result(record).map_err(|(error, _)| error)?;
+    match futures::executor::block_on(delivery) {
+        Ok(Ok(_)) => Ok(()),
+        Ok(Err((error, _))) => Err(error.into()),
+        Err(_) => Err(KafkaError::Canceled.into()),
+    }
+}
+
+/// How far a letters' topic was read, and what is open there.
+struct Reading<L> {
+    /// By partition.
+    next: HashMap<i32, i64>,
+    /// By place, hence oldest first per partition.
+    open: BTreeMap<Place, L>,
+    /// Noted in another partition than the letter's, which was not read so far yet.
+    settled: HashSet<Place>,
+}
+
+impl<L> Default for Reading<L> {
+    fn default() -> Self {
+        Reading {
+            next: HashMap::new(),
+            open: BTreeMap::new(),
+            settled: HashSet::new(),
         }
-        let delivery = producer.send_result(record).map_err(|(error, _)| error)?;
-        match futures::executor::block_on(delivery) {
-            Ok(Ok(_)) => Ok(()),
-            Ok(Err((error, _))) => Err(error.into()),
-            Err(_) => Err(KafkaError::Canceled.into()),
+    }
+}
+
+impl<L> Reading<L> {
+    fn take(&mut self, message: Message, keep: impl Fn(Message) -> L) {
+        let place = (message.partition, message.offset);
+        self.next.insert(message.partition, message.offset + 1);
+        match noted(&message) {
+            Some(place) => {
+                if self.open.remove(&place).is_none() {
+                    self.settled.insert(place);
+                }
+            }
+            None if self.settled.remove(&place) => {}
+            None => {
+                self.open.insert(place, keep(message));
+            }
         }
     }
 
-    /// Every letter that was not replayed, oldest first per partition.
-    fn read(&self, service: &str) -> Result<Vec<Message>, KafkaProblem> {
-        let topic = self.config.dead_letters(service);
-        let consumer: BaseConsumer = self.config.reader().create()?;
+    /// Where to go on in a partition that has the offsets from `low` to before `high`.
+    fn resume(&mut self, partition: i32, low: i64, high: i64) -> i64 {
+        let next = self.next.get(&partition).copied().unwrap_or(low);
+        if next > high {
+            // Somebody has made the topic anew.
+            self.open.retain(|(p, _), _| *p != partition);
+            self.next.remove(&partition);
+            return low;
+        }
+        // What an operator had the topic forget is no letter any more.
+        let kept = |(p, offset): &Place| *p != partition || *offset >= low;
+        self.open.retain(|place, _| kept(place));
+        self.settled.retain(kept);
+        next.max(low)
+    }
+}
+
+/// Reads letters' topics.
+struct Topic {
+    consumer: BaseConsumer,
+    metadata: Metadata,
+}
+
+impl Topic {
+    fn open(config: &KafkaConfig) -> Result<Topic, KafkaProblem> {
+        let consumer: BaseConsumer = config.reader().create()?;
+        // Of all topics: a question about one could make it, where brokers do so by themselves.
         let metadata = consumer.fetch_metadata(None, KAFKA_ADMIN_WAIT)?;
-        let Some(found) = metadata.topics().iter().find(|t| t.name() == topic) else {
+        Ok(Topic { consumer, metadata })
+    }
+
+    /// The offsets a partition has. Of one that was made or moved this moment a broker says for a while
+    /// that it does not lead it.
+    fn watermarks(&self, topic: &str, partition: i32) -> Result<(i64, i64), KafkaError> {
+        let until = Instant::now() + KAFKA_ADMIN_WAIT;
+        loop {
+            let asked = self
+                .consumer
+                .fetch_watermarks(topic, partition, KAFKA_ADMIN_WAIT);
+            match asked.as_ref().map_err(KafkaError::rdkafka_error_code) {
+                Err(Some(
+                    RDKafkaErrorCode::NotLeaderForPartition
+                    | RDKafkaErrorCode::LeaderNotAvailable
+                    | RDKafkaErrorCode::UnknownTopicOrPartition
+                    | RDKafkaErrorCode::UnknownPartition,
+                )) if Instant::now() < until => std::thread::sleep(KAFKA_POLL),
+                _ => return asked,
+            }
+        }
+    }
+
+    /// Reads a topic from where `reading` is to its end. What was read before an error stays read.
+    fn read<L>(
+        &self,
+        topic: &str,
+        reading: &mut Reading<L>,
+        keep: impl Fn(Message) -> L,
+    ) -> Result<(), KafkaProblem> {
+        let consumer = &self.consumer;
+        let Some(found) = self.metadata.topics().iter().find(|t| t.name() == topic) else {
             // Nobody has given up anything yet.
-            return Ok(Vec::new());
+            *reading = Reading::default();
+            return Ok(());
         };
         let (mut assignment, mut ends) = (TopicPartitionList::new(), Vec::new());
         for partition in found.partitions() {
-            let (low, high) =
-                consumer.fetch_watermarks(&topic, partition.id(), KAFKA_ADMIN_WAIT)?;
-            if high > low {
-                assignment.add_partition_offset(&topic, partition.id(), Offset::Offset(low))?;
-                ends.push((partition.id(), high));
+            let id = partition.id();
+            let (low, high) = self.watermarks(topic, id)?;
+            let next = reading.resume(id, low, high);
+            if next < high {
+                assignment.add_partition_offset(topic, id, Offset::Offset(next))?;
+                ends.push((id, high));
             }
         }
+        if ends.is_empty() {
+            return Ok(());
+        }
         consumer.assign(&assignment)?;
-        let (mut messages, mut replayed) = (Vec::new(), HashSet::new());
         let until = Instant::now() + KAFKA_LETTERS_WAIT;
         while !ends.is_empty() {
             if Instant::now() > until {
-                return Err(KafkaProblem::Slow(service.to_owned()));
+                return Err(KafkaProblem::Slow(topic.to_owned()));
             }
             if let Some(message) = consumer.poll(KAFKA_POLL) {
-                let message = detach(&message?);
-                match message.header(REPLAYED) {
-                    Some(place) => drop(replayed.insert(place.into_owned())),
-                    None => messages.push(message),
-                }
+                reading.take(detach(&message?), &keep);
             }
             // By position: the last offsets of a topic may be no messages.
             let position = consumer.position()?;
             ends.retain(|(partition, end)| {
-                let at = position.find_partition(&topic, *partition);
-                !matches!(at.map(|p| p.offset()), Some(Offset::Offset(at)) if at >= *end)
+                let at = position.find_partition(topic, *partition);
+                let read = matches!(at.map(|p| p.offset()), Some(Offset::Offset(at)) if at >= *end);
+                if read {
+                    let next = reading.next.entry(*partition).or_default();
+                    *next = (*next).max(*end);
+                }
+                !read
             });
         }
-        messages.retain(|m| !replayed.contains(&format!("{}/{}", m.partition, m.offset)));
-        Ok(messages)
+        Ok(())
+    }
+}
+
+impl Bus {
+    /// Counts the letters of services until shutdown, each once however many there are: a count goes on
+    /// from the one before.
+    pub(crate) async fn count_letters(
+        self: Arc<Self>,
+        services: Vec<String>,
+        mut shutdown: watch::Receiver<bool>,
+    ) {
+        let topics: Vec<_> = services
+            .iter()
+            .map(|service| self.config.dead_letters(service))
+            .collect();
+        let mut readings: Vec<Reading<()>> = topics.iter().map(|_| Reading::default()).collect();
+        // What was said of late: a broker that is away fails every count.
+        let mut said = None;
+        loop {
+            let (config, names) = (self.config.clone(), topics.clone());
+            let counting = tokio::task::spawn_blocking(move || {
+                let counted = Topic::open(&config).and_then(|topic| {
+                    let mut each = names.iter().zip(&mut readings);
+                    each.try_for_each(|(name, reading)| topic.read(name, reading, drop))
+                });
+                (readings, counted)
+            });
+            let done = tokio::select! {
+                done = counting => done,
+                _ = shutdown.changed() => return,
+            };
+            let Ok((read, counted)) = done else { return };
+            readings = read;
+            match counted {
+                Ok(()) => {
+                    said = None;
+                    let open = readings.iter().map(|r| r.open.len()).sum();
+                    self.metrics.letters_on_kafka(open);
+                }
+                Err(problem) => {
+                    let problem = problem.to_string();
+                    if said.as_ref() != Some(&problem) {
+                        tracing::warn!(problem, "the dead letters on Kafka cannot be counted");
+                        said = Some(problem);
+                    }
+                }
+            }
+            tokio::select! {
+                () = tokio::time::sleep(KAFKA_LETTERS_EVERY) => {}
+                _ = shutdown.changed() => return,
+            }
+        }
     }
 }
 

@@ -52,7 +52,7 @@ use crate::{
 };
 
 pub use config::KafkaConfig;
-pub use letters::{KafkaLetter, KafkaLetters, KafkaProblem};
+pub use letters::{KafkaLetter, KafkaLetters, KafkaProblem, Which};
 pub(crate) use producer::Producer;
 pub(crate) use subscriber::Subscriber;
 
