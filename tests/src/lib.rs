@@ -468,6 +468,27 @@ pub fn payment(payer: &str, payee: &str, amount: &str, currency: &str) -> Value 
            "reference": "test"})
 }
 
+/// The ECB's file of a day: every currency of spin.toml but `without`, at 2.5.
+pub fn reference_rates(date: &str, without: &str) -> String {
+    let page = std::fs::read_to_string(repository().join("spin.toml")).unwrap();
+    let line = page
+        .lines()
+        .find(|l| l.starts_with("fx_currencies"))
+        .unwrap();
+    let codes = line.split('"').nth(1).unwrap().split(' ');
+    let cubes: String = codes
+        .filter(|code| *code != without)
+        .map(|code| format!("<Cube currency='{code}' rate='2.5'/>"))
+        .collect();
+    format!(
+        "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n\
+         <gesmes:Envelope xmlns:gesmes=\"http://www.gesmes.org/xml/2002-08-01\" \
+         xmlns=\"http://www.ecb.int/vocabulary/2002-08-01/eurofxref\">\
+         <gesmes:subject>Reference rates</gesmes:subject>\
+         <Cube><Cube time='{date}'>{cubes}</Cube></Cube></gesmes:Envelope>"
+    )
+}
+
 /// A value no other call of this process returns.
 pub fn unique() -> String {
     use std::sync::atomic::{AtomicU64, Ordering};

@@ -1,9 +1,9 @@
 //! Rates, quotes and margins on the running platform.
 #![allow(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 
-use std::{fmt::Write, process::Command};
+use std::process::Command;
 
-use innover_tests::{Platform, innover, payment, repository};
+use innover_tests::{Platform, innover, payment, reference_rates};
 use reqwest::Method;
 use serde_json::{Value, json};
 
@@ -187,28 +187,6 @@ fn a_margin_is_a_posting_of_its_own_and_the_rate_shown_is_mid() {
     });
 }
 
-/// The bank's daily file.
-fn daily_xml(date: &str, without: &str) -> String {
-    let page = std::fs::read_to_string(repository().join("spin.toml")).unwrap();
-    let line = page
-        .lines()
-        .find(|l| l.starts_with("fx_currencies"))
-        .unwrap();
-    let mut cubes = String::new();
-    for code in line.split('"').nth(1).unwrap().split(' ') {
-        if code != without {
-            write!(cubes, "<Cube currency='{code}' rate='2.5'/>").unwrap();
-        }
-    }
-    format!(
-        "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n\
-         <gesmes:Envelope xmlns:gesmes=\"http://www.gesmes.org/xml/2002-08-01\" \
-         xmlns=\"http://www.ecb.int/vocabulary/2002-08-01/eurofxref\">\
-         <gesmes:subject>Reference rates</gesmes:subject>\
-         <Cube><Cube time='{date}'>{cubes}</Cube></Cube></gesmes:Envelope>"
-    )
-}
-
 /// Today, UTC.
 fn today() -> String {
     let output = Command::new("date").args(["-u", "+%Y-%m-%d"]).output();
@@ -236,12 +214,12 @@ fn stale_rates_refuse_quotes_and_conversions_until_the_days_file_is_loaded() {
             let request = p.request(user, Method::POST, RATE_SETS).await;
             request.media("application/xml", file).send().await
         };
-        let refused = load("user", daily_xml(&today(), "")).await;
+        let refused = load("user", reference_rates(&today(), "")).await;
         assert_eq!(
             (refused.status, refused.code()),
             (403, "insufficient_scope")
         );
-        let refused = load("finance", daily_xml(&today(), "JPY")).await;
+        let refused = load("finance", reference_rates(&today(), "JPY")).await;
         assert_eq!(refused.status, 422, "{}", refused.text);
         assert!(refused.json["detail"].as_str().unwrap().contains("JPY"));
         let quote = p.post("user", QUOTES, body.clone()).await;
@@ -249,7 +227,7 @@ fn stale_rates_refuse_quotes_and_conversions_until_the_days_file_is_loaded() {
 
         // The same file through the command, which says what became of it.
         let file = p.state().join("eurofxref-daily.xml");
-        std::fs::write(&file, daily_xml(&today(), "")).unwrap();
+        std::fs::write(&file, reference_rates(&today(), "")).unwrap();
         let loaded = Command::new(innover())
             .args(["forex", "load"])
             .arg(&file)
@@ -263,7 +241,7 @@ fn stale_rates_refuse_quotes_and_conversions_until_the_days_file_is_loaded() {
             String::from_utf8_lossy(&loaded.stderr)
         );
         assert!(said.contains("1 added"), "{said}");
-        let again = load("finance", daily_xml(&today(), "")).await;
+        let again = load("finance", reference_rates(&today(), "")).await;
         assert_eq!(
             (again.status, &again.json["unchanged"]),
             (200, &json!(1)),

@@ -6,7 +6,10 @@ use anyhow::{Context, Result};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use innover_bridge::RedisConfig;
 
-use crate::up;
+use crate::{
+    client::{Access, Caller},
+    up,
+};
 
 /// An event-driven payments platform of WebAssembly components.
 #[derive(Parser)]
@@ -73,19 +76,13 @@ pub enum Command {
         #[arg(long)]
         new_profile_key: bool,
     },
-    /// Print an access token of a dev user (password grant, dev profile only)
+    /// Print an access token, of the user `user` unless another caller is named
     Token {
-        /// The user
-        #[arg(long, default_value = "user")]
-        user: String,
-        /// The password; the user's name when absent
-        #[arg(long)]
-        password: Option<String>,
         /// Scopes, separated by spaces; all that the roles grant when absent
         #[arg(long)]
         scope: Option<String>,
         #[command(flatten)]
-        target: Target,
+        signing_in: SigningIn,
     },
     /// Exchange rates
     #[command(subcommand)]
@@ -286,19 +283,15 @@ pub enum Storage {
 #[derive(Subcommand)]
 pub enum ForexCommand {
     /// Load the ECB's reference rates: the history or daily file, as .zip, .csv or .xml
+    ///
+    /// Needs forex:write, which the dev user `admin` has.
     Load {
         file: PathBuf,
-        /// Who loads them; needs forex:write
-        #[arg(long, default_value = "admin")]
-        user: String,
-        /// The password; the user's name when absent
-        #[arg(long)]
-        password: Option<String>,
         /// Give days that are there with other rates a new revision
         #[arg(long)]
         replace: bool,
         #[command(flatten)]
-        target: Target,
+        signing_in: SigningIn,
     },
 }
 
@@ -324,12 +317,12 @@ pub enum LedgerCommand {
     /// Sign what all accounts are now
     Checkpoint {
         #[command(flatten)]
-        access: LedgerAccess,
+        signing_in: SigningIn,
     },
     /// Print the public key that verifies checkpoints, as a JWK
     Key {
         #[command(flatten)]
-        access: LedgerAccess,
+        signing_in: SigningIn,
     },
     /// Write the journal as a checkpoint covers it, one JSON record a line
     Export {
@@ -338,7 +331,7 @@ pub enum LedgerCommand {
         #[arg(long)]
         checkpoint: Option<i64>,
         #[command(flatten)]
-        access: LedgerAccess,
+        signing_in: SigningIn,
     },
     /// Check an export; needs nothing but the public key
     Verify {
@@ -349,26 +342,38 @@ pub enum LedgerCommand {
     },
 }
 
+/// Who calls a running platform.
 #[derive(Args)]
-pub struct LedgerAccess {
-    /// Who asks; needs ledger:read, for a checkpoint ledger:write
-    #[arg(long, default_value = "finance")]
-    pub user: String,
+pub struct SigningIn {
+    /// A user of the dev profile; one who may do this when neither user nor client is named
+    #[arg(long)]
+    user: Option<String>,
     /// The password; the user's name when absent
     #[arg(long)]
-    pub password: Option<String>,
+    password: Option<String>,
+    /// A client, which profile prod needs; `--user` goes before it
+    #[arg(long, env = "INNOVER_CLIENT_ID", requires = "client_secret")]
+    client_id: Option<String>,
+    /// Its secret; a list of processes does not show it in the environment
+    #[arg(long, env = "INNOVER_CLIENT_SECRET", hide_env_values = true)]
+    client_secret: Option<String>,
     #[command(flatten)]
-    pub target: Target,
+    target: Target,
 }
 
-impl LedgerAccess {
-    /// Who asks whom.
-    pub fn resolve(self) -> Result<crate::ledger::Access> {
-        Ok(crate::ledger::Access {
-            url: self.target.url()?,
-            password: self.password.unwrap_or_else(|| self.user.clone()),
-            user: self.user,
-        })
+impl SigningIn {
+    /// Who calls whom; `user` is the one of the dev profile when nobody is named.
+    pub fn access(self, user: &str) -> Result<Access> {
+        let url = self.target.url()?;
+        let caller = match (self.user, self.client_id, self.client_secret) {
+            (None, Some(id), Some(secret)) => Caller::Client { id, secret },
+            (name, _, _) => {
+                let name = name.unwrap_or_else(|| user.to_owned());
+                let password = self.password.unwrap_or_else(|| name.clone());
+                Caller::User { name, password }
+            }
+        };
+        Ok(Access { url, caller })
     }
 }
 

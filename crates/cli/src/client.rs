@@ -1,6 +1,9 @@
 //! The HTTP client of the commands that talk to a running platform.
 
-use std::time::Duration;
+use std::{
+    fmt::{Display, Formatter},
+    time::Duration,
+};
 
 use anyhow::{Context, Result, anyhow, bail};
 use reqwest::{Method, StatusCode};
@@ -12,6 +15,55 @@ const CONNECT_MAX: Duration = Duration::from_secs(3);
 
 /// The public client of the command line.
 pub const CLIENT_ID: &str = "innover-cli";
+
+/// Who calls a platform.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Caller {
+    /// By the password grant (dev profile).
+    User {
+        /// As they sign in.
+        name: String,
+        /// Theirs.
+        password: String,
+    },
+    /// By client credentials (RFC 6749 §4.4).
+    Client {
+        /// As identity knows it.
+        id: String,
+        /// Its own.
+        secret: String,
+    },
+}
+
+impl Caller {
+    /// A user of the dev profile, whose password is the name.
+    pub fn dev(name: &str) -> Caller {
+        Caller::User {
+            name: name.to_owned(),
+            password: name.to_owned(),
+        }
+    }
+}
+
+impl Display for Caller {
+    fn fmt(&self, f: &mut Formatter<'_>) -> std::fmt::Result {
+        let (Caller::User { name, .. } | Caller::Client { id: name, .. }) = self;
+        f.write_str(name)
+    }
+}
+
+/// Who calls which platform.
+pub struct Access {
+    pub url: String,
+    pub caller: Caller,
+}
+
+impl Access {
+    /// The platform as the caller sees it.
+    pub async fn platform(&self) -> Result<Platform> {
+        Platform::new(&self.url)?.login(&self.caller).await
+    }
+}
 
 /// A platform, as one caller sees it.
 #[derive(Clone)]
@@ -46,23 +98,30 @@ impl Platform {
         })
     }
 
-    /// The same platform as a user sees it, by the password grant (dev profile).
-    pub async fn login(&self, user: &str, password: &str, scope: Option<&str>) -> Result<Platform> {
-        let token = self.token(user, password, scope).await?;
+    /// The same platform as a caller sees it.
+    pub async fn login(&self, caller: &Caller) -> Result<Platform> {
+        let token = self.token(caller, None).await?;
         Ok(Platform {
             token: Some(token),
             ..self.clone()
         })
     }
 
-    /// An access token.
-    pub async fn token(&self, user: &str, password: &str, scope: Option<&str>) -> Result<String> {
-        let mut form = vec![
-            ("grant_type", "password"),
-            ("client_id", CLIENT_ID),
-            ("username", user),
-            ("password", password),
-        ];
+    /// An access token, with all that the caller's roles grant when `scope` is absent.
+    pub async fn token(&self, caller: &Caller, scope: Option<&str>) -> Result<String> {
+        let mut form = match caller {
+            Caller::User { name, password } => vec![
+                ("grant_type", "password"),
+                ("client_id", CLIENT_ID),
+                ("username", name),
+                ("password", password),
+            ],
+            Caller::Client { id, secret } => vec![
+                ("grant_type", "client_credentials"),
+                ("client_id", id),
+                ("client_secret", secret),
+            ],
+        };
         form.extend(scope.map(|scope| ("scope", scope)));
         let body = form
             .iter()
@@ -79,12 +138,14 @@ impl Platform {
             // RFC 6749 §5.2
             let error = answer.body["error"].as_str().unwrap_or("no error code");
             let hint = match error {
-                "unsupported_grant_type" => "; the password grant exists in the dev profile only",
+                "unsupported_grant_type" => {
+                    "; the password grant exists in the dev profile only: give --client-id and --client-secret"
+                }
                 "invalid_grant" => "; dev users have their name as password (`user`, `finance`, …)",
                 _ => "",
             };
             bail!(
-                "no token for {user}: {} {error}: {}{hint}",
+                "no token for {caller}: {} {error}: {}{hint}",
                 answer.status,
                 answer.body["error_description"]
                     .as_str()

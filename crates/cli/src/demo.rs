@@ -5,7 +5,10 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Value, json};
 
-use crate::{client::Platform, print};
+use crate::{
+    client::{Caller, Platform},
+    print,
+};
 
 /// It takes some ten milliseconds; more than this means that something does not move.
 const COMPLETED_MAX: Duration = Duration::from_secs(10);
@@ -17,8 +20,8 @@ const KNOWN: (&str, &str, &str, &str) = ("2026-10-30", "1.1172", "37.236276", "3
 
 pub async fn run(url: &str) -> Result<()> {
     let platform = Platform::new(url)?;
-    let user = platform.login("user", "user", None).await?;
-    let finance = platform.login("finance", "finance", None).await?;
+    let user = platform.login(&Caller::dev("user")).await?;
+    let finance = platform.login(&Caller::dev("finance")).await?;
     step(
         "tokens",
         "user and finance, by the password grant (dev profile)",

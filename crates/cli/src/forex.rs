@@ -12,35 +12,24 @@ use innover_money::{
 };
 use serde_json::{Map, Value, json};
 
-use crate::{client::Platform, print};
+use crate::{client::Access, print};
 
 /// Daily sets in one request: a quarter megabyte, stored well within the request deadline.
 const SETS_PER_REQUEST: usize = 500;
 
-pub struct Load<'a> {
-    pub file: &'a Path,
-    pub url: &'a str,
-    pub user: &'a str,
-    pub password: Option<&'a str>,
-    /// Days that are there with other rates get another revision.
-    pub replace: bool,
-}
-
-pub async fn load(options: Load<'_>) -> Result<()> {
-    let text = read(options.file)?;
-    let mut days = ecb::parse(&text)
-        .with_context(|| format!("{} is no file of the ECB's", options.file.display()))?;
+/// Loads a file; with `replace` days that are there with other rates get another revision.
+pub async fn load(access: &Access, file: &Path, replace: bool) -> Result<()> {
+    let text = read(file)?;
+    let mut days =
+        ecb::parse(&text).with_context(|| format!("{} is no file of the ECB's", file.display()))?;
     // Oldest first: if it breaks off, what is there has no gap.
     days.reverse();
-    let password = options.password.unwrap_or(options.user);
-    let platform = Platform::new(options.url)?
-        .login(options.user, password, None)
-        .await?;
+    let platform = access.platform().await?;
     let (mut added, mut replaced, mut unchanged) = (0, 0, 0);
     let mut done = 0;
     for chunk in days.chunks(SETS_PER_REQUEST) {
         progress(done, days.len());
-        let body = request(chunk, options.replace);
+        let body = request(chunk, replace);
         let key = uuid::Uuid::now_v7().to_string();
         let answer = platform.post("/api/forex/v1/rate-sets", &body, Some(&key)).await.with_context(|| {
             let (first, last) = (&chunk[0].date, &chunk[chunk.len() - 1].date);

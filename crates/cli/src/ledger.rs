@@ -13,25 +13,13 @@ use innover_contract::time::rfc3339;
 use innover_journal::{HEADER, Line, PublicKey, Verifier};
 use serde_json::{Value, json};
 
-use crate::{client::Platform, print};
+use crate::{
+    client::{Access, Platform},
+    print,
+};
 
 /// A line longer than this is none of ours: metadata has 4 kB.
 const LINE_BYTES_MAX: usize = 64 << 10;
-
-/// Who asks, and where.
-pub struct Access {
-    pub url: String,
-    pub user: String,
-    pub password: String,
-}
-
-impl Access {
-    async fn platform(&self) -> Result<Platform> {
-        Platform::new(&self.url)?
-            .login(&self.user, &self.password, None)
-            .await
-    }
-}
 
 /// Makes a checkpoint now.
 pub async fn checkpoint(access: &Access) -> Result<()> {

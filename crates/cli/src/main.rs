@@ -157,30 +157,15 @@ async fn dispatch(command: Command) -> Result<bool> {
             }
             keys::run(&app, &state, &settings)?;
         }
-        Command::Token {
-            user,
-            password,
-            scope,
-            target,
-        } => {
-            token::run(&target.url()?, &user, password.as_deref(), scope.as_deref()).await?;
+        Command::Token { scope, signing_in } => {
+            token::run(&signing_in.access("user")?, scope.as_deref()).await?;
         }
         Command::Forex(ForexCommand::Load {
             file,
-            user,
-            password,
             replace,
-            target,
+            signing_in,
         }) => {
-            let url = target.url()?;
-            let load = forex::Load {
-                file: &file,
-                url: &url,
-                user: &user,
-                password: password.as_deref(),
-                replace,
-            };
-            forex::load(load).await?;
+            forex::load(&signing_in.access("admin")?, &file, replace).await?;
         }
         Command::Ledger(command) => run_ledger(command).await?,
         Command::Manifest {
@@ -296,15 +281,20 @@ fn store(state: &StateOnly) -> Result<PathBuf> {
     Ok(StateDir::open(&state.state_dir)?.bridge())
 }
 
+/// The dev user who may read the journal and write checkpoints.
+const FINANCE: &str = "finance";
+
 async fn run_ledger(command: LedgerCommand) -> Result<()> {
     match command {
-        LedgerCommand::Checkpoint { access } => ledger::checkpoint(&access.resolve()?).await,
-        LedgerCommand::Key { access } => ledger::key(&access.resolve()?).await,
+        LedgerCommand::Checkpoint { signing_in } => {
+            ledger::checkpoint(&signing_in.access(FINANCE)?).await
+        }
+        LedgerCommand::Key { signing_in } => ledger::key(&signing_in.access(FINANCE)?).await,
         LedgerCommand::Export {
             file,
             checkpoint,
-            access,
-        } => ledger::export(&access.resolve()?, &file, checkpoint).await,
+            signing_in,
+        } => ledger::export(&signing_in.access(FINANCE)?, &file, checkpoint).await,
         LedgerCommand::Verify { file, key } => ledger::verify(&file, &key),
     }
 }

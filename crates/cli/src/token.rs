@@ -2,13 +2,13 @@
 
 use anyhow::Result;
 
-use crate::{client::Platform, print};
+use crate::{
+    client::{Access, Platform},
+    print,
+};
 
-pub async fn run(url: &str, user: &str, password: Option<&str>, scope: Option<&str>) -> Result<()> {
-    // Dev users have their name as password.
-    let token = Platform::new(url)?
-        .token(user, password.unwrap_or(user), scope)
-        .await?;
-    print::line(token);
+pub async fn run(access: &Access, scope: Option<&str>) -> Result<()> {
+    let platform = Platform::new(&access.url)?;
+    print::line(platform.token(&access.caller, scope).await?);
     Ok(())
 }

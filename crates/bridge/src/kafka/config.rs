@@ -67,12 +67,12 @@ impl fmt::Debug for KafkaConfig {
 }
 
 impl KafkaConfig {
-    /// Kafka at `brokers`, unprotected, with topics of six partitions and one copy.
+    /// Kafka at `brokers`, unprotected, with topics of three partitions and one copy.
     pub fn new(brokers: impl Into<String>) -> KafkaConfig {
         KafkaConfig {
             brokers: brokers.into(),
             topic_prefix: String::new(),
-            partitions: 6,
+            partitions: 3,
             replication: 1,
             group_prefix: "innover".into(),
             instance: None,

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 
 use super::{ROUNDS, key, ledger, load::Load, median, process::Running, row};
-use crate::client::Platform;
+use crate::client::{Caller, Platform};
 
 /// Events that wait in the outbox at the start of a round.
 const WAITING: usize = 50_000;
@@ -63,7 +63,7 @@ async fn relay(running: &Running, rows: &mut Vec<[String; 5]>) -> Result<()> {
 async fn latency(running: &Running, rows: &mut Vec<[String; 5]>) -> Result<()> {
     ledger::open_accounts(running).await?;
     let token = Platform::new(&running.url)?
-        .token("finance", "finance", None)
+        .token(&Caller::dev("finance"), None)
         .await?;
     let audit = running.database("audit").await?;
     let (mut p50, mut p99) = (Vec::new(), Vec::new());

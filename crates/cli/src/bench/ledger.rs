@@ -7,7 +7,7 @@ use anyhow::{Context, Result, bail};
 use serde_json::json;
 
 use super::{ROUNDS, load::Load, load::Report, median, process::Running, row, storage::Database};
-use crate::client::Platform;
+use crate::client::{Caller, Platform};
 
 /// As in the figures this is compared with.
 const CONNECTIONS: usize = 32;
@@ -53,7 +53,7 @@ fn account(n: usize) -> String {
 pub async fn rounds(running: &Running, rows: &mut Vec<[String; 5]>) -> Result<()> {
     open_accounts(running).await?;
     let token = Platform::new(&running.url)?
-        .token("finance", "finance", None)
+        .token(&Caller::dev("finance"), None)
         .await?;
     for (spread, what, goal) in [
         (
@@ -121,7 +121,7 @@ pub async fn rounds(running: &Running, rows: &mut Vec<[String; 5]>) -> Result<()
 /// Opens the accounts that entries run between; those that are open stay as they are.
 pub async fn open_accounts(running: &Running) -> Result<()> {
     let finance = Platform::new(&running.url)?
-        .login("finance", "finance", None)
+        .login(&Caller::dev("finance"))
         .await?;
     for n in 0..=ACCOUNTS {
         let opening =

@@ -20,7 +20,12 @@ use std::{
 use anyhow::{Context, Result, bail};
 use serde_json::json;
 
-use crate::{app::App, arguments::BenchPart, client::Platform, print};
+use crate::{
+    app::App,
+    arguments::BenchPart,
+    client::{Caller, Platform},
+    print,
+};
 use load::{Load, Report};
 use process::Running;
 use storage::Storage;
@@ -145,7 +150,7 @@ async fn starts(app: &App, storage: &Arc<Storage>, rows: &mut Vec<[String; 5]>) 
 
 async fn requests(running: &Running, rows: &mut Vec<[String; 5]>) -> Result<()> {
     let token = Platform::new(&running.url)?
-        .token("user", "user", None)
+        .token(&Caller::dev("user"), None)
         .await?;
     for (what, path, token, goal) in [
         (
@@ -198,8 +203,8 @@ async fn payment_rounds(
     rows: &mut Vec<[String; 5]>,
 ) -> Result<()> {
     let platform = Platform::new(&running.url)?;
-    let user = platform.login("user", "user", None).await?;
-    let finance = platform.login("finance", "finance", None).await?;
+    let user = platform.login(&Caller::dev("user")).await?;
+    let finance = platform.login(&Caller::dev("finance")).await?;
     let mut wallets = Vec::new();
     for n in 0..WALLETS {
         let currency = if n % 2 == 0 { "EUR" } else { "USD" };
@@ -224,7 +229,7 @@ async fn payment_rounds(
             .await?;
         wallets.push((id, currency));
     }
-    let token = platform.token("user", "user", None).await?;
+    let token = platform.token(&Caller::dev("user"), None).await?;
     let (mut accepted, mut completed, mut p50, mut p99) = (vec![], vec![], vec![], vec![]);
     for _ in 0..ROUNDS {
         let bodies = (0..count)

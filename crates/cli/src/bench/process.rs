@@ -58,7 +58,8 @@ impl Running {
                 let folder = Folder(app.base.join("target").join(name));
                 if let Storage::Server(_) = **storage {
                     let made = innover(app, storage, &folder)?
-                        .args(["migrate", "--create"])
+                        // Of an earlier round's folder, where there was one.
+                        .args(["migrate", "--create", "--new-passwords"])
                         .stdout(Stdio::null())
                         .status()
                         .context("cannot make the databases")?;
