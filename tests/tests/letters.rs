@@ -149,7 +149,7 @@ async fn what_a_service_refuses_is_replayed_or_forgotten_all_at_once() {
         let (good, said) = events(&p, &["discard", "wallet", &place]);
         assert!(!good && said.contains(&place), "{said}");
     } else {
-        assert!(!good && said.contains("3 of 3 were not taken"), "{said}");
+        assert!(!good && said.contains("3 of 3 stay"), "{said}");
         let one = dead[0]["id"].as_str().unwrap();
         assert!(events(&p, &["discard", "wallet", one]).0);
     }

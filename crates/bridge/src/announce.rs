@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use innover_postgres::{Address, Unreachable, explain};
 use tokio::{sync::Notify, task::JoinSet};
-use tokio_postgres::{Client, error::SqlState};
+use tokio_postgres::{Client, Error, error::SqlState};
 
 use crate::{
     Commits,
@@ -46,10 +46,8 @@ async fn run(service: &str, url: &str, authority: Option<String>, bell: &Notify)
                     address.connect().await?
                 }
             };
-            Ok::<_, Unreachable>((
-                connected.batch_execute(&format!("NOTIFY {CHANNEL}")).await,
-                connected,
-            ))
+            let notified = send(&connected, "NOTIFY").await?;
+            Ok::<_, Unreachable>((notified, connected))
         };
         match said.await {
             Ok((Ok(()), connected)) => client = Some(connected),
@@ -85,10 +83,18 @@ pub(crate) async fn connect_listening(
 ) -> Result<Client, Unreachable> {
     let bell = bell.clone();
     let client = address.connect_with(move || bell.notify_one()).await?;
-    match client.batch_execute(&format!("LISTEN {CHANNEL}")).await {
+    match send(&client, "LISTEN").await? {
         Err(error) if !is_unknown(&error) => Err(Unreachable::Server(explain(&error))),
         _ => Ok(client),
     }
+}
+
+/// Something between here and the server may take it and never answer.
+async fn send(client: &Client, what: &str) -> Result<Result<(), Error>, Unreachable> {
+    let sql = format!("{what} {CHANNEL}");
+    tokio::time::timeout(OUTBOX_STATEMENT, client.batch_execute(&sql))
+        .await
+        .map_err(|_| Unreachable::Server(format!("no answer to {what}")))
 }
 
 fn is_unknown(error: &tokio_postgres::Error) -> bool {

@@ -46,6 +46,12 @@ impl Clock {
     }
 }
 
+/// Whether a pause of at most `longest` that ends at `until` is not over. One that ends later than that
+/// was begun before the clock was put back.
+pub(crate) fn pausing(now: i64, until: i64, longest: Duration) -> bool {
+    now < until && until - now <= micros(longest)
+}
+
 /// A duration in microseconds.
 pub fn micros(duration: Duration) -> i64 {
     i64::try_from(duration.as_micros()).unwrap_or(i64::MAX)

@@ -379,6 +379,7 @@ impl Bridge {
             .map(|s| s.name.as_str())
             .collect();
         if let Some(bus) = bus {
+            metrics.letters_on_kafka(None);
             let names = subscribers.iter().map(|&name| name.to_owned()).collect();
             let count = bus.count_letters(names, workers_stop.clone());
             workers.spawn("count of dead letters on Kafka", count);

@@ -233,5 +233,8 @@ pub const KAFKA_METADATA_EVERY: Duration = Duration::from_secs(30);
 pub const KAFKA_LETTER_CUT_BYTES: usize = 64 << 10;
 /// Time between two counts of the dead letters on Kafka.
 pub const KAFKA_LETTERS_EVERY: Duration = Duration::from_secs(15);
-/// Reading all dead letters of a service ends within this time.
+/// Such a count begins with the first letter again after this time.
+pub const KAFKA_LETTERS_AGAIN: Duration = Duration::from_secs(3600);
+/// Reading the dead letters of a service ends when none has come for this long; one that is put back is
+/// there within it.
 pub const KAFKA_LETTERS_WAIT: Duration = Duration::from_secs(30);

@@ -32,7 +32,7 @@ pub(crate) struct Metrics {
     unreachable: Mutex<BTreeMap<String, String>>,
     /// Tasks that ended before they were told to.
     ended: Mutex<BTreeSet<String>>,
-    /// Dead letters of events on Kafka, as they were last counted.
+    /// Dead letters of events on Kafka, as they were last counted; negative before that.
     letters_on_kafka: AtomicI64,
 }
 
@@ -289,19 +289,24 @@ impl Metrics {
         }
     }
 
-    /// Dead letters on Kafka that are not settled.
-    pub(crate) fn letters_on_kafka(&self, count: usize) {
-        self.letters_on_kafka.store(count as i64, Relaxed);
+    /// Dead letters on Kafka that are not settled, or that they are not counted yet.
+    pub(crate) fn letters_on_kafka(&self, count: Option<usize>) {
+        let count = count.map_or(-1, |count| count as i64);
+        self.letters_on_kafka.store(count, Relaxed);
     }
 
     /// Dead letters that are kept now, as a sample of (kind, count): a kind may come twice, from the
-    /// file and the database that bridges share. Those on Kafka are added.
+    /// file and the database that bridges share. Those on Kafka are added; before they are counted
+    /// nothing is said of events.
     pub(crate) fn dead_letters(&self, sample: &[(String, i64)]) {
         for kind in ["event", "job", "outbox"] {
             let of_kind = sample.iter().filter(|(k, _)| k == kind);
             let mut kept: i64 = of_kind.map(|(_, count)| count).sum();
             if kind == "event" {
-                kept += self.letters_on_kafka.load(Relaxed);
+                match self.letters_on_kafka.load(Relaxed) {
+                    ..0 => continue,
+                    on_kafka => kept += on_kafka,
+                }
             }
             self.set("innover_dead_letters", label("kind", kind), kept as f64);
         }

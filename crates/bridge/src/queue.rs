@@ -15,7 +15,7 @@ use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, watch};
 use crate::{
     backoff::{backoff, random},
     celery,
-    clock::{Clock, micros},
+    clock::{Clock, micros, pausing},
     config::{Queue, TaskSpec},
     door::{Door, DoorError},
     handover::{Handed, Verdict, hand_over, verdict},
@@ -72,8 +72,8 @@ impl Worker {
         loop {
             let closing = *self.shutdown.borrow();
             let now = self.clock.now();
-            let held = now < held_until;
-            let resting = now < rest_until && !closing;
+            let held = pausing(now, held_until, UNAVAILABLE_BACKOFF_MAX * 2);
+            let resting = pausing(now, rest_until, JOBS_BACKOFF_MAX * 2) && !closing;
             let room = match closing || held || resting {
                 true => 0,
                 // One delivery finds out whether the service is back.
@@ -120,7 +120,7 @@ impl Worker {
                 }
             }
             drop(slots);
-            let resting = self.clock.now() < rest_until;
+            let resting = pausing(self.clock.now(), rest_until, JOBS_BACKOFF_MAX * 2);
             if closing && flights.is_empty() {
                 return;
             }

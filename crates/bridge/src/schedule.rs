@@ -157,7 +157,8 @@ impl Timer {
         let mut failing = false;
         while !*self.shutdown.borrow() {
             let now = self.clock.now();
-            let fired = match last {
+            // A clock that was put back: the store says what is dealt with.
+            let fired = match last.filter(|last| *last <= now + micros(SCHEDULE_GRACE)) {
                 None => self.jobs.last_fire(&self.schedule.id, now).await,
                 Some(last) => Ok(last),
             };
@@ -176,6 +177,8 @@ impl Timer {
                 }
                 Err(StoreError::Closed) => return,
                 Err(error) => {
+                    // What it remembers may be more than the store has.
+                    last = None;
                     if !std::mem::replace(&mut failing, true) {
                         tracing::warn!(schedule = self.schedule.id, %error, "a schedule cannot be fired; trying again");
                     }
@@ -192,8 +195,9 @@ impl Timer {
     /// Enqueues what is due; returns the time up to which fire times are dealt with.
     async fn fire(&self, last: i64, now: i64) -> Result<i64, StoreError> {
         let mut due = self.schedule.due(last, now);
-        if due.left_out > 0 && matches!(self.jobs, Jobs::Server(_)) {
-            // While this bridge stood still another one may have fired them.
+        let some = due.left_out > 0 || !due.fire.is_empty();
+        if some && matches!(self.jobs, Jobs::Server(_)) {
+            // Another bridge may have fired them, and what this one has fired may be lost with a server.
             let last = self.jobs.last_fire(&self.schedule.id, now).await?;
             due = self.schedule.due(last, now);
         }

@@ -475,6 +475,31 @@ async fn a_schedule_fires_once_per_cluster_though_jobs_are_forgotten_and_clocks_
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_schedule_goes_on_after_a_clock_that_was_ahead_and_after_its_row_was_lost() {
+    let Some(database) = database() else { return };
+    let (mut platform, door) = (wallet(&database), FakeDoor::ok());
+    platform.service("wallet").schedules = vec![every_second(Missed::Skip)];
+    let bridge = platform.start(&door).await;
+    let fires_again = async || {
+        let before = door.seen().len();
+        until("it fires", || door.seen().len() > before + 1).await;
+    };
+    fires_again().await;
+    // As a bridge leaves it whose machine is a day ahead, or whose database's was.
+    database.run("UPDATE schedules SET last_fire = last_fire + 86400000000");
+    fires_again().await;
+    let noted: i64 = database.run("SELECT max(last_fire) FROM schedules")[0]
+        .parse()
+        .unwrap();
+    assert!(noted <= now() + 5_000_000);
+    // As a failover does to a server that did not have it yet.
+    database.run("DELETE FROM schedules");
+    fires_again().await;
+    bridge.shutdown().await;
+    fired(&[door]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_a_bridges_file_holds_moves_once_into_the_database() {
     let Some(database) = database() else { return };
     let mut platform = Platform::with_jobs(&[("wallet", &[])], None);

@@ -2,7 +2,7 @@
 
 use std::{net::SocketAddr, path::PathBuf};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use innover_bridge::RedisConfig;
 
@@ -351,8 +351,8 @@ pub struct SigningIn {
     /// The password; the user's name when absent
     #[arg(long)]
     password: Option<String>,
-    /// A client, which profile prod needs; `--user` goes before it
-    #[arg(long, env = "INNOVER_CLIENT_ID", requires = "client_secret")]
+    /// A client, which profile prod needs; a user or a password that is named goes before it
+    #[arg(long, env = "INNOVER_CLIENT_ID")]
     client_id: Option<String>,
     /// Its secret; a list of processes does not show it in the environment
     #[arg(long, env = "INNOVER_CLIENT_SECRET", hide_env_values = true)]
@@ -365,10 +365,19 @@ impl SigningIn {
     /// Who calls whom; `user` is the one of the dev profile when nobody is named.
     pub fn access(self, user: &str) -> Result<Access> {
         let url = self.target.url()?;
-        let caller = match (self.user, self.client_id, self.client_secret) {
-            (None, Some(id), Some(secret)) => Caller::Client { id, secret },
-            (name, _, _) => {
-                let name = name.unwrap_or_else(|| user.to_owned());
+        // Compose files leave a variable out by making it empty.
+        let given = |value: Option<String>| value.filter(|value| !value.is_empty());
+        let a_user = self.user.is_some() || self.password.is_some();
+        let caller = match (given(self.client_id), given(self.client_secret)) {
+            (Some(id), Some(secret)) if !a_user => Caller::Client { id, secret },
+            (Some(_), None) if !a_user => {
+                bail!("a client needs its secret: --client-secret or INNOVER_CLIENT_SECRET")
+            }
+            (None, Some(_)) if !a_user => {
+                bail!("whose secret is it? --client-id or INNOVER_CLIENT_ID names the client")
+            }
+            _ => {
+                let name = self.user.unwrap_or_else(|| user.to_owned());
                 let password = self.password.unwrap_or_else(|| name.clone());
                 Caller::User { name, password }
             }

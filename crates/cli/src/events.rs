@@ -122,8 +122,8 @@ pub fn list(store: &Path) -> Result<()> {
 
 /// Where events are that could not be delivered.
 pub struct Bus {
-    /// The bridge's own.
-    file: PathBuf,
+    /// The bridge's own. With Kafka it may be another machine's.
+    file: Option<PathBuf>,
     /// On a topic of each of these services. What is in the file then is from the time before it.
     kafka: Option<(KafkaConfig, Vec<String>)>,
 }
@@ -131,37 +131,51 @@ pub struct Bus {
 impl Bus {
     /// As the environment has it; `services` are those to ask Kafka about.
     pub fn of(place: &Place, services: impl FnOnce() -> Result<Vec<String>>) -> Result<Bus> {
-        let file = StateDir::open(&place.state_dir)?.bridge();
         let kafka = match bus::unsigned()? {
             Some(config) => Some((config, services()?)),
             None => None,
         };
+        let file = match StateDir::open(&place.state_dir) {
+            Ok(state) => Some(state.bridge()),
+            Err(_) if kafka.is_some() => None,
+            Err(error) => return Err(error),
+        };
         Ok(Bus { file, kafka })
+    }
+
+    /// The bridge's file, when there is one.
+    fn file(&self) -> Option<&Path> {
+        self.file.as_deref().filter(|file| file.exists())
     }
 
     /// Events of the file, newest first.
     fn in_file(&self, filter: &LetterFilter, limit: usize) -> Result<Vec<DeadLetterRow>> {
-        if self.kafka.is_some() && !self.file.exists() {
-            return Ok(Vec::new());
+        match (self.file(), &self.file) {
+            (Some(file), _) => Ok(inspect::dead_letters(file, filter, limit)?),
+            (None, Some(file)) if self.kafka.is_none() => exists(file).map(|()| Vec::new()),
+            _ => Ok(Vec::new()),
         }
-        exists(&self.file)?;
-        Ok(inspect::dead_letters(&self.file, filter, limit)?)
     }
 
-    /// Asks Kafka, where there is one, for each service's.
-    async fn on_kafka(
+    /// Asks Kafka, where there is one, for each service's; whatever it says of them is listed.
+    async fn on_kafka<T: Send + 'static>(
         &self,
-        ask: impl Fn(&KafkaLetters, &str) -> Result<Vec<KafkaLetter>, KafkaProblem> + Send + 'static,
-    ) -> Result<Vec<KafkaLetter>> {
+        ask: impl Fn(&KafkaLetters, &str, &mut Vec<T>) -> Result<(), KafkaProblem> + Send + 'static,
+    ) -> (Vec<T>, Result<()>) {
         let Some((config, services)) = self.kafka.clone() else {
-            return Ok(Vec::new());
+            return (Vec::new(), Ok(()));
         };
         let asked = tokio::task::spawn_blocking(move || {
             let letters = KafkaLetters::new(config);
-            let each = services.iter().map(|service| ask(&letters, service));
-            each.collect::<Result<Vec<_>, _>>()
+            let mut listed = Vec::new();
+            let mut each = services.iter();
+            let asked = each.try_for_each(|service| ask(&letters, service, &mut listed));
+            (listed, asked)
         });
-        Ok(asked.await??.into_iter().flatten().collect())
+        match asked.await {
+            Ok((listed, asked)) => (listed, asked.map_err(Into::into)),
+            Err(error) => (Vec::new(), Err(error.into())),
+        }
     }
 
     /// What of these is on Kafka, and what in the file: an id, all, or nothing.
@@ -184,6 +198,19 @@ impl Bus {
             _ => (None, Some(in_file(Some(letter)))),
         }
     }
+
+    fn no_letter(&self, filter: &LetterFilter) -> String {
+        let (service, id) = (filter.target.as_deref(), filter.id.as_deref());
+        let named = match self.kafka {
+            Some(_) => " (those on Kafka are named partition/offset)",
+            None => "",
+        };
+        format!(
+            "no dead letter of `{}` has the id {}; `innover events dead-letters` lists them{named}",
+            service.unwrap_or_default(),
+            id.unwrap_or_default()
+        )
+    }
 }
 
 fn of_kind(kind: &'static str, service: Option<String>) -> LetterFilter {
@@ -203,8 +230,12 @@ pub async fn dead_letters(
     limit: usize,
     json: bool,
 ) -> Result<()> {
-    let on_kafka = bus.on_kafka(move |letters, name| letters.list(name, limit));
-    let on_kafka = on_kafka.await?;
+    let list = move |letters: &KafkaLetters, name: &str, listed: &mut Vec<_>| {
+        listed.extend(letters.list(name, limit)?);
+        Ok(())
+    };
+    let (on_kafka, asked) = bus.on_kafka(list).await;
+    asked?;
     let in_file = bus.in_file(&of_kind("event", service.clone()), limit)?;
     let rows = rows
         .dead_letters(&of_kind("outbox", service), limit)
@@ -283,36 +314,64 @@ pub async fn replay(
     door: impl FnOnce() -> Result<HttpDoor>,
 ) -> Result<()> {
     let (on_kafka, in_file) = bus.split(letter);
+    let mut left = Vec::new();
+    let mut found = 0;
     if let Some(which) = on_kafka {
-        let replayed = bus.on_kafka(move |letters, name| letters.replay(name, which));
-        for letter in replayed.await? {
-            let (id, topic) = (letter.id, letter.topic);
-            print::line(if letter.cut {
-                format!(
-                    "{id} stays: only its beginning was kept; the original is on {topic}, partition {}, offset {}",
-                    letter.original_partition, letter.original_offset
-                )
-            } else {
-                format!("{id} is on {topic} again")
-            });
+        // Each is said as it happens: there may be thousands.
+        let replayed = bus.on_kafka(move |letters, name, listed| {
+            letters.replay(name, which, |letter, done| {
+                let name = letter_name(letter);
+                listed.push(match done {
+                    Ok(()) => {
+                        print::line(format!("{name} is on {} again", letter.topic));
+                        None
+                    }
+                    Err(why) => Some(format!("{name} stays a dead letter: {why}")),
+                });
+            })
+        });
+        let (listed, asked) = replayed.await;
+        found += listed.len();
+        left.extend(listed.into_iter().flatten());
+        if let Err(error) = asked {
+            left.push(format!("{error:#}"));
         }
     }
-    let Some(mut filter) = in_file else {
-        return Ok(());
+    if let Some(mut filter) = in_file {
+        filter.target = Some(service.clone());
+        let letters = bus.in_file(&filter, EVERY)?;
+        if letters.is_empty() && filter.id.is_some() {
+            bail!("{}", bus.no_letter(&filter));
+        }
+        found += letters.len();
+        if let (Some(file), false) = (bus.file(), letters.is_empty()) {
+            redeliver(file, &door()?, letters, &mut left).await?;
+        }
+    }
+    match left.as_slice() {
+        [] if found == 0 => print::line(format!("`{service}` has no dead letters")),
+        [] => return Ok(()),
+        [one] if found <= 1 => bail!("{one}"),
+        some => bail!("{} of {found} stay:\n{}", some.len(), some.join("\n")),
     };
-    filter.target = Some(service);
-    let letters = bus.in_file(&filter, EVERY)?;
-    if letters.is_empty() && filter.id.is_some() {
-        bail!("{}", no_letter(&filter));
-    }
-    if !letters.is_empty() {
-        redeliver(&bus.file, &door()?, letters).await?;
-    }
     Ok(())
 }
 
-async fn redeliver(file: &Path, door: &HttpDoor, letters: Vec<DeadLetterRow>) -> Result<()> {
-    let (all, mut left) = (letters.len(), Vec::new());
+/// The event's id, or of what was no event its place.
+fn letter_name(letter: &KafkaLetter) -> String {
+    match letter.id.as_str() {
+        "" => format!("{}/{}", letter.partition, letter.offset),
+        id => id.to_owned(),
+    }
+}
+
+/// Delivers these again, the last one first; adds what was refused to `left`.
+async fn redeliver(
+    file: &Path,
+    door: &HttpDoor,
+    letters: Vec<DeadLetterRow>,
+    left: &mut Vec<String>,
+) -> Result<()> {
     for letter in letters.into_iter().rev() {
         let (target, id) = (&letter.target, &letter.id);
         match innover_bridge::redeliver(door, &letter).await {
@@ -325,53 +384,40 @@ async fn redeliver(file: &Path, door: &HttpDoor, letters: Vec<DeadLetterRow>) ->
             )),
         }
     }
-    match left.as_slice() {
-        [] => Ok(()),
-        [one] if all == 1 => bail!("{one}"),
-        some => bail!(
-            "{} of {all} were not taken:\n{}",
-            some.len(),
-            some.join("\n")
-        ),
-    }
+    Ok(())
 }
 
 /// Forgets a service's dead letter, or all of them: events on Kafka and in the bridge's file, and rows
 /// of its outbox.
 pub async fn discard(
     bus: Bus,
-    rows: &JobStore,
+    rows: impl FnOnce() -> Result<JobStore>,
     service: String,
     letter: Option<String>,
 ) -> Result<()> {
     let (on_kafka, in_file) = bus.split(letter);
     let mut forgotten = 0;
     if let Some(which) = on_kafka {
-        let discarded = bus.on_kafka(move |letters, name| letters.discard(name, which));
-        forgotten += discarded.await?.len();
+        let discarded = bus.on_kafka(move |letters, name, listed| {
+            letters.discard(name, which, |_| listed.push(()))
+        });
+        let (listed, asked) = discarded.await;
+        forgotten += listed.len();
+        asked.with_context(|| format!("{forgotten} forgotten"))?;
     }
     if let Some(filter) = in_file {
         let id = filter.id.as_deref();
-        if bus.file.exists() {
-            forgotten += inspect::forget_letters(&bus.file, "event", &service, id)?;
+        if let Some(file) = bus.file() {
+            forgotten += inspect::forget_letters(file, "event", &service, id)?;
         }
-        forgotten += rows.forget_rows(&service, id).await?;
+        forgotten += rows()?.forget_rows(&service, id).await?;
         if forgotten == 0 && id.is_some() {
             let target = Some(service);
-            bail!("{}", no_letter(&LetterFilter { target, ..filter }));
+            bail!("{}", bus.no_letter(&LetterFilter { target, ..filter }));
         }
     }
     print::line(format!("{forgotten} forgotten"));
     Ok(())
-}
-
-fn no_letter(filter: &LetterFilter) -> String {
-    let (service, id) = (filter.target.as_deref(), filter.id.as_deref());
-    format!(
-        "no dead letter of `{}` has the id {}; `innover events dead-letters` lists them",
-        service.unwrap_or_default(),
-        id.unwrap_or_default()
-    )
 }
 
 /// Dead letters as a table, or that there are none. Returns whether there are any.

@@ -270,9 +270,9 @@ async fn events_command(command: EventsCommand) -> Result<()> {
             databases,
             place,
         } => {
-            let rows = jobs::store(&place, &databases)?;
             let bus = events::Bus::of(&place, || Ok(vec![service.clone()]))?;
-            events::discard(bus, &rows, service, letters.letter).await
+            let rows = || jobs::store(&place, &databases);
+            events::discard(bus, rows, service, letters.letter).await
         }
     }
 }

@@ -19,7 +19,7 @@ use super::{
 };
 use crate::{
     backoff::{backoff, random},
-    clock::micros,
+    clock::{micros, pausing},
     config::{Queue, TaskSpec},
     limits::{
         DELIVERY_BYTES_MAX, JOB_JITTER, LEASE, QUEUE_LOOK_EVERY, REDIS_BACKOFF_MAX,
@@ -77,7 +77,7 @@ impl Worker {
             let echo = settled.is_empty()
                 && !flights.is_empty()
                 && tokio::time::Instant::now() < echo_until;
-            let held = now < held_until;
+            let held = pausing(now, held_until, UNAVAILABLE_BACKOFF_MAX * 2);
             let due = next_due.is_some_and(|at| at <= now);
             let wanted = match closing || held || echo || !(maybe_more || due) {
                 true => 0,

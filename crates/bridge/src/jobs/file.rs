@@ -3,11 +3,11 @@
 use innover_contract::Job;
 use rusqlite::{Connection, OptionalExtension, Result, params};
 
-use super::{Depth, Leased, Outcome, Turn, Turned, kept};
+use super::{AHEAD, Depth, Leased, Outcome, Turn, Turned, kept};
 use crate::{
     clock::micros,
     inspect::LetterFilter,
-    limits::{FINISHED_KEEP, FINISHED_ROWS_MAX, LEASE},
+    limits::{FINISHED_KEEP, FINISHED_ROWS_MAX, LEASE, SCHEDULE_GRACE},
     store::micros_before,
 };
 
@@ -301,6 +301,11 @@ pub(super) fn last_fire(c: &Connection, schedule: &str, now: i64) -> Result<i64>
         "INSERT INTO schedules (id, last_fire) VALUES (?1, ?2) ON CONFLICT (id) DO NOTHING",
     )?
     .execute(params![schedule, now])?;
+    let to_come = now + micros(SCHEDULE_GRACE);
+    let reset = "UPDATE schedules SET last_fire = ?2 WHERE id = ?1 AND last_fire > ?3";
+    if c.execute(reset, params![schedule, now, to_come])? > 0 {
+        tracing::warn!(schedule, "{AHEAD}");
+    }
     c.prepare_cached("SELECT last_fire FROM schedules WHERE id = ?1")?
         .query_row([schedule], |r| r.get(0))
 }

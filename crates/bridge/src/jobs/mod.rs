@@ -241,6 +241,9 @@ impl Jobs {
     }
 }
 
+/// Of a schedule.
+const AHEAD: &str = "fire times up to a moment to come were dealt with, by a clock that was ahead; they count again";
+
 /// What is stored of a result, and a note in place of one that is too long.
 fn kept(result: &str) -> (Option<&str>, Option<String>) {
     match result.len() > RESULT_BYTES_MAX {

@@ -4,9 +4,10 @@
 //! is due, what was put first. What is leased is locked while it is chosen (`FOR UPDATE SKIP LOCKED`),
 //! so that two bridges that ask at the same moment take different jobs.
 //!
-//! **What is durable when** is as in the bridge's file (`store`): a commit survives a crash of every
-//! process, a power cut only when it was asked to ([`Server::harden`], whose flush covers what was
-//! committed before it, by any bridge). Commits are lost from the end only.
+//! **What is durable when**: a commit survives a crash of every bridge. One of PostgreSQL, a failover or a
+//! power cut it survives when it was asked to ([`Server::harden`], whose flush covers what was committed
+//! before it, by any bridge); the server's last moments may be lost otherwise, from the end only. What
+//! puts a job from an outbox puts it again; a fire time of that moment may be lost.
 
 use std::{
     collections::HashMap,
@@ -20,12 +21,12 @@ use futures::future::{join, join_all};
 use innover_contract::Job;
 use tokio_postgres::{Row, types::ToSql};
 
-use super::{Depth, Leased, Outcome, Turn, Turned, connections::Connections, kept};
+use super::{AHEAD, Depth, Leased, Outcome, Turn, Turned, connections::Connections, kept};
 use crate::{
     clock::micros,
     config::Place,
     inspect::{DeadLetterRow, JobFilter, JobRow, LetterFilter, QueueRow},
-    limits::{FINISHED_KEEP, FINISHED_ROWS_MAX, LEASE},
+    limits::{FINISHED_KEEP, FINISHED_ROWS_MAX, LEASE, SCHEDULE_GRACE},
     metrics::Metrics,
     store::{StoreError, events::NewDeadLetter},
 };
@@ -191,22 +192,35 @@ const BEGIN_SCHEDULE: &str =
 
 const LAST_FIRE: &str = "SELECT last_fire FROM schedules WHERE id = $1";
 
+/// Nobody fires before this moment what a bridge has dealt with whose clock was ahead, or the server's.
+const RESET_SCHEDULE: &str = concat!(
+    "UPDATE schedules SET last_fire = ",
+    now!(),
+    " WHERE id = $1 AND last_fire > ",
+    now!(),
+    " + $2"
+);
+
 /// Bridges that fire one schedule do so one after the other.
 const HOLD_SCHEDULE: &str = "SELECT last_fire FROM schedules WHERE id = $1 FOR UPDATE";
 
-/// Fire times that no bridge has dealt with. Their ids alone would not do: a job that is done is
-/// deleted one day.
+/// Fire times that no bridge has dealt with, and none that is to come for the server. Their ids alone
+/// would not do: a job that is done is deleted one day.
 const FIRE: &str = concat!(
     "INSERT INTO jobs (id, seq, queue, task, envelope, priority, state, alone, eta, enqueued_at)
      SELECT p.id, n.at + p.place, $2, p.task, p.envelope, 0, 'queued', 0, 0, n.at
      FROM unnest(CAST($3 AS TEXT[]), CAST($4 AS TEXT[]), CAST($5 AS TEXT[]), CAST($6 AS BIGINT[]), CAST($7 AS BIGINT[]))
           AS p (id, task, envelope, fires_at, place),
           (SELECT ", now!(), " AS at) AS n
-     WHERE p.fires_at > (SELECT last_fire FROM schedules WHERE id = $1)
+     WHERE p.fires_at > (SELECT last_fire FROM schedules WHERE id = $1) AND p.fires_at <= n.at + $8
      ON CONFLICT (id) DO NOTHING"
 );
 
-const FIRED: &str = "UPDATE schedules SET last_fire = $2 WHERE id = $1 AND last_fire < $2";
+const FIRED: &str = concat!(
+    "UPDATE schedules SET last_fire = $2 WHERE id = $1 AND last_fire < $2 AND $2 <= ",
+    now!(),
+    " + $3"
+);
 
 const BARRIER: &str = concat!(
     "INSERT INTO barriers (bridge, at) VALUES ($1, ",
@@ -269,29 +283,33 @@ macro_rules! chosen {
     };
 }
 
-const REQUEUE: &str =
-    concat!(
-    "UPDATE jobs SET state = 'queued', attempts = 0, alone = 0, error = NULL, finished_at = NULL
-     WHERE state IN ('failed', 'dead') AND id IN (", chosen!(), ")"
-);
-
-/// Others stay until somebody discards them.
-const FORGET_REQUEUED: &str = concat!(
-    "DELETE FROM dead_letters WHERE kind = 'job' AND id IN (",
-    chosen!(),
-    ") AND id IN (SELECT id FROM jobs)"
+/// In one statement, so that both halves see the same moment: of a job that dies meanwhile the letter is
+/// not deleted alone. Letters whose job is gone stay until somebody discards them.
+const REQUEUE: &str = concat!(
+    "WITH chosen AS (", chosen!(), "),
+     requeued AS (
+       UPDATE jobs SET state = 'queued', attempts = 0, alone = 0, error = NULL, finished_at = NULL
+       WHERE state IN ('failed', 'dead') AND id IN (SELECT id FROM chosen)
+       RETURNING id
+     ), gone AS (
+       DELETE FROM dead_letters WHERE kind = 'job' AND (
+         id IN (SELECT id FROM requeued)
+         OR id IN (SELECT id FROM jobs WHERE state IN ('done', 'revoked') AND id IN (SELECT id FROM chosen)))
+     )
+     SELECT count(*) FROM requeued"
 );
 
 const DISCARD: &str = concat!(
-    "DELETE FROM jobs WHERE state IN ('failed', 'dead') AND id IN (",
+    "WITH chosen AS (",
     chosen!(),
-    ")"
-);
-
-const FORGET: &str = concat!(
-    "DELETE FROM dead_letters WHERE kind = 'job' AND id IN (",
-    chosen!(),
-    ")"
+    "),
+     discarded AS (
+       DELETE FROM jobs WHERE state IN ('failed', 'dead') AND id IN (SELECT id FROM chosen)
+     ), gone AS (
+       DELETE FROM dead_letters WHERE kind = 'job' AND id IN (SELECT id FROM chosen)
+       RETURNING id
+     )
+     SELECT count(*) FROM gone"
 );
 
 const FORGET_ROWS: &str = "DELETE FROM dead_letters WHERE kind = 'outbox' AND target = $1 AND ($2::text IS NULL OR id = $2)";
@@ -595,6 +613,10 @@ impl Server {
 
     pub(super) async fn last_fire(&self, schedule: &str, now: i64) -> Result<i64, StoreError> {
         self.execute(BEGIN_SCHEDULE, &[&schedule, &now]).await?;
+        let grace = micros(SCHEDULE_GRACE);
+        if self.execute(RESET_SCHEDULE, &[&schedule, &grace]).await? > 0 {
+            tracing::warn!(schedule, "{AHEAD}");
+        }
         match self.query(LAST_FIRE, &[&schedule]).await?.first() {
             Some(row) => Ok(row.try_get(0)?),
             None => Ok(now),
@@ -623,6 +645,7 @@ impl Server {
             ..
         } = JobColumns::new(jobs.iter().map(|(_, job)| (queue, job)))?;
         let times: Vec<i64> = jobs.iter().map(|(at, _)| *at).collect();
+        let grace = micros(SCHEDULE_GRACE);
         let work = async {
             let (begun, (held, (new, (noted, ended)))) = join(
                 lent.batch_execute("BEGIN"),
@@ -631,10 +654,13 @@ impl Server {
                     join(
                         lent.execute(
                             &fire,
-                            &[&schedule, &queue, &ids, &tasks, &envelopes, &times, &places],
+                            &[
+                                &schedule, &queue, &ids, &tasks, &envelopes, &times, &places,
+                                &grace,
+                            ],
                         ),
                         join(
-                            lent.execute(&fired, &[&schedule, &considered]),
+                            lent.execute(&fired, &[&schedule, &considered, &grace]),
                             lent.batch_execute("COMMIT"),
                         ),
                     ),
@@ -642,13 +668,19 @@ impl Server {
             )
             .await;
             begun?;
-            held?;
+            let held = held?;
             let new = new?;
             noted?;
             ended?;
-            Ok(new)
+            Ok((held.is_empty(), new))
         };
-        lent.run(work).await
+        match lent.run(work).await? {
+            // A failover to a server that did not have it yet.
+            (true, _) => Err(StoreError::Postgres(format!(
+                "the schedule {schedule} is not noted any more"
+            ))),
+            (false, new) => Ok(new),
+        }
     }
 
     /// Takes over jobs of a bridge's file with everything that became of them, and whether each
@@ -817,32 +849,14 @@ impl Server {
         filter: &LetterFilter,
         retry: bool,
     ) -> Result<usize, StoreError> {
-        let (jobs, letters) = match retry {
-            true => (REQUEUE, FORGET_REQUEUED),
-            false => (DISCARD, FORGET),
-        };
-        let lent = self.connections.lend().await?;
-        let (jobs, letters) = (lent.prepared(jobs).await?, lent.prepared(letters).await?);
+        let sql = if retry { REQUEUE } else { DISCARD };
         let values: [&(dyn ToSql + Sync); 3] = [&filter.target, &filter.name, &filter.id];
-        let work = async {
-            let (begun, (kept, (gone, ended))) = join(
-                lent.batch_execute("BEGIN"),
-                join(
-                    lent.execute(&jobs, &values),
-                    join(
-                        lent.execute(&letters, &values),
-                        lent.batch_execute("COMMIT"),
-                    ),
-                ),
-            )
-            .await;
-            begun?;
-            let done = (kept?, gone?);
-            ended?;
-            Ok(done)
+        let settled = self.query(sql, &values).await?;
+        let count: i64 = match settled.first() {
+            Some(row) => row.try_get(0)?,
+            None => 0,
         };
-        let (kept, gone) = lent.run(work).await?;
-        Ok(if retry { kept } else { gone } as usize)
+        Ok(count as usize)
     }
 }
 

@@ -31,8 +31,8 @@ use super::{
     producer::Outgoing,
 };
 use crate::limits::{
-    ERROR_BYTES_MAX, KAFKA_ADMIN_WAIT, KAFKA_LETTER_CUT_BYTES, KAFKA_LETTERS_EVERY,
-    KAFKA_LETTERS_WAIT, KAFKA_POLL,
+    ERROR_BYTES_MAX, KAFKA_ADMIN_WAIT, KAFKA_LETTER_CUT_BYTES, KAFKA_LETTERS_AGAIN,
+    KAFKA_LETTERS_EVERY, KAFKA_LETTERS_WAIT, KAFKA_POLL,
 };
 
 /// Headers of a letter; those of the original message stand beside them.
@@ -133,9 +133,23 @@ pub enum KafkaProblem {
     /// What Kafka or its client said.
     #[error("Kafka: {0}")]
     Kafka(#[from] KafkaError),
-    /// The topic was not read to its end in time.
-    #[error("the dead letters of {0} could not be read to the end in time; is Kafka healthy?")]
-    Slow(String),
+    /// A topic of letters that did not go on.
+    #[error("the rest of {topic} could not be read in time; is Kafka healthy?{why}")]
+    Slow {
+        /// The topic.
+        topic: String,
+        /// What the client said last, if anything.
+        why: String,
+    },
+    /// Nobody waits for it any more.
+    #[error("the bridge is stopping")]
+    Stopping,
+    /// It was put among the letters by hand.
+    #[error("it does not say which topic it is for, so it can only be discarded")]
+    Nowhere,
+    /// One before it, for the same topic, was not taken.
+    #[error("not tried, since {0} did not take one before it")]
+    Skipped(String),
     /// It was too large for the letters' topic.
     #[error(
         "of this dead letter only the beginning was kept; the original is on {topic}, partition {partition}, offset {offset}, for as long as that topic keeps it"
@@ -231,47 +245,56 @@ impl KafkaLetters {
         Ok(self.open(service)?.len())
     }
 
-    /// Puts the original bytes of letters back on their topics, those of a partition in their order.
-    /// When it returns they are there and not listed any more. Of all letters it returns those as well of
-    /// which only the beginning was kept ([`KafkaLetter::cut`]); they stay.
+    /// Puts the original bytes of letters back on their topics, those of a partition in their order. Each
+    /// is `told` when it is there and not listed any more, or why it stays. Where a topic does not take
+    /// one, the others for it stay too.
     ///
     /// # Errors
-    /// [`KafkaProblem`]: no such letter, or Kafka cannot be reached; it is safe to try again.
-    pub fn replay(&self, service: &str, which: Which) -> Result<Vec<KafkaLetter>, KafkaProblem> {
-        let topic = self.config.dead_letters(service);
+    /// [`KafkaProblem`]: no such letter, or none could be read; it is safe to try again.
+    pub fn replay(
+        &self,
+        service: &str,
+        which: Which,
+        mut told: impl FnMut(&KafkaLetter, Result<(), KafkaProblem>),
+    ) -> Result<(), KafkaProblem> {
+        let letters = self.config.dead_letters(service);
         let producer = self.producer()?;
-        let mut replayed = Vec::new();
+        let mut refused = HashSet::new();
         for (place, message) in self.which(service, which)? {
             let letter = letter(service, &message);
-            if letter.cut && which != Which::All {
-                return Err(KafkaProblem::Cut {
-                    topic: letter.topic,
-                    partition: letter.original_partition,
-                    offset: letter.original_offset,
-                });
+            let done = if refused.contains(&letter.topic) {
+                Err(KafkaProblem::Skipped(letter.topic.clone()))
+            } else {
+                original(&letter, &message).and_then(|original| {
+                    put(&producer, original)?;
+                    put(&producer, note(&letters, REPLAYED, place))
+                })
+            };
+            if let Err(KafkaProblem::Kafka(_)) = done {
+                refused.insert(letter.topic.clone());
             }
-            if !letter.cut {
-                put(&producer, original(&letter, &message))?;
-                put(&producer, note(&topic, REPLAYED, place))?;
-            }
-            replayed.push(letter);
+            told(&letter, done);
         }
-        Ok(replayed)
+        Ok(())
     }
 
-    /// Notes that nobody will deliver these letters. What it returns is not listed any more.
+    /// Notes that nobody will deliver these letters. Each is `told` when it is not listed any more.
     ///
     /// # Errors
     /// [`KafkaProblem`]: no such letter, or Kafka cannot be reached; it is safe to try again.
-    pub fn discard(&self, service: &str, which: Which) -> Result<Vec<KafkaLetter>, KafkaProblem> {
+    pub fn discard(
+        &self,
+        service: &str,
+        which: Which,
+        mut told: impl FnMut(&KafkaLetter),
+    ) -> Result<(), KafkaProblem> {
         let topic = self.config.dead_letters(service);
         let producer = self.producer()?;
-        let mut discarded = Vec::new();
         for (place, message) in self.which(service, which)? {
             put(&producer, note(&topic, DISCARDED, place))?;
-            discarded.push(letter(service, &message));
+            told(&letter(service, &message));
         }
-        Ok(discarded)
+        Ok(())
     }
 
     fn which(&self, service: &str, which: Which) -> Result<BTreeMap<Place, Message>, KafkaProblem> {
@@ -286,9 +309,10 @@ impl KafkaLetters {
     }
 
     fn open(&self, service: &str) -> Result<BTreeMap<Place, Message>, KafkaProblem> {
-        let topic = Topic::open(&self.config)?;
+        let topics = Topics::open(&self.config)?;
         let mut reading = Reading::default();
-        topic.read(&self.config.dead_letters(service), &mut reading, |m| m)?;
+        let topic = self.config.dead_letters(service);
+        topics.read(&topic, &mut reading, |m| m, || false)?;
         Ok(reading.open)
     }
 
@@ -304,7 +328,23 @@ impl KafkaLetters {
 }
 
 /// The message that is dead, as it was.
-fn original<'a>(letter: &'a KafkaLetter, message: &'a Message) -> Outgoing<'a> {
+///
+/// # Errors
+/// It cannot be put anywhere.
+fn original<'a>(
+    letter: &'a KafkaLetter,
+    message: &'a Message,
+) -> Result<Outgoing<'a>, KafkaProblem> {
+    if letter.cut {
+        return Err(KafkaProblem::Cut {
+            topic: letter.topic.clone(),
+            partition: letter.original_partition,
+            offset: letter.original_offset,
+        });
+    }
+    if letter.topic.is_empty() {
+        return Err(KafkaProblem::Nowhere);
+    }
     let mut headers = OwnedHeaders::new();
     let mut named = false;
     for (name, value) in &message.headers {
@@ -323,12 +363,12 @@ fn original<'a>(letter: &'a KafkaLetter, message: &'a Message) -> Outgoing<'a> {
             value: Some(&letter.id),
         });
     }
-    Outgoing {
+    Ok(Outgoing {
         topic: &letter.topic,
         key: message.key.as_deref(),
         value: message.value.as_deref(),
         headers,
-    }
+    })
 }
 
 fn note<'a>(topic: &'a str, done: &str, (partition, offset): Place) -> Outgoing<'a> {
@@ -371,20 +411,25 @@ fn put(producer: &FutureProducer, message: Outgoing<'_>) -> Result<(), KafkaProb
 
 /// How far a letters' topic was read, and what is open there.
 struct Reading<L> {
+    since: Instant,
     /// By partition.
     next: HashMap<i32, i64>,
     /// By place, hence oldest first per partition.
     open: BTreeMap<Place, L>,
     /// Noted in another partition than the letter's, which was not read so far yet.
     settled: HashSet<Place>,
+    /// Whether it was read to its end once.
+    whole: bool,
 }
 
 impl<L> Default for Reading<L> {
     fn default() -> Self {
         Reading {
+            since: Instant::now(),
             next: HashMap::new(),
             open: BTreeMap::new(),
             settled: HashSet::new(),
+            whole: false,
         }
     }
 }
@@ -394,10 +439,12 @@ impl<L> Reading<L> {
         let place = (message.partition, message.offset);
         self.next.insert(message.partition, message.offset + 1);
         match noted(&message) {
+            // It was read, and may have been noted before.
+            Some(place) if self.next.get(&place.0).is_some_and(|next| place.1 < *next) => {
+                self.open.remove(&place);
+            }
             Some(place) => {
-                if self.open.remove(&place).is_none() {
-                    self.settled.insert(place);
-                }
+                self.settled.insert(place);
             }
             None if self.settled.remove(&place) => {}
             None => {
@@ -406,42 +453,51 @@ impl<L> Reading<L> {
         }
     }
 
-    /// Where to go on in a partition that has the offsets from `low` to before `high`.
-    fn resume(&mut self, partition: i32, low: i64, high: i64) -> i64 {
-        let next = self.next.get(&partition).copied().unwrap_or(low);
-        if next > high {
+    /// Makes it fit the offsets that the partitions have, each from its first to before its end.
+    fn resume(&mut self, partitions: &[(i32, i64, i64)]) {
+        let next = |partition| self.next.get(partition).copied().unwrap_or(0);
+        if partitions.iter().any(|(p, _, high)| next(p) > *high) {
             // Somebody has made the topic anew.
-            self.open.retain(|(p, _), _| *p != partition);
-            self.next.remove(&partition);
-            return low;
+            *self = Reading::default();
         }
-        // What an operator had the topic forget is no letter any more.
-        let kept = |(p, offset): &Place| *p != partition || *offset >= low;
-        self.open.retain(|place, _| kept(place));
-        self.settled.retain(kept);
-        next.max(low)
+        for (partition, low, _) in partitions {
+            // What an operator had the topic forget is no letter any more.
+            let kept = |(p, offset): &Place| p != partition || offset >= low;
+            self.open.retain(|place, _| kept(place));
+            self.settled.retain(kept);
+            let next = self.next.entry(*partition).or_insert(*low);
+            *next = (*next).max(*low);
+        }
     }
 }
 
 /// Reads letters' topics.
-struct Topic {
+struct Topics {
     consumer: BaseConsumer,
     metadata: Metadata,
 }
 
-impl Topic {
-    fn open(config: &KafkaConfig) -> Result<Topic, KafkaProblem> {
+impl Topics {
+    fn open(config: &KafkaConfig) -> Result<Topics, KafkaProblem> {
         let consumer: BaseConsumer = config.reader().create()?;
         // Of all topics: a question about one could make it, where brokers do so by themselves.
         let metadata = consumer.fetch_metadata(None, KAFKA_ADMIN_WAIT)?;
-        Ok(Topic { consumer, metadata })
+        Ok(Topics { consumer, metadata })
     }
 
     /// The offsets a partition has. Of one that was made or moved this moment a broker says for a while
     /// that it does not lead it.
-    fn watermarks(&self, topic: &str, partition: i32) -> Result<(i64, i64), KafkaError> {
+    fn watermarks(
+        &self,
+        topic: &str,
+        partition: i32,
+        stop: impl Fn() -> bool,
+    ) -> Result<(i64, i64), KafkaProblem> {
         let until = Instant::now() + KAFKA_ADMIN_WAIT;
         loop {
+            if stop() {
+                return Err(KafkaProblem::Stopping);
+            }
             let asked = self
                 .consumer
                 .fetch_watermarks(topic, partition, KAFKA_ADMIN_WAIT);
@@ -452,7 +508,7 @@ impl Topic {
                     | RDKafkaErrorCode::UnknownTopicOrPartition
                     | RDKafkaErrorCode::UnknownPartition,
                 )) if Instant::now() < until => std::thread::sleep(KAFKA_POLL),
-                _ => return asked,
+                _ => return Ok(asked?),
             }
         }
     }
@@ -463,34 +519,51 @@ impl Topic {
         topic: &str,
         reading: &mut Reading<L>,
         keep: impl Fn(Message) -> L,
+        stop: impl Fn() -> bool,
     ) -> Result<(), KafkaProblem> {
         let consumer = &self.consumer;
         let Some(found) = self.metadata.topics().iter().find(|t| t.name() == topic) else {
             // Nobody has given up anything yet.
             *reading = Reading::default();
+            reading.whole = true;
             return Ok(());
         };
-        let (mut assignment, mut ends) = (TopicPartitionList::new(), Vec::new());
+        let mut partitions = Vec::new();
         for partition in found.partitions() {
-            let id = partition.id();
-            let (low, high) = self.watermarks(topic, id)?;
-            let next = reading.resume(id, low, high);
+            let (low, high) = self.watermarks(topic, partition.id(), &stop)?;
+            partitions.push((partition.id(), low, high));
+        }
+        reading.resume(&partitions);
+        let (mut assignment, mut ends) = (TopicPartitionList::new(), Vec::new());
+        for (partition, _, high) in partitions {
+            let next = reading.next.get(&partition).copied().unwrap_or_default();
             if next < high {
-                assignment.add_partition_offset(topic, id, Offset::Offset(next))?;
-                ends.push((id, high));
+                assignment.add_partition_offset(topic, partition, Offset::Offset(next))?;
+                ends.push((partition, high));
             }
         }
-        if ends.is_empty() {
-            return Ok(());
+        if !ends.is_empty() {
+            consumer.assign(&assignment)?;
         }
-        consumer.assign(&assignment)?;
-        let until = Instant::now() + KAFKA_LETTERS_WAIT;
+        let mut until = Instant::now() + KAFKA_LETTERS_WAIT;
+        let mut why = String::new();
         while !ends.is_empty() {
-            if Instant::now() > until {
-                return Err(KafkaProblem::Slow(topic.to_owned()));
+            if stop() {
+                return Err(KafkaProblem::Stopping);
             }
-            if let Some(message) = consumer.poll(KAFKA_POLL) {
-                reading.take(detach(&message?), &keep);
+            if Instant::now() > until {
+                let topic = topic.to_owned();
+                return Err(KafkaProblem::Slow { topic, why });
+            }
+            match consumer.poll(KAFKA_POLL) {
+                None => {}
+                Some(Ok(message)) => {
+                    until = Instant::now() + KAFKA_LETTERS_WAIT;
+                    reading.take(detach(&message), &keep);
+                }
+                Some(Err(error)) if ends_reading(&error) => return Err(error.into()),
+                // One of several brokers is away, or it is about the group, which there is none of.
+                Some(Err(error)) => why = format!(" It said: {error}"),
             }
             // By position: the last offsets of a topic may be no messages.
             let position = consumer.position()?;
@@ -504,54 +577,100 @@ impl Topic {
                 !read
             });
         }
+        reading.whole = true;
         Ok(())
     }
 }
 
+/// Whether a client that said so reads nothing more of the topic.
+fn ends_reading(error: &KafkaError) -> bool {
+    match error {
+        KafkaError::MessageConsumption(code) => matches!(
+            code,
+            RDKafkaErrorCode::TopicAuthorizationFailed
+                | RDKafkaErrorCode::UnknownTopicOrPartition
+                | RDKafkaErrorCode::UnknownTopic
+                | RDKafkaErrorCode::UnknownPartition
+        ),
+        _ => true,
+    }
+}
+
+/// Counts letters, each once however many there are: a count goes on from the one before.
+struct Count {
+    config: KafkaConfig,
+    /// By topic.
+    readings: BTreeMap<String, Reading<()>>,
+}
+
+impl Count {
+    /// Reads what is new on every topic, whatever becomes of the others. Returns the number of letters,
+    /// once each topic was read to its end, and the first problem.
+    fn go_on(&mut self, stop: impl Fn() -> bool) -> (Option<usize>, Result<(), KafkaProblem>) {
+        let topics = match Topics::open(&self.config) {
+            Ok(topics) => topics,
+            Err(problem) => return (None, Err(problem)),
+        };
+        let mut result = Ok(());
+        for (topic, reading) in &mut self.readings {
+            // A topic that was made anew and has as many messages again looks as if nothing was new.
+            let old = reading.whole && reading.since.elapsed() > KAFKA_LETTERS_AGAIN;
+            let mut again = Reading::default();
+            let read = topics.read(topic, if old { &mut again } else { reading }, drop, &stop);
+            if old && read.is_ok() {
+                *reading = again;
+            }
+            result = result.and(read);
+        }
+        let all = self.readings.values().all(|reading| reading.whole);
+        let open = self.readings.values().map(|reading| reading.open.len());
+        (all.then(|| open.sum()), result)
+    }
+}
+
 impl Bus {
-    /// Counts the letters of services until shutdown, each once however many there are: a count goes on
-    /// from the one before.
+    /// Counts the letters of services until shutdown.
     pub(crate) async fn count_letters(
         self: Arc<Self>,
         services: Vec<String>,
         mut shutdown: watch::Receiver<bool>,
     ) {
-        let topics: Vec<_> = services
-            .iter()
-            .map(|service| self.config.dead_letters(service))
-            .collect();
-        let mut readings: Vec<Reading<()>> = topics.iter().map(|_| Reading::default()).collect();
+        let topics = services.iter().map(|name| self.config.dead_letters(name));
+        let mut count = Count {
+            config: self.config.clone(),
+            readings: topics.map(|topic| (topic, Reading::default())).collect(),
+        };
         // What was said of late: a broker that is away fails every count.
         let mut said = None;
         loop {
-            let (config, names) = (self.config.clone(), topics.clone());
+            let told = shutdown.clone();
             let counting = tokio::task::spawn_blocking(move || {
-                let counted = Topic::open(&config).and_then(|topic| {
-                    let mut each = names.iter().zip(&mut readings);
-                    each.try_for_each(|(name, reading)| topic.read(name, reading, drop))
-                });
-                (readings, counted)
+                // The end of the process waits for this thread.
+                let stop = || *told.borrow() || told.has_changed().is_err();
+                let counted = count.go_on(stop);
+                (count, counted)
             });
             let done = tokio::select! {
                 done = counting => done,
                 _ = shutdown.changed() => return,
             };
-            let Ok((read, counted)) = done else { return };
-            readings = read;
-            match counted {
-                Ok(()) => {
-                    said = None;
-                    let open = readings.iter().map(|r| r.open.len()).sum();
-                    self.metrics.letters_on_kafka(open);
-                }
-                Err(problem) => {
-                    let problem = problem.to_string();
-                    if said.as_ref() != Some(&problem) {
-                        tracing::warn!(problem, "the dead letters on Kafka cannot be counted");
-                        said = Some(problem);
-                    }
-                }
+            let Ok((back, (letters, result))) = done else {
+                return;
+            };
+            count = back;
+            if letters.is_some() {
+                self.metrics.letters_on_kafka(letters);
             }
+            let problem = result.err().map(|problem| problem.to_string());
+            if let Some(problem) = &problem
+                && said.as_ref() != Some(problem)
+            {
+                tracing::warn!(
+                    problem,
+                    "dead letters on Kafka cannot be counted; it is tried again"
+                );
+            }
+            said = problem;
             tokio::select! {
                 () = tokio::time::sleep(KAFKA_LETTERS_EVERY) => {}
                 _ = shutdown.changed() => return,
@@ -583,5 +702,65 @@ fn letter(service: &str, message: &Message) -> KafkaLetter {
         value: message.value.as_deref().map(lossy).unwrap_or_default(),
         cut: message.header(CUT).is_some(),
         dead_at: message.timestamp_ms.unwrap_or(0).saturating_mul(1_000),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LETTER: Option<(&str, &str)> = None;
+
+    fn message(partition: i32, offset: i64, note: Option<(&str, &str)>) -> Message {
+        let headers = note.map(|(name, place)| (name.to_owned(), place.as_bytes().to_vec()));
+        Message {
+            topic: "wallet.dead-letters".into(),
+            partition,
+            offset,
+            key: None,
+            value: None,
+            timestamp_ms: None,
+            headers: headers.into_iter().collect(),
+        }
+    }
+
+    fn open(reading: &Reading<()>) -> Vec<Place> {
+        reading.open.keys().copied().collect()
+    }
+
+    #[test]
+    fn a_letter_is_open_until_it_is_noted_wherever_the_note_is_and_however_often() {
+        let mut reading = Reading::default();
+        for (partition, offset, note) in [
+            (1, 0, Some((DISCARDED, "0/1"))),
+            (0, 0, LETTER),
+            (0, 1, LETTER),
+            (0, 2, LETTER),
+            (0, 3, Some((REPLAYED, "0/0"))),
+            (1, 1, Some((REPLAYED, "0/0"))),
+            (1, 2, Some((REPLAYED, "no place"))),
+        ] {
+            reading.take(message(partition, offset, note), drop);
+        }
+        assert_eq!(open(&reading), [(0, 2), (1, 2)]);
+        assert!(reading.settled.is_empty());
+    }
+
+    #[test]
+    fn a_reading_goes_on_where_it_was_unless_the_topic_was_made_anew() {
+        let mut reading = Reading::default();
+        reading.resume(&[(0, 0, 3), (1, 0, 1)]);
+        for offset in 0..3 {
+            reading.take(message(0, offset, LETTER), drop);
+        }
+        reading.take(message(1, 0, Some((DISCARDED, "0/0"))), drop);
+        // One partition more; of another one the beginning is gone.
+        reading.resume(&[(0, 2, 5), (1, 0, 1), (2, 7, 9)]);
+        assert_eq!(reading.next, [(0, 3), (1, 1), (2, 7)].into());
+        assert_eq!(open(&reading), [(0, 2)]);
+        // What one partition says of the others is gone with it.
+        reading.resume(&[(0, 0, 5), (1, 0, 0), (2, 0, 9)]);
+        assert_eq!(reading.next, [(0, 0), (1, 0), (2, 0)].into());
+        assert!(open(&reading).is_empty());
     }
 }

@@ -77,6 +77,10 @@ impl Server {
         let client = announce::connect_listening(&address, wake)
             .await
             .map_err(unreachable)?;
+        bounded(Server::prepared(client, lease.clone())).await
+    }
+
+    async fn prepared(client: Client, lease: Arc<Lease>) -> Result<Server, tokio_postgres::Error> {
         // A delete that is lost has rows published again, which their ids make harmless.
         client.batch_execute("SET synchronous_commit = off").await?;
         // With the array at hand the server looks ids up in a table; by the roles' one plan for all it
@@ -93,7 +97,7 @@ impl Server {
             earlier: client.prepare(EARLIER).await?,
             delete: client.prepare(DELETE).await?,
             client,
-            lease: lease.clone(),
+            lease,
             undeleted: Vec::new(),
         })
     }
