@@ -159,7 +159,10 @@ impl Timer {
             let now = self.clock.now();
             // A clock that was put back: the store says what is dealt with.
             let fired = match last.filter(|last| *last <= now + micros(SCHEDULE_GRACE)) {
-                None => self.jobs.last_fire(&self.schedule.id, now).await,
+                None => {
+                    let noted = self.jobs.last_fire(&self.schedule.id, now).await;
+                    noted.map(|(last, _)| last)
+                }
                 Some(last) => Ok(last),
             };
             let fired = match fired {
@@ -171,9 +174,12 @@ impl Timer {
                     failing = false;
                     last = Some(considered);
                     let next = self.schedule.next(considered).unwrap_or(i64::MAX);
-                    Duration::from_micros(
-                        u64::try_from(next.saturating_sub(self.clock.now())).unwrap_or(0),
-                    )
+                    let wait = u64::try_from(next.saturating_sub(self.clock.now())).unwrap_or(0);
+                    match next <= now {
+                        // Its time has come here, but not by the clock that counts.
+                        true => SCHEDULE_RETRY,
+                        false => Duration::from_micros(wait),
+                    }
                 }
                 Err(StoreError::Closed) => return,
                 Err(error) => {
@@ -198,8 +204,9 @@ impl Timer {
         let some = due.left_out > 0 || !due.fire.is_empty();
         if some && matches!(self.jobs, Jobs::Server(_)) {
             // Another bridge may have fired them, and what this one has fired may be lost with a server.
-            let last = self.jobs.last_fire(&self.schedule.id, now).await?;
-            due = self.schedule.due(last, now);
+            let (last, servers) = self.jobs.last_fire(&self.schedule.id, now).await?;
+            // Nothing is fired before its time because this bridge's clock is ahead.
+            due = self.schedule.due(last, now.min(servers));
         }
         let Due {
             fire,

@@ -500,6 +500,27 @@ async fn a_schedule_goes_on_after_a_clock_that_was_ahead_and_after_its_row_was_l
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_bridge_whose_clock_is_ahead_fires_by_the_servers() {
+    let Some(database) = database() else { return };
+    let (mut platform, door) = (wallet(&database), FakeDoor::ok());
+    platform.lead = Duration::from_secs(60);
+    platform.service("wallet").schedules = vec![every_second(Missed::CatchUp)];
+    let start = now();
+    let bridge = platform.start(&door).await;
+    until("it fires", || door.seen().len() > 3).await;
+    bridge.shutdown().await;
+    let times = fired(&[door]);
+    assert!(
+        times[0] > start && times[times.len() - 1] <= now(),
+        "{times:?}"
+    );
+    assert!(
+        times.windows(2).all(|w| w[1] - w[0] == 1_000_000),
+        "none is left out: {times:?}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_a_bridges_file_holds_moves_once_into_the_database() {
     let Some(database) = database() else { return };
     let mut platform = Platform::with_jobs(&[("wallet", &[])], None);

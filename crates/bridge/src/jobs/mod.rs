@@ -202,14 +202,19 @@ impl Jobs {
         }
     }
 
-    /// The time up to which a schedule's fire times are dealt with; a new one begins `now`.
-    pub(crate) async fn last_fire(&self, schedule: &str, now: i64) -> Result<i64, StoreError> {
+    /// The time up to which a schedule's fire times are dealt with, and now, by the clock that counts; a
+    /// new one begins `now`.
+    pub(crate) async fn last_fire(
+        &self,
+        schedule: &str,
+        now: i64,
+    ) -> Result<(i64, i64), StoreError> {
         match self {
             Jobs::File(store) => {
                 let schedule = schedule.to_owned();
                 store
                     .write(Durability::Normal, move |c| {
-                        file::last_fire(c, &schedule, now)
+                        Ok((file::last_fire(c, &schedule, now)?, now))
                     })
                     .await
             }

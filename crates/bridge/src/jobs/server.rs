@@ -190,7 +190,11 @@ const RETIRE_MANY: &str = "DELETE FROM jobs WHERE id IN (
 const BEGIN_SCHEDULE: &str =
     "INSERT INTO schedules (id, last_fire) VALUES ($1, $2) ON CONFLICT (id) DO NOTHING";
 
-const LAST_FIRE: &str = "SELECT last_fire FROM schedules WHERE id = $1";
+const LAST_FIRE: &str = concat!(
+    "SELECT last_fire, ",
+    now!(),
+    " FROM schedules WHERE id = $1"
+);
 
 /// Nobody fires before this moment what a bridge has dealt with whose clock was ahead, or the server's.
 const RESET_SCHEDULE: &str = concat!(
@@ -611,15 +615,20 @@ impl Server {
         Ok((old + many) as usize)
     }
 
-    pub(super) async fn last_fire(&self, schedule: &str, now: i64) -> Result<i64, StoreError> {
+    /// See [`super::Jobs::last_fire`].
+    pub(super) async fn last_fire(
+        &self,
+        schedule: &str,
+        now: i64,
+    ) -> Result<(i64, i64), StoreError> {
         self.execute(BEGIN_SCHEDULE, &[&schedule, &now]).await?;
         let grace = micros(SCHEDULE_GRACE);
         if self.execute(RESET_SCHEDULE, &[&schedule, &grace]).await? > 0 {
             tracing::warn!(schedule, "{AHEAD}");
         }
         match self.query(LAST_FIRE, &[&schedule]).await?.first() {
-            Some(row) => Ok(row.try_get(0)?),
-            None => Ok(now),
+            Some(row) => Ok((row.try_get(0)?, row.try_get(1)?)),
+            None => Ok((now, now)),
         }
     }
 

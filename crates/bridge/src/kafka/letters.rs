@@ -18,7 +18,7 @@ use rdkafka::{
     error::{KafkaError, RDKafkaErrorCode},
     message::{Header, OwnedHeaders},
     metadata::Metadata,
-    producer::{FutureProducer, FutureRecord},
+    producer::FutureProducer,
 };
 use serde::Serialize;
 use tokio::sync::watch;
@@ -393,15 +393,8 @@ fn noted(message: &Message) -> Option<Place> {
 }
 
 fn put(producer: &FutureProducer, message: Outgoing<'_>) -> Result<(), KafkaProblem> {
-    let mut record: FutureRecord<'_, [u8], [u8]> =
-        FutureRecord::to(message.topic).headers(message.headers);
-    if let Some(key) = message.key {
-        record = record.key(key);
-    }
-    if let Some(value) = message.value {
-        record = record.payload(value);
-    }
-    let delivery = producer.send_result(record).map_err(|(error, _)| error)?;
+    let sent = producer.send_result(message.record());
+    let delivery = sent.map_err(|(error, _)| error)?;
     match futures::executor::block_on(delivery) {
         Ok(Ok(_)) => Ok(()),
         Ok(Err((error, _))) => Err(error.into()),

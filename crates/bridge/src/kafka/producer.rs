@@ -65,6 +65,20 @@ pub(crate) struct Outgoing<'a> {
     pub(crate) headers: OwnedHeaders,
 }
 
+impl<'a> Outgoing<'a> {
+    /// As the client takes it.
+    pub(crate) fn record(self) -> FutureRecord<'a, [u8], [u8]> {
+        let mut record = FutureRecord::to(self.topic).headers(self.headers);
+        if let Some(key) = self.key {
+            record = record.key(key);
+        }
+        if let Some(value) = self.value {
+            record = record.payload(value);
+        }
+        record
+    }
+}
+
 /// Why a message was not acknowledged.
 #[derive(Debug)]
 pub(crate) enum Refused {
@@ -298,16 +312,10 @@ impl Producer {
     }
 
     fn send(&self, message: Outgoing<'_>) -> Result<DeliveryFuture, KafkaError> {
-        let mut record: FutureRecord<'_, [u8], [u8]> =
-            FutureRecord::to(message.topic).headers(message.headers);
-        if let Some(key) = message.key {
-            record = record.key(key);
-        }
-        if let Some(value) = message.value {
-            record = record.payload(value);
-        }
         let producer = locked(&self.producer).clone();
-        producer.send_result(record).map_err(|(error, _)| error)
+        producer
+            .send_result(message.record())
+            .map_err(|(error, _)| error)
     }
 
     /// Waits for as long as the producer makes progress, says when it takes long, and gives up at the

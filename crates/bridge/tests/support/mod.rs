@@ -265,6 +265,8 @@ pub struct Platform {
     pub clock: Clock,
     /// How far the clock of a bridge is behind the others'.
     pub lag: Duration,
+    /// How far its clock is ahead.
+    pub lead: Duration,
     /// Where jobs are, unless it is the bridge's file.
     pub jobs: Option<Arc<JobsDatabase>>,
 }
@@ -311,6 +313,7 @@ impl Platform {
             services,
             clock: Clock::System,
             lag: Duration::ZERO,
+            lead: Duration::ZERO,
             jobs,
         }
     }
@@ -360,9 +363,10 @@ impl Platform {
 
     pub fn config(&self) -> BridgeConfig {
         let mut config = BridgeConfig::new(self.store(), self.services.clone());
-        config.clock = match self.lag.is_zero() {
-            true => self.clock.clone(),
-            false => Clock::tokio(self.clock.now() - self.lag.as_micros() as i64),
+        let off = self.lead.as_micros() as i64 - self.lag.as_micros() as i64;
+        config.clock = match off {
+            0 => self.clock.clone(),
+            _ => Clock::tokio(self.clock.now() + off),
         };
         config.shared = self.shared();
         config
