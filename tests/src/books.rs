@@ -5,15 +5,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::Platform;
-
-/// Whatever has to become true does so within this time.
-const EVENTUALLY_MAX: Duration = Duration::from_secs(30);
+use crate::{PATIENCE, Platform};
 
 impl Platform {
     /// Waits until a number from a service's database is `expected`.
     pub async fn eventually(&self, database: &str, sql: &str, expected: i64, what: &str) {
-        let deadline = Instant::now() + EVENTUALLY_MAX;
+        let deadline = Instant::now() + PATIENCE;
         loop {
             let number = self.number(database, sql);
             if number == expected {

@@ -35,8 +35,8 @@ use serde_json::{Value, json};
 /// A platform that does not say `ready` within this time never will. The first ones compile every
 /// component, several of them at the same moment.
 const READY_MAX: Duration = Duration::from_secs(180);
-/// A payment ends within this time, or the test fails.
-const SETTLED_MAX: Duration = Duration::from_secs(30);
+/// What has to become true does so within this time, also on a machine that does ten things at once.
+pub const PATIENCE: Duration = Duration::from_secs(120);
 
 /// The repository's folder.
 pub fn repository() -> &'static Path {
@@ -267,7 +267,7 @@ impl Platform {
         }
         let file = self.state.join("db").join(format!("{database}.db"));
         let mut connection = rusqlite::Connection::open(file).unwrap();
-        connection.busy_timeout(SETTLED_MAX).unwrap();
+        connection.busy_timeout(PATIENCE).unwrap();
         let change = connection.transaction().unwrap();
         for sql in statements {
             assert_eq!(change.execute(sql, []).unwrap(), 1, "{sql}");
@@ -392,7 +392,7 @@ impl Platform {
     /// Waits until a payment is in an end state; returns it.
     pub async fn settled(&self, id: &str) -> Value {
         let path = format!("/api/payment/v1/payments/{id}");
-        let deadline = Instant::now() + SETTLED_MAX;
+        let deadline = Instant::now() + PATIENCE;
         loop {
             let answer = self.get("finance", &path).await;
             assert_eq!(answer.status, 200, "{}", answer.text);

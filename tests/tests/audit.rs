@@ -7,11 +7,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use innover_tests::{Platform, repository};
+use innover_tests::{PATIENCE, Platform, repository};
 use serde_json::{Value, json};
-
-/// The trail is behind by less than this, or the test fails.
-const BEHIND_MAX: Duration = Duration::from_secs(30);
 
 /// All tests on one runtime: the platform's client keeps its connections there.
 fn run<F: Future>(test: F) -> F::Output {
@@ -23,7 +20,7 @@ fn run<F: Future>(test: F) -> F::Output {
 
 /// Rows of a search, oldest first, once `enough` of them are there.
 async fn rows(p: &Platform, query: &str, enough: usize) -> Vec<Value> {
-    let deadline = Instant::now() + BEHIND_MAX;
+    let deadline = Instant::now() + PATIENCE;
     loop {
         let answer = p.get("auditor", &format!("/v1/audit?{query}")).await;
         assert_eq!(answer.status, 200, "{}", answer.text);
@@ -150,7 +147,7 @@ fn the_trail_verifies_here_and_its_export_elsewhere_until_a_row_is_touched() {
     run(async {
         let p = Platform::start().await;
         completed(&p).await;
-        let deadline = Instant::now() + BEHIND_MAX;
+        let deadline = Instant::now() + PATIENCE;
         // All that was published is in the trail.
         loop {
             let bus = rusqlite::Connection::open(p.state().join("bridge.db")).unwrap();
@@ -231,7 +228,7 @@ fn the_trail_has_every_event_after_kill_9() {
             p.run();
             assert_eq!(p.settled(&payment).await["state"], "completed");
         }
-        let deadline = Instant::now() + BEHIND_MAX;
+        let deadline = Instant::now() + PATIENCE;
         loop {
             let told: Vec<String> = {
                 let bus = rusqlite::Connection::open(p.state().join("bridge.db")).unwrap();

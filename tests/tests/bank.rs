@@ -13,7 +13,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use innover_tests::{Platform, services::Service, unique};
+use innover_tests::{PATIENCE, Platform, services::Service, unique};
 use reqwest::Method;
 use serde_json::json;
 use tokio::sync::RwLock;
@@ -22,8 +22,6 @@ const LEDGER: &str = "/api/ledger/v1";
 const ACCOUNTS: usize = 8;
 const CLIENTS: usize = 10;
 const EACH: u64 = 10_000;
-/// A call is repeated this long, and a platform is back well before.
-const PATIENCE: Duration = Duration::from_secs(60);
 
 struct Bank {
     platform: RwLock<Platform>,

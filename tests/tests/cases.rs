@@ -3,12 +3,9 @@
 
 use std::time::{Duration, Instant};
 
-use innover_tests::{Answer, Platform, unique};
+use innover_tests::{Answer, PATIENCE, Platform, unique};
 use reqwest::Method;
 use serde_json::{Value, json};
-
-/// What follows by events and jobs follows within this time, or the test fails.
-const FOLLOWS_MAX: Duration = Duration::from_secs(30);
 
 /// All tests on one runtime: the platform's client keeps its connections there.
 fn run<F: Future>(test: F) -> F::Output {
@@ -19,7 +16,7 @@ fn run<F: Future>(test: F) -> F::Output {
 }
 
 async fn until(p: &Platform, path: &str, what: &str, holds: impl Fn(&Value) -> bool) -> Value {
-    let deadline = Instant::now() + FOLLOWS_MAX;
+    let deadline = Instant::now() + PATIENCE;
     loop {
         let answer = p.get("analyst", path).await;
         assert_eq!(answer.status, 200, "{}", answer.text);

@@ -3,13 +3,11 @@
 
 use std::time::{Duration, Instant};
 
-use innover_tests::{Answer, Platform, unique};
+use innover_tests::{Answer, PATIENCE, Platform, unique};
 use reqwest::Method;
 use serde_json::{Value, json};
 
 const DEFAULTS: &str = "/api/payment/v1/defaults";
-/// A refund ends within this time, or the test fails.
-const SETTLED_MAX: Duration = Duration::from_secs(30);
 
 /// All tests on one runtime: the platform's client keeps its connections there.
 fn run<F: Future>(test: F) -> F::Output {
@@ -186,7 +184,7 @@ fn a_completed_payment_is_refunded_in_one_line() {
         let again = curl(&p, "finance", "/refund", &form).await;
         assert_eq!(again.id(), refund.id());
         let path = format!("/api/refund/v1/refunds/{}", refund.id());
-        let deadline = Instant::now() + SETTLED_MAX;
+        let deadline = Instant::now() + PATIENCE;
         loop {
             let read = p.get("finance", &path).await;
             if read.json["state"] == "succeeded" {

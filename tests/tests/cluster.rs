@@ -17,7 +17,7 @@ use std::{
 };
 
 use innover_tests::{
-    Answer, Bridge, Platform, payment,
+    Answer, Bridge, PATIENCE, Platform, payment,
     services::{self, Service},
     unique,
 };
@@ -37,8 +37,6 @@ const AFTER: Duration = Duration::from_secs(5);
 /// 5 s in which the other bridge has to act.
 const EVENT_WAIT_MAX: Duration = Duration::from_secs(10 + 5);
 const JOB_WAIT_MAX: Duration = Duration::from_secs(30 + 5);
-/// Everything has ended by then, or never will.
-const SETTLED_MAX: Duration = Duration::from_secs(90);
 
 /// What a test's platform is told; `None` when a server is missing.
 fn servers() -> Option<Vec<(&'static str, String)>> {
@@ -57,7 +55,7 @@ fn now() -> i64 {
 
 /// Waits for a count of a database to be what it should.
 async fn reaches(p: &Platform, database: &str, sql: &str, wanted: i64) {
-    let deadline = Instant::now() + SETTLED_MAX;
+    let deadline = Instant::now() + PATIENCE;
     loop {
         let found = p.number(database, sql);
         if found == wanted {
@@ -221,7 +219,7 @@ async fn a_bridge_that_is_killed_and_never_restarted_holds_nothing_up_beyond_its
     let sleeping = format!(
         "{held} AND task = 'profile.slow' AND started_at > EXTRACT(EPOCH FROM clock_timestamp()) * 1000000 - 500000"
     );
-    let deadline = Instant::now() + SETTLED_MAX;
+    let deadline = Instant::now() + PATIENCE;
     let fired = |survivor: f64, doomed: f64| (survivor + doomed) as usize;
     let (in_hand, fired_by_doomed) = loop {
         let fired_by_doomed = doomed.metric("innover_schedules_fired_total").await;
@@ -303,7 +301,7 @@ async fn a_bridge_that_is_killed_and_never_restarted_holds_nothing_up_beyond_its
 
 /// Asks again until the answer is one of those that hold.
 async fn until<T: std::fmt::Debug>(ask: impl AsyncFn() -> T, holds: impl Fn(&T) -> bool) -> T {
-    let deadline = Instant::now() + SETTLED_MAX;
+    let deadline = Instant::now() + PATIENCE;
     loop {
         let answer = ask().await;
         if holds(&answer) {

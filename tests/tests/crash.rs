@@ -11,7 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use innover_tests::{Platform, payment};
+use innover_tests::{PATIENCE, Platform, payment};
 use reqwest::Method;
 use tokio::sync::RwLock;
 
@@ -97,7 +97,7 @@ async fn send_until_answered(
         &format!("{}.{:02}", n % 9 + 1, n % 100),
         currency,
     );
-    let deadline = Instant::now() + Duration::from_secs(120);
+    let deadline = Instant::now() + PATIENCE;
     loop {
         let client = {
             // The lock is not held while the request runs: the process dies under requests, not

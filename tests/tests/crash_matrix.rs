@@ -19,7 +19,7 @@ use std::{
 
 use innover_failpoint::{SETTING, Step};
 use innover_tests::{
-    Bridge, Platform, innover, payment, repository,
+    Bridge, PATIENCE, Platform, innover, payment, repository,
     services::{self, Service},
 };
 use serde_json::Value;
@@ -32,10 +32,6 @@ const CLIENTS: usize = 8;
 const WALLETS: usize = 10;
 /// In each wallet at the start, in cents: no wallet runs dry in a thousand rounds.
 const START: i64 = 10_000_000;
-/// An ordinary payment comes to a step within this time, or the step is not on its way.
-const REACHED_MAX: Duration = Duration::from_secs(20);
-/// A round's payments are completed within this time after the kill, or they are lost.
-const COMPLETED_MAX: Duration = Duration::from_secs(90);
 /// Tokens are good for an hour.
 const TOKENS_EVERY: Duration = Duration::from_secs(20 * 60);
 
@@ -138,7 +134,7 @@ impl Client {
 
     /// Sends a payment, with the same key, until it is accepted; returns its id.
     async fn pay(&self, key: &str, body: &Value) -> String {
-        let deadline = Instant::now() + COMPLETED_MAX;
+        let deadline = Instant::now() + PATIENCE;
         loop {
             let sent = self
                 .http
@@ -328,7 +324,7 @@ impl Matrix {
             ids.extend(some.unwrap());
         }
         for (n, id) in ids {
-            let paid = self.completed(&client, &id, killed + COMPLETED_MAX).await;
+            let paid = self.completed(&client, &id, killed + PATIENCE).await;
             self.enter(n, &paid);
             self.ids.push(id);
         }
@@ -403,7 +399,7 @@ impl Matrix {
     /// The file that says who is held.
     async fn reached(&mut self, round: &Round) -> PathBuf {
         let name = format!("{}.reached.", round.step.name());
-        let deadline = Instant::now() + REACHED_MAX;
+        let deadline = Instant::now() + PATIENCE;
         loop {
             let files = std::fs::read_dir(self.steps.path()).unwrap();
             let mut paths = files.map(|file| file.unwrap().path());

@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use innover_tests::{Answer, Platform, innover, unique};
+use innover_tests::{Answer, PATIENCE, Platform, innover, unique};
 use reqwest::Method;
 use serde_json::{Value, json};
 
@@ -30,7 +30,7 @@ fn jobs(p: &Platform, arguments: &[&str]) -> (bool, String) {
 
 /// Waits until the job is in one of these states.
 async fn reach(p: &Platform, path: &str, states: &[&str]) -> Value {
-    let deadline = Instant::now() + Duration::from_secs(30);
+    let deadline = Instant::now() + PATIENCE;
     loop {
         let shown = p.get("ops_user", path).await;
         assert_eq!(shown.status, 200, "{}", shown.text);
@@ -205,7 +205,7 @@ async fn what_is_given_up_can_be_tried_again_or_thrown_away() {
     // It fails again, and is a dead letter again.
     let (good, text) = jobs(&p, &["retry", id]);
     assert!(good && text.contains("1 queued again"), "{text}");
-    let deadline = Instant::now() + Duration::from_secs(20);
+    let deadline = Instant::now() + PATIENCE;
     while !letters().contains(id) {
         assert!(Instant::now() < deadline, "it was not tried again");
         tokio::time::sleep(Duration::from_millis(50)).await;
@@ -322,7 +322,7 @@ async fn jobs_survive_kill_9_and_are_pushed_while_nothing_runs() {
     }
     p.run();
     let made = format!("SELECT count(*) FROM items WHERE name LIKE '{run}-%'");
-    let deadline = Instant::now() + Duration::from_secs(60);
+    let deadline = Instant::now() + PATIENCE;
     while p.number("items", &made) < 40 {
         assert!(
             Instant::now() < deadline,

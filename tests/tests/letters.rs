@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use innover_tests::{Platform, innover, services, unique};
+use innover_tests::{PATIENCE, Platform, innover, services, unique};
 use rusqlite::params;
 use serde_json::{Value, json};
 
@@ -93,7 +93,7 @@ async fn a_dead_event_is_delivered_again_and_stays_one_when_it_is_refused_again(
 
 /// Waits for a service's dead letters to be so many; returns them.
 async fn letters(p: &Platform, service: &str, count: usize) -> Vec<Value> {
-    let deadline = Instant::now() + Duration::from_secs(30);
+    let deadline = Instant::now() + PATIENCE;
     loop {
         let (_, listed) = events(p, &["dead-letters", "--json", "--subscriber", service]);
         let letters: Vec<Value> = listed
@@ -139,7 +139,7 @@ async fn what_a_service_refuses_is_replayed_or_forgotten_all_at_once() {
         // The service is asked later, and refuses them as other letters.
         assert!(good && said.matches("again").count() == 3, "{said}");
         let others = |letters: &[Value]| letters.iter().all(|letter| !dead.contains(letter));
-        let deadline = Instant::now() + Duration::from_secs(30);
+        let deadline = Instant::now() + PATIENCE;
         while !others(&letters(&p, "wallet", 3).await) {
             assert!(Instant::now() < deadline);
         }
@@ -172,7 +172,7 @@ async fn a_row_that_is_no_event_and_no_job_is_shown_and_forgotten() {
            VALUES ('row_bad', '', 'k', 1, 'item.created', 'no json', '', 1)",
         ],
     );
-    let deadline = Instant::now() + Duration::from_secs(30);
+    let deadline = Instant::now() + PATIENCE;
     let listed = loop {
         let (_, listed) = events(&p, &["dead-letters"]);
         if listed.contains("row_bad") {

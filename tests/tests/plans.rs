@@ -4,7 +4,7 @@
 
 use std::time::{Duration, Instant};
 
-use innover_tests::Platform;
+use innover_tests::{PATIENCE, Platform};
 
 /// Tables that grow with every payment, by database.
 const GROWING: [(&str, &str); 8] = [
@@ -17,8 +17,6 @@ const GROWING: [(&str, &str); 8] = [
     ("wallet", "inbox"),
     ("audit", "inbox"),
 ];
-/// The server counts what a session did when that has been idle for a second.
-const COUNTED_MAX: Duration = Duration::from_secs(30);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_statement_on_a_payments_way_reads_a_whole_table() {
@@ -40,7 +38,7 @@ async fn no_statement_on_a_payments_way_reads_a_whole_table() {
         assert_eq!(paid.status, 202, "{}", paid.text);
         assert_eq!(p.settled(&paid.id()).await["state"], "completed");
     }
-    let deadline = Instant::now() + COUNTED_MAX;
+    let deadline = Instant::now() + PATIENCE;
     while counter(("payment", "payments"), "n_tup_ins") < 30
         || counter(("audit", "inbox"), "n_tup_ins") < 30
     {

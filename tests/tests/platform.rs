@@ -7,7 +7,7 @@ use std::{
 };
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
-use innover_tests::{Platform, innover, payment};
+use innover_tests::{PATIENCE, Platform, innover, payment};
 use reqwest::Method;
 use serde_json::{Value, json};
 
@@ -318,7 +318,7 @@ impl Redis {
             .stdout(Stdio::null())
             .spawn()
             .unwrap();
-        let deadline = Instant::now() + Duration::from_secs(10);
+        let deadline = Instant::now() + PATIENCE;
         while std::net::TcpStream::connect(("127.0.0.1", port)).is_err() {
             assert!(Instant::now() < deadline, "Redis did not start");
             std::thread::sleep(Duration::from_millis(10));
@@ -347,7 +347,7 @@ impl Redis {
 
     /// Publishes as soon as somebody listens.
     fn publish_heard(&self, channel: &str, message: &str) {
-        let deadline = Instant::now() + Duration::from_secs(20);
+        let deadline = Instant::now() + PATIENCE;
         while self.publish(channel, message) == 0 {
             assert!(Instant::now() < deadline, "nobody listens on {channel}");
             std::thread::sleep(Duration::from_millis(20));
@@ -364,7 +364,7 @@ impl Drop for Redis {
 
 /// Waits until the job has ended; returns what `innover jobs show` says.
 fn job(p: &Platform, id: &str) -> Value {
-    let deadline = Instant::now() + Duration::from_secs(20);
+    let deadline = Instant::now() + PATIENCE;
     loop {
         let shown = Command::new(innover())
             .args(["jobs", "show", id])

@@ -8,12 +8,10 @@ use std::{
 };
 
 use base64::{Engine, engine::general_purpose::STANDARD};
-use innover_tests::{Answer, Platform, innover, repository, unique};
+use innover_tests::{Answer, PATIENCE, Platform, innover, repository, unique};
 use reqwest::Method;
 use serde_json::{Value, json};
 
-/// A job ends within this time, or the test fails.
-const DONE_MAX: Duration = Duration::from_secs(30);
 const ME: &str = "/api/profile/v1/profiles/me";
 const DOCUMENTS: &str = "/api/profile/v1/profiles/me/documents";
 const NAME: &str = "Wilhelmina Featherstonehaugh";
@@ -29,7 +27,7 @@ async fn put(p: &Platform, user: &str, name: &str, key: &str) -> Answer {
 
 /// Asks until the answer is as wanted.
 async fn until(p: &Platform, user: &str, path: &str, wanted: impl Fn(&Value) -> bool) -> Value {
-    let deadline = Instant::now() + DONE_MAX;
+    let deadline = Instant::now() + PATIENCE;
     loop {
         let answer = p.get(user, path).await;
         if answer.status == 200 && wanted(&answer.json) {
@@ -181,7 +179,7 @@ async fn a_person_is_known_step_by_step_and_forgotten_for_good() {
     );
 
     // Events went out, and nothing personal with them.
-    let deadline = Instant::now() + DONE_MAX;
+    let deadline = Instant::now() + PATIENCE;
     while p.number("profile", "SELECT COUNT(*) FROM outbox") > 0 {
         assert!(Instant::now() < deadline, "the outbox does not empty");
         tokio::time::sleep(Duration::from_millis(20)).await;
@@ -315,7 +313,7 @@ async fn a_person_is_known_step_by_step_and_forgotten_for_good() {
         )
     );
     assert_nothing_in_clear(&p);
-    let deadline = Instant::now() + DONE_MAX;
+    let deadline = Instant::now() + PATIENCE;
     while p.number("profile", "SELECT COUNT(*) FROM outbox") > 0 {
         assert!(Instant::now() < deadline, "the outbox does not empty");
         tokio::time::sleep(Duration::from_millis(20)).await;

@@ -7,12 +7,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use innover_tests::{Answer, Platform, unique};
+use innover_tests::{Answer, PATIENCE, Platform, unique};
 use reqwest::Method;
 use serde_json::{Value, json};
 
-/// A refund ends within this time, or the test fails.
-const SETTLED_MAX: Duration = Duration::from_secs(30);
 const REFUNDS: &str = "/api/refund/v1/refunds";
 
 /// All tests on one runtime: the platform's client keeps its connections there.
@@ -38,7 +36,7 @@ async fn paid(p: &Platform, payer: &str, payee: &str, amount: &str, currency: &s
 /// Waits until a refund is not pending any more; returns it.
 async fn settled(p: &Platform, id: &str) -> Value {
     let path = format!("{REFUNDS}/{id}");
-    let deadline = Instant::now() + SETTLED_MAX;
+    let deadline = Instant::now() + PATIENCE;
     loop {
         let answer = p.get("finance", &path).await;
         assert_eq!(answer.status, 200, "{}", answer.text);
@@ -68,7 +66,7 @@ async fn refunded(p: &Platform, user: &str, payment: &str, amount: &str, currenc
 
 /// Waits until a wallet shows a balance: it follows the ledger.
 async fn shows(p: &Platform, wallet: &str, balance: &str) {
-    let deadline = Instant::now() + SETTLED_MAX;
+    let deadline = Instant::now() + PATIENCE;
     loop {
         let shown = p.balance(wallet).await;
         if shown == balance {
@@ -313,7 +311,7 @@ fn a_stuck_refund_ends_as_the_ledger_says() {
 /// same key asks again.
 async fn answered(p: &Platform, body: &Value) -> Answer {
     let key = unique();
-    let deadline = Instant::now() + Duration::from_secs(120);
+    let deadline = Instant::now() + PATIENCE;
     loop {
         let request = p.request("finance", Method::POST, REFUNDS).await;
         let answer = request.key(&key).json(body).send().await;

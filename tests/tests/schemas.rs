@@ -7,12 +7,10 @@ use std::{
 };
 
 use innover_manifest::Manifest;
-use innover_tests::{Platform, repository};
+use innover_tests::{PATIENCE, Platform, repository};
 use jsonschema::Validator;
 use reqwest::Method;
 use serde_json::{Value, json};
-
-const QUIET_MAX: Duration = Duration::from_secs(60);
 
 fn schemas() -> BTreeMap<String, Validator> {
     let folders = std::fs::read_dir(repository().join("schemas")).unwrap();
@@ -98,7 +96,7 @@ async fn main_flows(p: &Platform) {
 
 /// The events on the bus, once all subscribers have had them and nothing is in an outbox.
 async fn on_the_bus(p: &Platform) -> Vec<Value> {
-    let deadline = Instant::now() + QUIET_MAX;
+    let deadline = Instant::now() + PATIENCE;
     let mut seen = 0;
     loop {
         tokio::time::sleep(Duration::from_millis(500)).await;

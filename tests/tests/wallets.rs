@@ -6,13 +6,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use innover_tests::{Answer, Platform, unique};
+use innover_tests::{Answer, PATIENCE, Platform, unique};
 use reqwest::Method;
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
 
-/// What follows by events is there within this time, or the test fails.
-const SETTLED_MAX: Duration = Duration::from_secs(30);
 const WALLETS: &str = "/api/wallet/v1/wallets";
 const HOLDS: &str = "/api/wallet/v1/holds";
 
@@ -26,7 +24,7 @@ fn run<F: Future>(test: F) -> F::Output {
 
 /// Waits until `look` finds what it looks for.
 async fn until<T>(what: &str, mut look: impl AsyncFnMut() -> Result<T, String>) -> T {
-    let deadline = Instant::now() + SETTLED_MAX;
+    let deadline = Instant::now() + PATIENCE;
     loop {
         match look().await {
             Ok(found) => return found,
@@ -262,7 +260,7 @@ async fn at_once(
     for (path, body) in paths {
         let p = p.clone();
         all.spawn(async move {
-            let (key, until) = (unique(), Instant::now() + SETTLED_MAX);
+            let (key, until) = (unique(), Instant::now() + PATIENCE);
             loop {
                 let request = p.request(user, Method::POST, &path).await;
                 let answer = request.key(&key).json(&body).send().await;

@@ -402,7 +402,7 @@ impl Drop for OwnKafka {
     }
 }
 
-/// As [`until`], for what takes a broker's time.
+/// As [`until`], for what is promised within a time.
 async fn soon(what: &str, within: Duration, condition: impl Fn() -> bool) {
     let started = Instant::now();
     while started.elapsed() < within {
@@ -872,10 +872,7 @@ async fn a_topic_that_was_deleted_is_made_again_and_holds_others_up_without_repe
     emit(&connection, "e3", "payment.initiated", "a", "{}");
     connection.execute_batch("COMMIT").unwrap();
     // The client gives a topic time to become known before it believes that there is none.
-    soon("published again", Duration::from_secs(90), || {
-        platform.outbox("payment") == 0
-    })
-    .await;
+    until("published again", || platform.outbox("payment") == 0).await;
     bridge.shutdown().await;
     let ids = |kind: &str| -> Vec<String> {
         let messages = read_topic(&brokers, &kafka.topic(kind));
@@ -907,17 +904,11 @@ async fn a_subscriber_whose_topic_is_gone_says_so_until_it_is_there_again() {
             .any(|p| p.starts_with("forex (Kafka)") && p.contains(&topic))
     };
     // A member looks for its topics every 30 s.
-    soon("said", Duration::from_secs(60), told).await;
+    until("said", told).await;
     make_topic(&brokers, &topic, 6, &[]).await;
-    soon("ready again", Duration::from_secs(20), || {
-        bridge.readiness().ready
-    })
-    .await;
+    until("ready again", || bridge.readiness().ready).await;
     platform.emit("payment", "e2", "payment.initiated", "a");
-    soon("delivered", Duration::from_secs(60), || {
-        distinct(&door) == 2
-    })
-    .await;
+    until("delivered", || distinct(&door) == 2).await;
     bridge.shutdown().await;
 }
 
@@ -944,11 +935,8 @@ async fn a_job_behind_more_events_than_one_read_takes_goes_on_while_kafka_is_awa
     let job = json!({"id": "j1", "task": "payment.run", "args": [], "kwargs": {}});
     platform.push("payment", "payment-tasks", &job);
     let bridge = start(&platform, &kafka, &door).await;
-    soon("the job", Duration::from_secs(15), || {
-        door.ids("payment") == ["j1"]
-    })
-    .await;
-    soon("only events are left", Duration::from_secs(5), || {
+    until("the job", || door.ids("payment") == ["j1"]).await;
+    until("only events are left", || {
         platform.outbox("payment") == RELAY_ROWS_MAX as i64 + 100
     })
     .await;
@@ -984,7 +972,7 @@ async fn nothing_is_lost_when_the_broker_is_killed_and_comes_back() {
     until("some delivered", || distinct(&door) > 300).await;
     own.kill(1);
     emit_many(&platform, "second", 2_000);
-    soon("said", Duration::from_secs(30), || {
+    until("said", || {
         let problems = bridge.readiness().problems;
         problems
             .iter()
@@ -993,18 +981,9 @@ async fn nothing_is_lost_when_the_broker_is_killed_and_comes_back() {
     .await;
     assert!(platform.outbox("payment") > 0, "the outbox keeps its rows");
     own.restart();
-    soon("all delivered", Duration::from_secs(60), || {
-        distinct(&door) == 4_000
-    })
-    .await;
-    soon("outbox empty", Duration::from_secs(20), || {
-        platform.outbox("payment") == 0
-    })
-    .await;
-    soon("ready again", Duration::from_secs(20), || {
-        bridge.readiness().ready
-    })
-    .await;
+    until("all delivered", || distinct(&door) == 4_000).await;
+    until("outbox empty", || platform.outbox("payment") == 0).await;
+    until("ready again", || bridge.readiness().ready).await;
     bridge.shutdown().await;
     let (first, second): (Vec<_>, Vec<_>) = door
         .seen()
@@ -1022,10 +1001,7 @@ async fn a_producer_that_stands_still_is_replaced_and_order_per_key_is_kept() {
     let (platform, kafka, door) = (payments(), config(&brokers), FakeDoor::ok());
     let bridge = start(&platform, &kafka, &door).await;
     emit_many(&platform, "first", 500);
-    soon("delivered", Duration::from_secs(30), || {
-        distinct(&door) == 500
-    })
-    .await;
+    until("delivered", || distinct(&door) == 500).await;
     // The connection stays, and nothing comes over it.
     own.signal(1, "-STOP");
     emit_many(&platform, "second", 500);
@@ -1037,14 +1013,8 @@ async fn a_producer_that_stands_still_is_replaced_and_order_per_key_is_kept() {
     soon("the outbox waits for a new producer", patience, given_up).await;
     emit_many(&platform, "third", 500);
     own.signal(1, "-CONT");
-    soon("all delivered", Duration::from_secs(60), || {
-        distinct(&door) == 1_500
-    })
-    .await;
-    soon("outbox empty", Duration::from_secs(20), || {
-        platform.outbox("payment") == 0
-    })
-    .await;
+    until("all delivered", || distinct(&door) == 1_500).await;
+    until("outbox empty", || platform.outbox("payment") == 0).await;
     bridge.shutdown().await;
     assert_order_per_key_of_runs(&door);
 }
@@ -1061,7 +1031,7 @@ async fn a_partition_without_a_leader_holds_up_neither_jobs_nor_the_word_about_i
     let bridge = start(&platform, &kafka, &door).await;
     platform.emit("payment", "p1", "payment.noted", "a");
     platform.emit("forex", "f1", "forex.noted", "a");
-    soon("both published", Duration::from_secs(60), || {
+    until("both published", || {
         platform.outbox("payment") == 0 && platform.outbox("forex") == 0
     })
     .await;
@@ -1076,7 +1046,7 @@ async fn a_partition_without_a_leader_holds_up_neither_jobs_nor_the_word_about_i
     tokio::time::sleep(Duration::from_secs(2)).await;
     let job = json!({"id": "j1", "task": "payment.run", "args": [], "kwargs": {}});
     platform.push("payment", "payment-tasks", &job);
-    let deadline = Instant::now() + Duration::from_secs(15);
+    let deadline = Instant::now() + Duration::from_secs(60);
     let mut n = 2;
     while door.ids("payment").is_empty() {
         assert!(Instant::now() < deadline, "the job waits");
@@ -1084,21 +1054,18 @@ async fn a_partition_without_a_leader_holds_up_neither_jobs_nor_the_word_about_i
         n += 1;
         tokio::time::sleep(Duration::from_millis(500)).await;
     }
-    soon("payment waits", Duration::from_secs(20), || {
-        waits("payment")
-    })
-    .await;
+    until("payment waits", || waits("payment")).await;
     own.signal(2, "-STOP");
     platform.emit("forex", "slow", "forex.noted", "a");
-    soon("forex waits", Duration::from_secs(20), || waits("forex")).await;
+    until("forex waits", || waits("forex")).await;
     own.signal(2, "-CONT");
-    soon("forex goes on", Duration::from_secs(40), || {
+    until("forex goes on", || {
         platform.outbox("forex") == 0 && !waits("forex")
     })
     .await;
     assert!(waits("payment"), "{:?}", bridge.readiness().problems);
     own.restart();
-    soon("all published", Duration::from_secs(60), || {
+    until("all published", || {
         platform.outbox("payment") == 0 && !waits("payment")
     })
     .await;
@@ -1114,7 +1081,7 @@ async fn a_bridge_starts_and_ends_while_kafka_is_away_and_goes_on_when_it_comes(
     let (platform, kafka, door) = (payments(), config(&brokers), FakeDoor::ok());
     platform.emit("payment", "e1", "payment.initiated", "a");
     let bridge = start(&platform, &kafka, &door).await;
-    soon("said", Duration::from_secs(20), || {
+    until("said", || {
         bridge
             .readiness()
             .problems
@@ -1133,10 +1100,7 @@ async fn a_bridge_starts_and_ends_while_kafka_is_away_and_goes_on_when_it_comes(
     assert_eq!(platform.outbox("payment"), 1, "kept");
     let bridge = start(&platform, &kafka, &door).await;
     own.restart();
-    soon("delivered", Duration::from_secs(40), || {
-        door.ids("forex") == ["e1"]
-    })
-    .await;
+    until("delivered", || door.ids("forex") == ["e1"]).await;
     // Away again, with a member of a group this time.
     own.kill(1);
     emit_many(&platform, "many", 700);
@@ -1150,10 +1114,7 @@ async fn a_bridge_starts_and_ends_while_kafka_is_away_and_goes_on_when_it_comes(
     );
     own.restart();
     let bridge = start(&platform, &kafka, &door).await;
-    soon("the others", Duration::from_secs(40), || {
-        distinct(&door) == 701
-    })
-    .await;
+    until("the others", || distinct(&door) == 701).await;
     bridge.shutdown().await;
 }
 
@@ -1186,7 +1147,7 @@ async fn a_bridge_that_ends_without_a_word_loses_nothing_and_commits_nothing_uns
     }
     let again = FakeDoor::ok();
     let bridge = start(&platform, &kafka, &again).await;
-    soon("the rest", Duration::from_secs(30), || {
+    until("the rest", || {
         let mut all: HashSet<String> = again.ids("forex").into_iter().collect();
         all.extend(settled.iter().cloned());
         all.len() == 1_000
@@ -1220,7 +1181,7 @@ async fn two_bridges_share_the_partitions_and_one_takes_over_from_the_other() {
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
     };
-    let shared = tokio::time::timeout(Duration::from_secs(40), both).await;
+    let shared = tokio::time::timeout(Duration::from_secs(120), both).await;
     assert!(shared.is_ok(), "both get a share");
     emit_many(&one, "rest", 2_000);
     sent += 2_000;
@@ -1254,7 +1215,7 @@ async fn nobody_waits_for_the_session_of_a_bridge_that_left_in_order() {
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
     };
-    let shared = tokio::time::timeout(Duration::from_secs(40), both).await;
+    let shared = tokio::time::timeout(Duration::from_secs(120), both).await;
     assert!(shared.is_ok(), "both get a share");
     bridge_two.shutdown().await;
     emit_many(&one, "left", 100);
@@ -1346,7 +1307,7 @@ async fn come_and_go(
         until("the first works", || first.seen().len() > before + 200).await;
         let before = second.seen().len();
         let bridge_two = start(&two, &kafka, &second).await;
-        soon("the second has a share", Duration::from_secs(30), || {
+        until("the second has a share", || {
             second.seen().len() > before + 200
         })
         .await;
@@ -1354,11 +1315,8 @@ async fn come_and_go(
     }
     stop.store(true, Relaxed);
     let sent = trickle.join().unwrap();
-    soon("all delivered", Duration::from_secs(60), || {
-        acknowledged() == sent
-    })
-    .await;
-    soon("all committed", Duration::from_secs(20), || {
+    until("all delivered", || acknowledged() == sent).await;
+    until("all committed", || {
         all_committed(&kafka, "forex", "payment.initiated")
     })
     .await;
@@ -1452,7 +1410,7 @@ async fn a_killed_process_is_replaced_within_its_session() {
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
     };
-    let shared = tokio::time::timeout(Duration::from_secs(40), both).await;
+    let shared = tokio::time::timeout(Duration::from_secs(120), both).await;
     assert!(shared.is_ok(), "the other process gets a share");
     child.0.kill().unwrap();
     child.0.wait().unwrap();
@@ -1466,7 +1424,7 @@ async fn a_killed_process_is_replaced_within_its_session() {
     soon("taken over", Duration::from_secs(15), || after() == 200).await;
     println!("taken over after {:?}", killed.elapsed());
     // What the child had settled and not committed comes here again; what neither had settled must.
-    soon("everything is committed", Duration::from_secs(10), || {
+    until("everything is committed", || {
         all_committed(&kafka, "forex", "payment.initiated")
     })
     .await;
@@ -1487,15 +1445,12 @@ async fn a_slow_subscriber_holds_a_bounded_number_of_events() {
     emit_many(&platform, "e", total / 2);
     let held = || gauge(&bridge, "innover_kafka_held_events{subscriber=\"forex\"}");
     let most = f64::from(u32::try_from(innover_bridge::limits::KAFKA_WINDOW_EVENTS_MAX).unwrap());
-    soon("full", Duration::from_secs(60), || held() >= most).await;
+    until("full", || held() >= most).await;
     // Nothing of these is read for a long time, but lag must tell of them.
     emit_many(&platform, "more", total / 2);
-    soon("all published", Duration::from_secs(60), || {
-        platform.outbox("payment") == 0
-    })
-    .await;
-    let until = Instant::now() + Duration::from_secs(3);
-    while Instant::now() < until {
+    until("all published", || platform.outbox("payment") == 0).await;
+    let end = Instant::now() + Duration::from_secs(3);
+    while Instant::now() < end {
         assert!(held() <= most, "{} are held", held());
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
@@ -1509,13 +1464,13 @@ async fn a_slow_subscriber_holds_a_bounded_number_of_events() {
         read - settled <= most + 20.0,
         "read {read}, settled {settled}"
     );
-    soon("lag is told", Duration::from_secs(10), || {
+    until("lag is told", || {
         let lag = "innover_kafka_lag_events{subscriber=\"forex\",topic=\"payment.initiated\"}";
         gauge(&bridge, lag) > 20_000.0
     })
     .await;
     *door.takes.lock().unwrap() = Duration::ZERO;
-    soon("all delivered", Duration::from_secs(120), || {
+    until("all delivered", || {
         gauge(
             &bridge,
             "innover_events_delivered_total{subscriber=\"forex\"}",
@@ -1524,7 +1479,7 @@ async fn a_slow_subscriber_holds_a_bounded_number_of_events() {
     .await;
     assert_order_per_key_of_runs(&door);
     assert_eq!(distinct(&door), total);
-    soon("no lag", Duration::from_secs(10), || {
+    until("no lag", || {
         gauge(
             &bridge,
             "innover_subscriber_lag_events{subscriber=\"forex\"}",
@@ -1550,35 +1505,23 @@ async fn a_partition_that_leaves_while_it_is_held_back_is_read_when_it_comes_bac
     emit_many(&one, "e", total);
     let of_one = |series: &str| gauge(&bridge_one, &format!("{series}{{subscriber=\"forex\"}}"));
     let most = f64::from(u32::try_from(innover_bridge::limits::KAFKA_WINDOW_EVENTS_MAX).unwrap());
-    soon("full", Duration::from_secs(60), || {
-        of_one("innover_kafka_held_events") >= most
-    })
-    .await;
+    until("full", || of_one("innover_kafka_held_events") >= most).await;
     // Room that comes within half a second is waited for; then reading stops.
     tokio::time::sleep(Duration::from_secs(2)).await;
     let bridge_two = start(&two, &kafka, &second).await;
     until("the other has a share", || !second.seen().is_empty()).await;
     *first.takes.lock().unwrap() = Duration::ZERO;
-    soon(
-        "it has delivered all that is its own",
-        Duration::from_secs(60),
-        || {
-            of_one("innover_kafka_held_events") == 0.0
-                && of_one("innover_subscriber_lag_events") == 0.0
-        },
-    )
+    until("it has delivered all that is its own", || {
+        of_one("innover_kafka_held_events") == 0.0 && of_one("innover_subscriber_lag_events") == 0.0
+    })
     .await;
     assert!(distinct(&first) < total);
     bridge_two.shutdown().await;
-    soon(
-        "and what has come back to it",
-        Duration::from_secs(30),
-        || {
-            let mut all: HashSet<String> = first.ids("forex").into_iter().collect();
-            all.extend(second.ids("forex"));
-            all.len() == total
-        },
-    )
+    until("and what has come back to it", || {
+        let mut all: HashSet<String> = first.ids("forex").into_iter().collect();
+        all.extend(second.ids("forex"));
+        all.len() == total
+    })
     .await;
     bridge_one.shutdown().await;
 }
@@ -1599,20 +1542,11 @@ async fn one_of_three_nodes_may_be_killed() {
     *door.takes.lock().unwrap() = Duration::from_millis(10);
     let bridge = start(&platform, &kafka, &door).await;
     emit_many(&platform, "first", 2_000);
-    soon("some delivered", Duration::from_secs(60), || {
-        distinct(&door) > 300
-    })
-    .await;
+    until("some delivered", || distinct(&door) > 300).await;
     own.kill(2);
     emit_many(&platform, "second", 2_000);
-    soon("all delivered by two", Duration::from_secs(90), || {
-        distinct(&door) == 4_000
-    })
-    .await;
-    soon("outbox empty", Duration::from_secs(20), || {
-        platform.outbox("payment") == 0
-    })
-    .await;
+    until("all delivered by two", || distinct(&door) == 4_000).await;
+    until("outbox empty", || platform.outbox("payment") == 0).await;
     assert_order_per_key_of_runs(&door);
     bridge.shutdown().await;
 }
@@ -1636,20 +1570,17 @@ async fn events_per_second() {
                 "innover_events_published_total{topic=\"payment.initiated\"}",
             )
         };
-        soon("warm", Duration::from_secs(40), || published() >= 100.0).await;
+        until("warm", || published() >= 100.0).await;
         emit_many(&platform, "e", total);
         let started = Instant::now();
-        soon("published", Duration::from_secs(120), || {
-            published() >= (total + 100) as f64
-        })
-        .await;
+        until("published", || published() >= (total + 100) as f64).await;
         let took = started.elapsed();
         println!(
             "{name}: {:.0} events/s to Kafka",
             total as f64 / took.as_secs_f64()
         );
         if subscribed {
-            soon("delivered", Duration::from_secs(120), || {
+            until("delivered", || {
                 gauge(
                     &bridge,
                     "innover_events_delivered_total{subscriber=\"forex\"}",

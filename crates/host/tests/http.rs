@@ -157,7 +157,7 @@ async fn a_guest_that_loops_is_stopped_at_its_deadline_while_others_are_served()
         "[[trigger.http]]\nroute = \"/...\"\ncomponent = \"a\"\n\
          [[trigger.http]]\nroute = \"/b\"\ncomponent = \"b\"\n\
          [component.a]\nsource = \"probe.wasm\"\n\
-         [component.a.tool.innover]\ndeadline_ms = 300\n\
+         [component.a.tool.innover]\ndeadline_ms = 1000\n\
          [component.b]\nsource = \"probe.wasm\"\n",
     )
     .await;
@@ -178,12 +178,13 @@ async fn a_guest_that_loops_is_stopped_at_its_deadline_while_others_are_served()
         assert!(answer.starts_with("HTTP/1.1 504"), "{answer}");
         assert!(answer.contains("ask again with the same key"), "{answer}");
     }
+    // Not the deadline of a component that names none.
     assert!(
-        began.elapsed() < Duration::from_secs(5),
+        began.elapsed() < Duration::from_secs(8),
         "{:?}",
         began.elapsed()
     );
-    let waited = tokio::time::timeout(Duration::from_secs(5), async {
+    let waited = tokio::time::timeout(Duration::from_secs(60), async {
         while number(&app.metrics().await, "innover_instances") > 0 {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
@@ -195,11 +196,11 @@ async fn a_guest_that_loops_is_stopped_at_its_deadline_while_others_are_served()
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_slow_guest_gets_a_504_and_its_neighbours_in_the_instance_an_answer() {
     let app = start_with(
-        &one("[component.a.tool.innover]\ndeadline_ms = 400"),
+        &one("[component.a.tool.innover]\ndeadline_ms = 2000"),
         |_| {},
     )
     .await;
-    let (slow, quick) = tokio::join!(app.http("/sleep?ms=5000"), app.http("/sleep?ms=100"));
+    let (slow, quick) = tokio::join!(app.http("/sleep?ms=60000"), app.http("/sleep?ms=100"));
     assert!(slow.starts_with("HTTP/1.1 504"), "{slow}");
     assert!(quick.starts_with("HTTP/1.1 200"), "{quick}");
 }
@@ -218,8 +219,10 @@ async fn memory_beyond_the_components_limit_traps_only_there() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_component_at_its_limit_answers_503_with_retry_after() {
     let app = start(&one("[component.a.tool.innover]\nconcurrency = 1")).await;
-    let (slow, turned_away) = tokio::join!(app.http("/sleep?ms=1500"), async {
-        tokio::time::sleep(Duration::from_millis(200)).await;
+    let (slow, turned_away) = tokio::join!(app.http("/sleep?ms=4000"), async {
+        while !app.metrics().await.contains("innover_instances 1\n") {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
         app.http("/hello").await
     });
     assert!(slow.starts_with("HTTP/1.1 200"), "{slow}");
@@ -242,29 +245,42 @@ async fn more_requests_than_places_are_served_in_turn() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn requests_of_a_moment_share_an_instance_until_it_is_full() {
-    let tool = "[component.a.tool.innover]\nparallelism = 1\ninstance_concurrency = 40";
-    let app = start(&one(tool)).await;
-    let ask = async |requests: usize| {
-        let answers = (0..requests).map(|_| app.http("/sleep?ms=500"));
-        for answer in futures::future::join_all(answers).await {
-            assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
-        }
-        number(&app.metrics().await, "innover_instances_started_total")
-    };
-    // One, and another when the machine stands still for a moment; not one for each of the first.
-    let started = ask(40).await;
-    assert!(
-        (1..=4).contains(&started),
-        "{started} instances for 40 requests"
+    const PLACES: usize = 20;
+    let tool = format!(
+        "[component.a.tool.innover]\nparallelism = 1\ninstance_concurrency = {PLACES}\n\
+         concurrency = 1000\ndeadline_ms = 60000"
     );
-    assert!(ask(200).await > 4);
+    let app = start(&one(&tool)).await;
+    let started = async || {
+        let metrics = app.metrics().await;
+        usize::try_from(number(&metrics, "innover_instances_started_total")).unwrap()
+    };
+    let first = (0..PLACES).map(|_| app.http("/sleep?ms=1000"));
+    for answer in futures::future::join_all(first).await {
+        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    }
+    // One, and another each time the machine stands still for a moment; not one for each.
+    let shared = started().await;
+    assert!((1..PLACES / 2).contains(&shared), "{shared} instances");
+
+    // None of these ends before the last is there, and all places there are do not hold them.
+    let more =
+        futures::future::join_all((0..=PLACES * shared).map(|_| app.http("/sleep?ms=30000")));
+    let another = async {
+        while started().await <= shared {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::select! {
+        answers = more => panic!("served by {shared} instances: {answers:?}"),
+        () = another => {}
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn who_waits_behind_a_loop_gets_another_instance() {
-    let tool = "[component.a.tool.innover]\nparallelism = 1\ndeadline_ms = 5000";
+    let tool = "[component.a.tool.innover]\nparallelism = 1\ndeadline_ms = 60000";
     let app = start(&one(tool)).await;
-    let began = Instant::now();
     let others = async {
         while !app.metrics().await.contains("innover_instances 1\n") {
             tokio::time::sleep(Duration::from_millis(5)).await;
@@ -272,11 +288,11 @@ async fn who_waits_behind_a_loop_gets_another_instance() {
         for _ in 0..20 {
             assert_eq!(app.get("/hello").await, (StatusCode::OK, "hello".into()));
         }
-        began.elapsed()
     };
-    let (looping, answered) = tokio::join!(app.http("/loop"), others);
-    assert!(looping.starts_with("HTTP/1.1 504"), "{looping}");
-    assert!(answered < Duration::from_secs(4), "{answered:?}");
+    tokio::select! {
+        answer = app.http("/loop") => panic!("the loop has ended: {answer}"),
+        () = others => {}
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]

@@ -13,10 +13,12 @@ use innover_host::Host;
 async fn shutdown_finishes_what_was_accepted_and_accepts_no_more() {
     let app = start(&one("")).await;
     let address = app.host.addr();
-    let request = "GET /sleep?ms=600 HTTP/1.1\r\nhost: x\r\n\r\n";
+    let request = "GET /sleep?ms=2000 HTTP/1.1\r\nhost: x\r\n\r\n";
     let running = tokio::spawn(async move { common::raw(address, request).await });
-    tokio::time::sleep(Duration::from_millis(200)).await;
-    app.host.shutdown(Duration::from_secs(5)).await;
+    while !app.metrics().await.contains("innover_instances 1\n") {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    app.host.shutdown(Duration::from_secs(60)).await;
     let answer = running.await.unwrap();
     assert!(
         answer.starts_with("HTTP/1.1 200") && answer.contains("slept"),
@@ -31,9 +33,13 @@ async fn a_reload_starts_fresh_instances_and_lets_running_requests_finish() {
     for seen in ["1", "2", "3"] {
         assert_eq!(app.get("/seen").await, (StatusCode::OK, seen.into()));
     }
-    let running = app.get("/sleep?ms=500");
+    let running = app.get("/sleep?ms=2000");
     let reloaded = async {
-        tokio::time::sleep(Duration::from_millis(100)).await;
+        // Until it is there.
+        let mut asked = 3;
+        while app.get("/seen").await.1 == (asked + 1).to_string() {
+            asked += 1;
+        }
         app.host.reload("a").await.unwrap();
         app.get("/seen").await
     };

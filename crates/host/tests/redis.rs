@@ -41,7 +41,7 @@ impl Server {
     /// Publishes until a subscriber is there to hear it.
     async fn publish(&self, message: &str) {
         let client = redis::Client::open(format!("redis://127.0.0.1:{}", self.port)).unwrap();
-        let waited = tokio::time::timeout(Duration::from_secs(20), async {
+        let waited = tokio::time::timeout(Duration::from_secs(60), async {
             loop {
                 if let Ok(mut connection) = client.get_multiplexed_async_connection().await {
                     let heard: redis::RedisResult<i64> = redis::cmd("PUBLISH")
@@ -85,7 +85,7 @@ async fn rows(app: &App) -> String {
 }
 
 async fn row_count_is(app: &App, expected: &str) {
-    let waited = tokio::time::timeout(Duration::from_secs(10), async {
+    let waited = tokio::time::timeout(Duration::from_secs(60), async {
         while rows(app).await != expected {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }

@@ -13,7 +13,7 @@ import pytest
 
 from harness import ENVIRONMENTS, REFERENCE, Process, free_port, wait_until
 
-SOON = 15
+SOON = 60
 
 
 @pytest.fixture
@@ -184,9 +184,13 @@ def events(stage):
     receiver = stage.app.events.Receiver(connection, handlers={"*": seen.append})
     thread = threading.Thread(target=receiver.capture, kwargs={"wakeup": False}, daemon=True)
     thread.start()
-    time.sleep(0.5)
-    stage.app.control.enable_events()
-    time.sleep(0.5)
+
+    def told():
+        stage.app.control.enable_events()
+        stage.add.delay(0, 0).get(timeout=SOON)
+        return any(event["type"].startswith("task-") for event in list(seen))
+
+    wait_until(told, SOON, "events of tasks come")
     yield seen
     receiver.should_stop = True
     thread.join(10)

@@ -101,7 +101,7 @@ def test_kill_9_every_second(own_stage):
     assert len(made) == JOBS, "effects are missing"
     assert [name for name, count in made if count != 1] == [], "effects are doubled"
     for task_id in itertools.islice(sender.names, 100):
-        assert stage.result(task_id).get(timeout=10)
+        assert stage.result(task_id).get(timeout=60)
 
 
 @pytest.mark.ours_alone
@@ -114,14 +114,14 @@ def test_a_chord_survives_kills(own_stage):
         stage.platform.kill()
         stage.platform.start()
     wait_until(lambda: states(stage, [result.id]).get("SUCCESS"), 90, "the chord's body has run")
-    assert stage.result(result.id).get(timeout=10) == [2 * n for n in range(400)]
+    assert stage.result(result.id).get(timeout=60) == [2 * n for n in range(400)]
 
 
 @pytest.mark.ours_alone
 def test_a_running_job_is_run_again_after_a_kill(own_stage):
     stage = own_stage()
     result = stage.slow.delay(3)
-    wait_until(lambda: any(j["id"] == result.id for j in stage.inspect().active()[stage.node]), 15, "it runs")
+    wait_until(lambda: any(j["id"] == result.id for j in stage.inspect().active()[stage.node]), 60, "it runs")
     stage.platform.kill()
     stage.platform.start()
     assert result.get(timeout=60) == "slept 3 s"
@@ -134,7 +134,7 @@ def test_delayed_jobs_survive_a_kill(own_stage):
     time.sleep(1)
     stage.platform.kill()
     stage.platform.start()
-    assert result.get(timeout=30) == 3
+    assert result.get(timeout=60) == 3
 
 
 @pytest.mark.ours_alone
@@ -146,7 +146,7 @@ def test_a_revoked_job_stays_revoked_after_a_kill(own_stage):
     time.sleep(0.5)
     stage.platform.kill()
     stage.platform.start()
-    wait_until(lambda: states(stage, [result.id]).get("REVOKED"), 30, "it is revoked")
+    wait_until(lambda: states(stage, [result.id]).get("REVOKED"), 90, "it is revoked")
 
 
 @pytest.mark.ours_alone
@@ -157,13 +157,13 @@ def test_redis_is_restarted_while_jobs_run(own_stage):
     """
     stage = own_stage()
     before = [stage.add.delay(n, n) for n in range(100)]
-    assert before[0].get(timeout=20) == 0
+    assert before[0].get(timeout=60) == 0
     stage.redis.stop()
     time.sleep(2)
     stage.redis.start()
     after = [insist(lambda: stage.add.delay(n, n)) for n in range(100)]
     ids = [result.id for result in before + after]
-    wait_until(lambda: states(stage, ids).get("SUCCESS") == 200, 40,
+    wait_until(lambda: states(stage, ids).get("SUCCESS") == 200, 90,
                lambda: f"all 200 are done, but: {states(stage, ids)}")
     assert stage.works()
 
@@ -177,7 +177,7 @@ def test_the_platform_starts_before_redis(own_stage):
     stage.platform.start()
     time.sleep(1)
     stage.redis.start()
-    wait_until(lambda: stage.app.control.inspect(timeout=1).ping(), 40, "the workers are there")
+    wait_until(lambda: stage.app.control.inspect(timeout=1).ping(), 90, "the workers are there")
     assert stage.works()
 
 
@@ -187,4 +187,4 @@ def test_jobs_wait_while_the_platform_is_stopped(own_stage):
     stage.platform.stop()
     results = [stage.add.delay(n, n) for n in range(50)]
     stage.platform.start()
-    assert [result.get(timeout=30) for result in results] == [2 * n for n in range(50)]
+    assert [result.get(timeout=60) for result in results] == [2 * n for n in range(50)]

@@ -99,4 +99,4 @@ def test_failures_in_a_chord(fleet):
         with pytest.raises(Exception):
             result.get(timeout=60)
         # The client raises what the part raised, perhaps before the last part has reported.
-        wait_until(lambda: fleet.result(result.id).state == "FAILURE", 20, "the body has failed")
+        wait_until(lambda: fleet.result(result.id).state == "FAILURE", 60, "the body has failed")

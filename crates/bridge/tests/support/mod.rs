@@ -442,11 +442,12 @@ pub fn row(connection: &Connection, id: &str, topic: &str, key: &str, kind: &str
         .unwrap();
 }
 
-/// Waits for a condition. On tokio's paused clock hours pass at once, so looks are spaced out there.
+/// Waits for a condition, also on a machine that does ten things at once. On tokio's paused clock hours
+/// pass at once, so looks are spaced out there.
 pub async fn until(what: &str, condition: impl Fn() -> bool) {
     let (real, virtual_) = (std::time::Instant::now(), tokio::time::Instant::now());
     let mut step = Duration::from_millis(5);
-    while real.elapsed() < Duration::from_secs(40) {
+    while real.elapsed() < Duration::from_secs(120) {
         if condition() {
             return;
         }

@@ -142,14 +142,14 @@ pub async fn raw(address: std::net::SocketAddr, request: &str) -> String {
     String::from_utf8_lossy(&answer).into_owned()
 }
 
-/// Waits, at most ten seconds, until `condition` holds.
+/// Waits until `condition` holds, also on a machine that does ten things at once.
 pub async fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
-    let waited = tokio::time::timeout(DEADLINE, async {
+    let waited = tokio::time::timeout(Duration::from_secs(60), async {
         while !condition() {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     });
-    assert!(waited.await.is_ok(), "{what}: not within ten seconds");
+    assert!(waited.await.is_ok(), "{what}: not within a minute");
 }
 
 fn workspace() -> PathBuf {
