@@ -10,7 +10,7 @@ use tokio::{
 
 use crate::{
     clock::Clock,
-    jobs::Jobs,
+    jobs::{Jobs, Running},
     limits::{
         CHECKPOINT_EVERY, HOUSEKEEPING_EVERY, HOUSEKEEPING_ROWS, JOBS_LOOK_EVERY, LEASES_EVERY,
         OUTSIDE_EVERY, SAMPLE_EVERY,
@@ -24,6 +24,8 @@ pub(crate) struct Housekeeper {
     pub(crate) store: Store,
     pub(crate) jobs: Jobs,
     pub(crate) owner: String,
+    /// What the queues' workers work on.
+    pub(crate) running: Running,
     pub(crate) queues: Arc<HashMap<Arc<str>, Arc<Notify>>>,
     /// Names as a JSON array.
     pub(crate) subscribers: String,
@@ -113,7 +115,7 @@ impl Housekeeper {
 
     async fn take_back_leases(&self) -> Result<(), StoreError> {
         let (owner, now) = (self.owner.clone(), self.clock.now());
-        let back = self.jobs.take_back(owner, now).await?;
+        let back = self.jobs.take_back(owner, &self.running, now).await?;
         if back > 0 {
             tracing::warn!(back, "jobs whose lease ran out are queued again");
             self.metrics.leases_taken_back(back as u64);
@@ -178,6 +180,7 @@ mod tests {
             store: store.clone(),
             jobs,
             owner: "one/1".into(),
+            running: Running::default(),
             queues: Arc::default(),
             subscribers: "[]".into(),
             retention: Duration::ZERO,

@@ -180,13 +180,13 @@ impl Bridge {
             source,
         };
         let store = Store::start(path.clone(), claim(&path).await?).map_err(unusable)?;
-        let (now, metrics) = (clock.now(), Arc::new(Metrics::new(clock.clone())));
+        let metrics = Arc::new(Metrics::new(clock.clone()));
         let (instance, owner, head) = store
             .write(Durability::Full, move |c| {
                 let (instance, life) = store::next_life(c)?;
                 let owner = format!("{instance}/{life}");
                 // The claim on the file proves that nobody else holds leases now.
-                jobs::file::take_back(c, &owner, true, now)?;
+                jobs::file::take_back_all(c)?;
                 Ok((instance, owner, events::head(c)?))
             })
             .await
@@ -344,6 +344,7 @@ impl Bridge {
             };
             celery = Some(celery::start(setup, &mut workers)?);
         }
+        let running = jobs::Running::default();
         for queue in routes.queues() {
             let name = queue.name.clone();
             let worker = queue::Worker {
@@ -355,6 +356,7 @@ impl Bridge {
                 jobs: jobs.clone(),
                 door: door.clone(),
                 owner: owner.clone(),
+                running: running.clone(),
                 clock: clock.clone(),
                 metrics: metrics.clone(),
                 shutdown: workers_stop.clone(),
@@ -388,6 +390,7 @@ impl Bridge {
             store,
             jobs,
             owner,
+            running,
             queues,
             subscribers: serde_json::json!(subscribers).to_string(),
             retention,

@@ -19,7 +19,7 @@ use crate::{
     config::{Queue, TaskSpec},
     door::{Door, DoorError},
     handover::{Handed, Verdict, hand_over, verdict},
-    jobs::{Jobs, Leased, Outcome, Turn, Turned},
+    jobs::{Jobs, Leased, Outcome, Running, Turn, Turned},
     limits::{
         DELIVERY_BYTES_MAX, JOB_JITTER, JOBS_BACKOFF_MAX, QUEUE_LOOK_EVERY,
         UNAVAILABLE_BACKOFF_MAX, UNAVAILABLE_BACKOFF_MIN,
@@ -39,6 +39,8 @@ pub(crate) struct Worker {
     pub(crate) door: Arc<dyn Door>,
     /// `<instance>/<life>`: whose leases these are.
     pub(crate) owner: String,
+    /// What all workers of this process work on.
+    pub(crate) running: Running,
     /// Rung when a job is enqueued or a lease was taken back.
     pub(crate) bell: Arc<Notify>,
     /// The service's relay: a job usually writes to its outbox.
@@ -86,6 +88,7 @@ impl Worker {
             if room > 0 || (!settled.is_empty() && !resting) {
                 match self.turn(&settled, room, now).await {
                     Ok(turned) => {
+                        self.running.turned(&settled, &turned.leased);
                         failures = 0;
                         next_eta = if room > 0 { turned.next_eta } else { next_eta };
                         for (_, outcome) in settled.drain(..) {

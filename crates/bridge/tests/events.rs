@@ -364,14 +364,8 @@ async fn unreadable_rows_are_parked_with_their_reason_and_the_rest_flows_on() {
     emit(&connection, "good", "payment.initiated", "a", "{}");
     let bridge = platform.start(&door).await;
     until("the rest flows on", || door.ids("forex") == ["good"]).await;
-    let letters = inspect::dead_letters(
-        &platform.store(),
-        &LetterFilter {
-            ..LetterFilter::default()
-        },
-        10,
-    )
-    .unwrap();
+    let (store, all) = (platform.job_store(), LetterFilter::default());
+    let letters = store.dead_letters(&all, 10).await.unwrap();
     let mut reasons: Vec<_> = letters
         .iter()
         .map(|l| (l.kind.as_str(), l.target.as_str(), l.error.as_str()))

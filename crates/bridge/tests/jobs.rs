@@ -254,6 +254,48 @@ async fn a_job_that_outlives_its_lease_is_not_run_twice() {
     bridge.shutdown().await;
 }
 
+/// A clock may be put forward, a server be away for longer than a lease.
+#[tokio::test]
+async fn a_bridge_takes_back_nothing_it_works_on_and_a_try_settles_no_later_one() {
+    let mut platform = Platform::new(&[("wallet", &[])]);
+    // Room for those that were taken back.
+    platform.queue("wallet").concurrency = 6;
+    let door = FakeDoor::new(|_, job, _| match job["id"].as_str() {
+        Some("refused") => Answer::Status(422),
+        _ => Answer::Result(json!(7)),
+    });
+    // Longer than between two looks for leases that ran out.
+    *door.takes.lock().unwrap() = Duration::from_millis(3_500);
+    let bridge = platform.start(&door).await;
+    let ids = ["expired", "refused", "given_up"];
+    for id in ids {
+        let run = Job::new(id, "run", vec![]);
+        bridge.enqueue(Some("wallet-tasks"), run).await.unwrap();
+    }
+    let all = |states: &[&str]| {
+        ids.iter()
+            .zip(states)
+            .all(|(id, s)| state(&platform, id) == *s)
+    };
+    until("all are under way", || all(&["leased"; 3])).await;
+    platform.change_jobs(
+        "UPDATE jobs SET lease_until = 1 WHERE id = 'expired';
+         UPDATE jobs SET attempts = attempts + 1 WHERE id = 'refused';
+         UPDATE jobs SET state = 'dead', finished_at = 1 WHERE id = 'given_up';
+         INSERT INTO dead_letters (kind, target, id, name, key, envelope, error, attempts, dead_at)
+         VALUES ('job', 'wallet-tasks', 'given_up', 'wallet.run', '', '{}', 'by another', 1, 1)",
+    );
+    until("two are done", || all(&["done", "leased", "done"])).await;
+    bridge.shutdown().await;
+    assert!(all(&["done", "leased", "done"]));
+    let mut seen = door.ids("wallet");
+    seen.sort();
+    assert_eq!(seen, ["expired", "given_up", "refused"], "each once");
+    let (store, all) = (platform.job_store(), LetterFilter::default());
+    let letters = store.dead_letters(&all, 10).await.unwrap();
+    assert_eq!(letters.len(), 0, "what has a result is no dead letter");
+}
+
 #[tokio::test(start_paused = true)]
 async fn jobs_wait_without_losing_tries_while_the_service_cannot_be_reached() {
     let mut platform = Platform::new(&[("wallet", &[])]);

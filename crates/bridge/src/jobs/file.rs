@@ -152,8 +152,9 @@ pub(super) fn renew(c: &Connection, ids: &[String], owner: &str, now: i64) -> Re
         .try_for_each(|id| statement.execute(params![until, id, owner]).map(drop))
 }
 
-/// Writes what became of a job. A job whose lease has passed to somebody else is left to them,
-/// except that a result is always taken: the effect is there.
+/// Writes what became of a job. A job whose lease has passed to somebody else, or to a later try, is left
+/// to them, except that a result is always taken: the effect is there, whatever is said of it among the
+/// dead letters.
 fn settle(
     c: &Connection,
     job: &Leased,
@@ -170,36 +171,47 @@ fn settle(
                  WHERE id = ?1 AND state <> 'done'",
             )?
             .execute(params![job.id, now, result, note])?;
+            c.prepare_cached(
+                "DELETE FROM dead_letters WHERE kind = 'job' AND target = ?2 AND id = ?1",
+            )?
+            .execute(params![job.id, queue])?;
         }
         Outcome::Retry { eta, alone, error } => {
             c.prepare_cached(
                 "UPDATE jobs SET state = 'delayed', eta = ?3, alone = ?4, error = ?5, lease_owner = ''
-                 WHERE id = ?1 AND state = 'leased' AND lease_owner = ?2",
+                 WHERE id = ?1 AND state = 'leased' AND lease_owner = ?2 AND attempts = ?6",
             )?
-            .execute(params![job.id, owner, eta, i64::from(*alone), error])?;
+            .execute(params![
+                job.id,
+                owner,
+                eta,
+                i64::from(*alone),
+                error,
+                job.attempt
+            ])?;
         }
         Outcome::Returned => {
             c.prepare_cached(
                 "UPDATE jobs SET state = 'queued', attempts = attempts - 1, lease_owner = ''
-                 WHERE id = ?1 AND state = 'leased' AND lease_owner = ?2",
+                 WHERE id = ?1 AND state = 'leased' AND lease_owner = ?2 AND attempts = ?3",
             )?
-            .execute(params![job.id, owner])?;
+            .execute(params![job.id, owner, job.attempt])?;
         }
         Outcome::Expired => {
             c.prepare_cached(
                 "UPDATE jobs SET state = 'revoked', finished_at = ?3, error = 'expired', lease_owner = ''
-                 WHERE id = ?1 AND state = 'leased' AND lease_owner = ?2",
+                 WHERE id = ?1 AND state = 'leased' AND lease_owner = ?2 AND attempts = ?4",
             )?
-            .execute(params![job.id, owner, now])?;
+            .execute(params![job.id, owner, now, job.attempt])?;
         }
         Outcome::GivenUp { dead, error, .. } => {
             let state = if *dead { "dead" } else { "failed" };
             let changed = c
                 .prepare_cached(
                     "UPDATE jobs SET state = ?3, finished_at = ?4, error = ?5, lease_owner = ''
-                     WHERE id = ?1 AND state = 'leased' AND lease_owner = ?2",
+                     WHERE id = ?1 AND state = 'leased' AND lease_owner = ?2 AND attempts = ?6",
                 )?
-                .execute(params![job.id, owner, state, now, error])?;
+                .execute(params![job.id, owner, state, now, error, job.attempt])?;
             if changed == 1 {
                 bury(c, &job.id, queue, error, now)?;
             }
@@ -248,14 +260,30 @@ pub(crate) fn settle_dead(c: &Connection, filter: &LetterFilter, retry: bool) ->
     Ok(if retry { kept } else { letters })
 }
 
-/// Takes back leases that ran out and, at start (`all_earlier`), those of every owner but `owner`:
-/// the claim on the file proves that they are dead. Returns how many.
-pub(crate) fn take_back(c: &Connection, owner: &str, all_earlier: bool, now: i64) -> Result<usize> {
+/// Takes back leases that ran out, but of jobs that `owner` works on. Returns how many.
+pub(super) fn take_back(
+    c: &Connection,
+    owner: &str,
+    running: &[String],
+    now: i64,
+) -> Result<usize> {
+    let running = serde_json::json!(running).to_string();
     c.prepare_cached(
         "UPDATE jobs SET state = 'queued', lease_owner = '', error = 'the worker died'
-         WHERE state = 'leased' AND (lease_until < ?1 OR (?3 AND lease_owner <> ?2))",
+         WHERE state = 'leased' AND lease_until < ?1
+           AND NOT (lease_owner = ?2 AND id IN (SELECT value FROM json_each(?3)))",
     )?
-    .execute(params![now, owner, all_earlier])
+    .execute(params![now, owner, running])
+}
+
+/// Takes back every lease, at the start: the claim on the file proves that whoever had them is dead.
+/// Returns how many.
+pub(crate) fn take_back_all(c: &Connection) -> Result<usize> {
+    c.execute(
+        "UPDATE jobs SET state = 'queued', lease_owner = '', error = 'the worker died'
+         WHERE state = 'leased'",
+        [],
+    )
 }
 
 /// Deletes up to `limit` finished jobs that are too old or too many.

@@ -10,7 +10,10 @@ pub(crate) mod file;
 mod moving;
 pub(crate) mod server;
 
-use std::sync::Arc;
+use std::{
+    collections::HashSet,
+    sync::{Arc, Mutex, PoisonError},
+};
 
 use innover_contract::Job;
 
@@ -34,6 +37,34 @@ pub(crate) struct Leased {
     /// This delivery's number, 1 the first.
     pub(crate) attempt: u32,
     pub(crate) enqueued_at: i64,
+}
+
+/// The jobs this process works on, from their lease until what became of them is written. It does not
+/// take those back from itself, whatever a clock that was put forward says of their leases, or a server
+/// that was away for longer. Cheap to clone.
+#[derive(Clone, Default)]
+pub(crate) struct Running(Arc<Mutex<HashSet<(String, u32)>>>);
+
+impl Running {
+    /// Of one turn: what is written, and what is leased.
+    pub(crate) fn turned(&self, settled: &[(Leased, Outcome)], leased: &[Vec<Leased>]) {
+        // A panic leaves no change half done.
+        let mut running = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        for (job, _) in settled {
+            running.remove(&(job.id.clone(), job.attempt));
+        }
+        running.extend(
+            leased
+                .iter()
+                .flatten()
+                .map(|job| (job.id.clone(), job.attempt)),
+        );
+    }
+
+    fn ids(&self) -> Vec<String> {
+        let running = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        running.iter().map(|(id, _)| id.clone()).collect()
+    }
 }
 
 /// What became of a delivered job.
@@ -147,17 +178,23 @@ impl Jobs {
         }
     }
 
-    /// Queues jobs again whose lease ran out. Returns how many.
-    pub(crate) async fn take_back(&self, owner: String, now: i64) -> Result<usize, StoreError> {
+    /// Queues jobs again whose lease ran out, but those that `owner` works on. Returns how many.
+    pub(crate) async fn take_back(
+        &self,
+        owner: String,
+        running: &Running,
+        now: i64,
+    ) -> Result<usize, StoreError> {
+        let running = running.ids();
         match self {
             Jobs::File(store) => {
                 store
                     .write(Durability::Normal, move |c| {
-                        file::take_back(c, &owner, false, now)
+                        file::take_back(c, &owner, &running, now)
                     })
                     .await
             }
-            Jobs::Server(server) => server.take_back().await,
+            Jobs::Server(server) => server.take_back(&owner, &running).await,
         }
     }
 

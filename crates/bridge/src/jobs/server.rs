@@ -67,8 +67,8 @@ const BURY: &str = concat!(
      ON CONFLICT (kind, target, id) DO NOTHING RETURNING kind"
 );
 
-/// What became of jobs. One whose lease has passed to somebody else is left to them, except that a
-/// result is always taken: the effect is there. `wait` is until the next try.
+/// What became of jobs. One whose lease has passed to somebody else, or to a later try, is left to them,
+/// except that a result is always taken: the effect is there. `wait` is until the next try.
 const SETTLE: &str = concat!(
     "WITH settled AS (
        UPDATE jobs SET
@@ -80,11 +80,11 @@ const SETTLE: &str = concat!(
          result = o.result,
          finished_at = CASE WHEN o.state IN ('done', 'revoked', 'failed', 'dead') THEN ", now!(), " END
        FROM unnest(CAST($2 AS TEXT[]), CAST($3 AS TEXT[]), CAST($4 AS BIGINT[]), CAST($5 AS BIGINT[]),
-                   CAST($6 AS BIGINT[]), CAST($7 AS TEXT[]), CAST($8 AS TEXT[]))
-            AS o (id, state, returned, alone, wait, result, error)
+                   CAST($6 AS BIGINT[]), CAST($7 AS TEXT[]), CAST($8 AS TEXT[]), CAST($9 AS BIGINT[]))
+            AS o (id, state, returned, alone, wait, result, error, attempt)
        WHERE jobs.id = o.id
          AND ((o.state = 'done' AND jobs.state <> 'done')
-              OR (jobs.state = 'leased' AND jobs.lease_owner = $1))
+              OR (jobs.state = 'leased' AND jobs.lease_owner = $1 AND jobs.attempts = o.attempt))
        RETURNING jobs.id, jobs.queue, jobs.task, jobs.envelope, jobs.state, jobs.error, jobs.attempts, jobs.finished_at
      )
      INSERT INTO dead_letters (kind, target, id, name, key, envelope, error, attempts, dead_at)
@@ -93,6 +93,11 @@ const SETTLE: &str = concat!(
      ON CONFLICT (kind, target, id) DO UPDATE
        SET error = excluded.error, attempts = excluded.attempts, dead_at = excluded.dead_at"
 );
+
+/// What was said of jobs that have a result after all. Not in [`SETTLE`]: CockroachDB takes one change of a
+/// table per statement.
+const FORGIVE: &str =
+    "DELETE FROM dead_letters WHERE kind = 'job' AND target = $1 AND id = ANY($2)";
 
 /// Delayed jobs whose time has come.
 const WAKE: &str = concat!(
@@ -140,10 +145,12 @@ const RENEW: &str = concat!(
      WHERE id = ANY($1) AND state = 'leased' AND lease_owner = $2"
 );
 
-const TAKE_BACK: &str =
-    concat!(
+const TAKE_BACK: &str = concat!(
     "UPDATE jobs SET state = 'queued', lease_owner = '', error = 'the worker died' WHERE id IN (
-       SELECT id FROM jobs WHERE state = 'leased' AND lease_until < ", now!(), "
+       SELECT id FROM jobs WHERE state = 'leased' AND lease_until < ",
+    now!(),
+    "
+         AND NOT (lease_owner = $1 AND id = ANY($2))
        FOR UPDATE SKIP LOCKED)"
 );
 
@@ -490,6 +497,7 @@ impl Server {
         let lent = self.connections.lend().await?;
         let (settle, wake) = (lent.prepared(SETTLE).await?, lent.prepared(WAKE).await?);
         let (take, next) = (lent.prepared(TAKE).await?, lent.prepared(NEXT).await?);
+        let forgive = lent.prepared(FORGIVE).await?;
         let Turn {
             queue,
             settled,
@@ -513,6 +521,13 @@ impl Server {
                 false => lent.execute(&settle, &outcomes.values(owner)).await,
             }
         };
+        let done = outcomes.done();
+        let forgiving = async {
+            match done.is_empty() {
+                true => Ok(0),
+                false => lent.execute(&forgive, &[&name, &done]).await,
+            }
+        };
         let waking = async {
             match *room {
                 0 => Ok(0),
@@ -528,19 +543,23 @@ impl Server {
         };
         // The first poll of each sends its statement, in this order.
         let work = async {
-            let (begun, (settled, (woken, (taken, (wait, ended))))) = join(
+            let (begun, (settled, (forgiven, (woken, (taken, (wait, ended)))))) = join(
                 lent.batch_execute("BEGIN"),
                 join(
                     settling,
                     join(
-                        waking,
-                        join(taking, join(looking, lent.batch_execute("COMMIT"))),
+                        forgiving,
+                        join(
+                            waking,
+                            join(taking, join(looking, lent.batch_execute("COMMIT"))),
+                        ),
                     ),
                 ),
             )
             .await;
             begun?;
             settled?;
+            forgiven?;
             woken?;
             let taken: Vec<Vec<Row>> = taken.into_iter().collect::<Result<_, _>>()?;
             let wait: Option<i64> = wait?;
@@ -564,9 +583,14 @@ impl Server {
         self.execute(RENEW, &[&ids, &owner, &lease]).await.map(drop)
     }
 
-    /// Leases that ran out, whoever had them.
-    pub(super) async fn take_back(&self) -> Result<usize, StoreError> {
-        Ok(self.execute(TAKE_BACK, &[]).await? as usize)
+    /// Leases that ran out, whoever had them, but of jobs that `owner` works on.
+    pub(super) async fn take_back(
+        &self,
+        owner: &str,
+        running: &[String],
+    ) -> Result<usize, StoreError> {
+        let running: Vec<String> = running.iter().map(|id| text(id)).collect();
+        Ok(self.execute(TAKE_BACK, &[&owner, &running]).await? as usize)
     }
 
     /// The leases of this bridge's earlier lives: the claim on its file proves that they are dead.
@@ -912,6 +936,7 @@ struct Outcomes {
     waits: Vec<i64>,
     results: Vec<Option<String>>,
     errors: Vec<Option<String>>,
+    attempts: Vec<i64>,
 }
 
 impl Outcomes {
@@ -944,11 +969,19 @@ impl Outcomes {
             columns.waits.push(wait);
             columns.results.push(result);
             columns.errors.push(error);
+            columns.attempts.push(i64::from(job.attempt));
         }
         columns
     }
 
-    fn values<'a>(&'a self, owner: &'a String) -> [&'a (dyn ToSql + Sync); 8] {
+    /// Those that have a result.
+    fn done(&self) -> Vec<&str> {
+        let ids = self.ids.iter().zip(&self.states);
+        let done = ids.filter(|(_, state)| **state == "done");
+        done.map(|(id, _)| id.as_str()).collect()
+    }
+
+    fn values<'a>(&'a self, owner: &'a String) -> [&'a (dyn ToSql + Sync); 9] {
         [
             owner,
             &self.ids,
@@ -958,6 +991,7 @@ impl Outcomes {
             &self.waits,
             &self.results,
             &self.errors,
+            &self.attempts,
         ]
     }
 }

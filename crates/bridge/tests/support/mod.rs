@@ -336,6 +336,18 @@ impl Platform {
         apart(async move { store.job(&id).await.unwrap() })
     }
 
+    /// Changes rows behind the bridge's back.
+    pub fn change_jobs(&self, statements: &str) {
+        match (&self.clock, &self.jobs) {
+            (Clock::System, Some(jobs)) => drop(jobs.run(statements)),
+            _ => {
+                let connection = Connection::open(self.store()).unwrap();
+                connection.busy_timeout(Duration::from_secs(60)).unwrap();
+                connection.execute_batch(statements).unwrap();
+            }
+        }
+    }
+
     /// What is in the store, newest first.
     pub fn all_jobs(&self) -> Vec<JobRow> {
         let store = self.job_store();
@@ -385,7 +397,7 @@ impl Platform {
     pub fn open(&self, service: &str) -> Connection {
         let connection =
             Connection::open(self.folder.path().join(format!("{service}.db"))).unwrap();
-        connection.busy_timeout(Duration::from_secs(5)).unwrap();
+        connection.busy_timeout(Duration::from_secs(60)).unwrap();
         connection
     }
 
@@ -443,17 +455,18 @@ pub fn row(connection: &Connection, id: &str, topic: &str, key: &str, kind: &str
 }
 
 /// Waits for a condition, also on a machine that does ten things at once. On tokio's paused clock hours
-/// pass at once, so looks are spaced out there.
+/// pass at once, so looks are spaced out there, and each of those hours has work to be waited for.
 pub async fn until(what: &str, condition: impl Fn() -> bool) {
     let (real, virtual_) = (std::time::Instant::now(), tokio::time::Instant::now());
-    let mut step = Duration::from_millis(5);
-    while real.elapsed() < Duration::from_secs(120) {
+    let (mut step, mut patience) = (Duration::from_millis(5), Duration::from_secs(120));
+    while real.elapsed() < patience {
         if condition() {
             return;
         }
         tokio::time::sleep(step).await;
         if virtual_.elapsed() > real.elapsed() * 3 {
             step = (step * 5 / 4).min(Duration::from_secs(20));
+            patience = Duration::from_secs(900);
         }
     }
     panic!("never happened: {what}");
