@@ -214,7 +214,7 @@ fn account(standing: &Standing) -> Value {
 
 /// `ledger.posted`: the entry and how each account it touched stands after it. Its key is the entry's
 /// id, which is the payment's or refund's where there is one, so that it stays in order with its
-/// other events. `transfer` is the id of the reservation it settles.
+/// other events. `transfer` is the id of the reservation it settles, of which it may be a part.
 pub fn posted(entry: &EntryRow, posted: &[Posted], transfer: Option<&str>, cause: Cause) -> Emit {
     let accounts: Vec<_> = posted.iter().map(|p| account(&p.after)).collect();
     Emit {
@@ -228,6 +228,7 @@ pub fn posted(entry: &EntryRow, posted: &[Posted], transfer: Option<&str>, cause
             "reverses": entry.reverses,
             "refund_id": entry.refund_id(),
             "transfer_id": transfer,
+            "transfer_minor": transfer.and(posted.first()).map(|p| p.money.minor()),
             "reference": entry.reference,
             "accounts": accounts,
         }),

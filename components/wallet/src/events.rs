@@ -15,7 +15,7 @@ use serde_json::json;
 use crate::{
     model::{
         AccountState, Projection, Wallet,
-        movement::{Kind, Movement, Settling, State, Told},
+        movement::{Kind, Movement, State, Told},
     },
     store::{
         self,
@@ -37,6 +37,8 @@ struct LedgerData {
     payment_id: Option<String>,
     /// The reservation it makes or ends.
     transfer_id: Option<String>,
+    /// Of a reservation that was booked: how much of it.
+    transfer_minor: Option<i64>,
     /// Of `ledger.released`: `voided` or `expired`.
     reason: Option<String>,
     /// Of `ledger.reserved`.
@@ -70,11 +72,11 @@ impl LedgerData {
         }
     }
 
-    /// How much of the movement was booked; not known of a hold that was not captured here.
+    /// How much of the movement was booked. Of a hold it may be another part than is being captured here:
+    /// its transfer can be posted in the ledger itself. Events of earlier releases do not tell.
     fn posted(&self, movement: &Movement) -> Option<i64> {
-        match (movement.kind, &movement.claim) {
-            (Kind::Hold, Some(claim)) if claim.what == Settling::Capture => Some(claim.minor),
-            (Kind::Hold, _) => None,
+        match movement.kind {
+            Kind::Hold => self.transfer_minor,
             _ => Some(movement.amount),
         }
     }
@@ -149,7 +151,7 @@ async fn follow_movements(db: &Db, told: &[(&Event, LedgerData)]) -> Result<Chan
         let mut after = (*before).clone();
         match entry.told(&event.kind, before) {
             Some(told) => drop(after.follow(&told)),
-            // Somebody captured it in the ledger itself: it is over, and the sweep asks what it was.
+            // It is over, and the sweep asks how much it was.
             None if before.state == State::Held => after.expires_at = Some(ids::now_us()),
             None => {}
         }

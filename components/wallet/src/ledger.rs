@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use crate::model::{
     AccountState, Wallet,
     comparison::Account,
-    movement::{Claim, Kind, Movement, Settling, Told},
+    movement::{Claim, GIVEN_UP, Kind, Movement, Settling, TIMED_OUT, Told},
 };
 
 const LEDGER: &str = "ledger";
@@ -121,7 +121,15 @@ pub async fn book(cx: &Cx, movement: &Movement, accounts: &Accounts) -> Result<V
         body["pending"] = true.into();
         body["expires_in_s"] = movement.expires_in_s.into();
     }
-    verdict(ask(cx, Method::POST, "/v1/transfers", Some(&body)).await)
+    match ask(cx, Method::POST, "/v1/transfers", Some(&body)).await {
+        // The sweep has given it up meanwhile, and perhaps died before it wrote that here.
+        Err(failure) if failure.code() == Code::InvalidState => {
+            let mut refusal = Failure::new(Code::InvalidState, GIVEN_UP);
+            refusal.0.code = TIMED_OUT.into();
+            Ok(Verdict::Refused(refusal))
+        }
+        done => verdict(done),
+    }
 }
 
 /// Settles a held movement as its claim says.

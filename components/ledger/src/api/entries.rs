@@ -11,7 +11,10 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 use utoipa::ToSchema;
 
-use super::{READ, callers_id, invalid, line, metadata, name, trusted, views::EntryView, writer};
+use super::{
+    READ, callers_id, invalid, line, metadata, name, settlement::TIMED_OUT, trusted,
+    views::EntryView, writer,
+};
 use crate::{
     booking::{self, Asked, Became, Outcome, Single, What},
     limits::POSTING_MINOR_MAX,
@@ -191,7 +194,11 @@ pub(super) fn answer(
 /// A refusal is an answer, not a failure: it is kept, and the same request gets it again even when
 /// the account is full by then.
 fn problem(cx: &Cx, refused: &Refused) -> Result<Answer> {
-    let code = Code::parse(&refused.code).unwrap_or(Code::Conflict);
+    let code = match &*refused.code {
+        // It is over for good: a conflict would be asked again.
+        TIMED_OUT => Code::InvalidState,
+        code => Code::parse(code).unwrap_or(Code::Conflict),
+    };
     let mut problem = Problem::new(code, &*refused.detail).param(&*refused.param);
     problem.instance = Some(cx.path().to_owned());
     problem.request_id = Some(cx.request_id().to_owned());

@@ -17,7 +17,8 @@ use crate::{
 };
 
 /// What is refused here is refused for this.
-const TIMED_OUT: &str = "timed_out";
+/// The code of what was given up before it came.
+pub(super) const TIMED_OUT: &str = "timed_out";
 
 /// How it ended.
 #[derive(Debug, Serialize, ToSchema)]

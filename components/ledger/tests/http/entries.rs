@@ -631,7 +631,7 @@ async fn a_transfer_that_was_given_up_is_never_booked_and_one_that_is_booked_is_
     let (status, refused, _) = post("/v1/transfers", late).await;
     assert_eq!(
         (status, &refused["code"]),
-        (409, &json!("conflict")),
+        (409, &json!("invalid_state")),
         "{refused}"
     );
     let reserve = by_id("trf_late", house, "acc_g1", json!({"pending": true}));

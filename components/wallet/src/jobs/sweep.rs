@@ -14,7 +14,7 @@ use serde_json::json;
 use crate::{
     ledger::{self, Verdict},
     limits::{ASKED_AFTER_US, EXPIRED_AFTER_US, SETTLING_AFTER_US, SWEEP_MAX},
-    model::movement::{Movement, State, TIMED_OUT},
+    model::movement::{GIVEN_UP, Movement, State, TIMED_OUT},
     store::movements::{self, Changes},
 };
 
@@ -79,10 +79,7 @@ async fn settled(cx: &Cx, before: &Movement) -> Result<Movement> {
         _ if before.state == State::Requested => match ledger::give_up(cx, before).await? {
             Some(transfer) => Verdict::Stands(transfer),
             None => {
-                after.refuse(
-                    TIMED_OUT,
-                    "the ledger did not get it in time, so it was given up and nothing moved; ask again with a new key",
-                );
+                after.refuse(TIMED_OUT, GIVEN_UP);
                 return Ok(after);
             }
         },

@@ -214,6 +214,8 @@ pub struct Movement {
 
 /// The code of a movement that was given up because the ledger never got it.
 pub const TIMED_OUT: &str = "timed_out";
+/// What is said of it.
+pub const GIVEN_UP: &str = "the ledger did not get it in time, so it was given up and nothing moved; ask again with a new key";
 
 impl Movement {
     /// Follows what the ledger has of it; whether that was news. The ledger is the judge: a movement

@@ -336,8 +336,13 @@ impl Books {
             return (200, json!({ "transfer": transfer }));
         }
         self.refused
-            .insert(id.to_owned(), Problem::from(Code::Conflict));
+            .insert(id.to_owned(), Problem::from(Code::InvalidState));
         (200, json!({ "transfer": null }))
+    }
+
+    /// What never came is refused from now on.
+    pub fn give_up(&mut self, id: &str) {
+        self.refuse(id);
     }
 
     /// Somebody captures a reservation without asking the wallet.

@@ -221,7 +221,7 @@ async fn an_event_that_comes_before_the_retry_has_captured_the_hold_for_that_req
     books().fault("acc_va", Fault::AnswerLost);
     capture(&finance(), &id, "k1", json!({"amount": "10.00"})).await;
     let account = json!({"account_id": "acc_va", "currency": "EUR", "posted_minor": 9000, "held_minor": 0, "version": 4});
-    let data = json!({"entry_id": format!("ent_{id}"), "kind": "hold", "transfer_id": id, "payment_id": null, "accounts": [account]});
+    let data = json!({"entry_id": format!("ent_{id}"), "kind": "hold", "transfer_id": id, "transfer_minor": 1000, "payment_id": null, "accounts": [account]});
     deliver("ledger.posted", &id, data).await;
     let read = get(&finance(), &format!("/v1/holds/{id}")).await;
     assert_eq!(
@@ -232,6 +232,28 @@ async fn an_event_that_comes_before_the_retry_has_captured_the_hold_for_that_req
     assert_eq!((done.status, done.replayed), (200, false), "{}", done.body);
     let other = capture(&finance(), &id, "k2", json!({"amount": "10.00"})).await;
     assert_eq!((other.status, other.code()), (409, "invalid_state"));
+}
+
+/// Whoever may post in the ledger may be quicker than a capture here, with another amount.
+#[tokio::test]
+async fn a_capture_is_not_done_when_another_amount_was_booked() {
+    let a = add("wa2", "wda2", "EUR", 10_000).await;
+    let id = hold(&user("wda2"), &a, None, "60.00").await;
+    books().fault("acc_wa2", Fault::CallLost);
+    let lost = capture(&finance(), &id, "k1", json!({"amount": "10.00"})).await;
+    assert_eq!((lost.status, lost.code()), (409, "conflict"));
+    books().capture(&id, "12.00");
+    let account = json!({"account_id": "acc_wa2", "currency": "EUR", "posted_minor": 8800, "held_minor": 0, "version": 4});
+    let data = json!({"entry_id": format!("ent_{id}"), "kind": "hold", "transfer_id": id, "transfer_minor": 1200, "payment_id": null, "accounts": [account]});
+    deliver("ledger.posted", &id, data).await;
+    let read = get(&finance(), &format!("/v1/holds/{id}")).await;
+    assert_eq!(
+        (&read.body["state"], &read.body["captured"]),
+        (&json!("captured"), &json!("12.00"))
+    );
+    let late = capture(&finance(), &id, "k1", json!({"amount": "10.00"})).await;
+    assert_eq!((late.status, late.code()), (409, "invalid_state"));
+    assert_eq!(used(&a).await, "12.00");
 }
 
 #[tokio::test]

@@ -88,6 +88,26 @@ async fn a_movement_given_up_is_refused_by_the_ledger_whenever_it_comes() {
     assert_eq!(books().accounts["acc_sga"].posted, 10_000);
 }
 
+/// The sweep may die between the ledger's answer and its own commit.
+#[tokio::test]
+async fn a_movement_the_ledger_gave_up_is_refused_for_who_asks_again() {
+    let _alone = alone().await;
+    let a = add("sua", "suda", "EUR", 10_000).await;
+    let b = add("sub", "sudb", "EUR", 0).await;
+    books().fault("acc_sua", Fault::CallLost);
+    transfer(&user("suda"), &a, &b, "10.00", "k1").await;
+    assert_eq!(used(&a).await, "10.00");
+    books().give_up(&one("SELECT id FROM movements WHERE wallet_id = 'wal_sua'"));
+    let told = transfer(&user("suda"), &a, &b, "10.00", "k1").await;
+    assert_eq!((told.status, told.code()), (409, "invalid_state"));
+    let detail = told.body["detail"].as_str().unwrap();
+    assert!(detail.contains("new key"), "{detail}");
+    assert_eq!(
+        (state(&a), used(&a).await),
+        ("refused".into(), "0.00".into())
+    );
+}
+
 #[tokio::test]
 async fn a_movement_given_up_that_was_booked_after_all_is_booked() {
     let _alone = alone().await;
