@@ -133,7 +133,12 @@ impl Worker {
             } else if held {
                 held_until
             } else {
-                next_eta.unwrap_or(i64::MAX)
+                let (next, now) = (next_eta.unwrap_or(i64::MAX), self.clock.now());
+                // What is due already waits for room, and no clock brings that.
+                match room == 0 && next <= now {
+                    true => now + micros(UNAVAILABLE_BACKOFF_MIN),
+                    false => next,
+                }
             };
             let landed = tokio::select! {
                 landed = flights.next(), if !flights.is_empty() => landed,

@@ -128,6 +128,25 @@ def test_a_running_job_is_run_again_after_a_kill(own_stage):
 
 
 @pytest.mark.ours_alone
+def test_a_running_job_is_not_fetched_beside_itself(own_stage):
+    """Redis may be away for longer than a lease lasts."""
+    stage = own_stage()
+    leased = "innover:profile-tasks:leased"
+    result = stage.slow.delay(120)
+    [lease] = wait_until(lambda: stage.broker.zrange(leased, 0, -1), 60, "it is leased")
+    time.sleep(1)  # Its worker has looked what else there is, and looks again after five seconds.
+    assert stage.broker.zadd(leased, {lease: 1}, xx=True, ch=True) == 1
+    stage.redis.stop()
+    time.sleep(11)  # Longer than between two renewals.
+    stage.redis.start()
+    other = insist(lambda: stage.add.delay(1, 2))
+    wait_until(lambda: states(stage, [other.id]).get("SUCCESS"), 60, "another job is fetched meanwhile")
+    assert stage.broker.zrange(leased, 0, -1) == [lease]
+    result.revoke(terminate=True)
+    wait_until(lambda: states(stage, [result.id]).get("REVOKED"), 60, "it is ended")
+
+
+@pytest.mark.ours_alone
 def test_delayed_jobs_survive_a_kill(own_stage):
     stage = own_stage()
     result = stage.add.apply_async((1, 2), countdown=4)

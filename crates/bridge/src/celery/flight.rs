@@ -20,7 +20,7 @@ use super::{
     message::Message,
     outcome::{Exception, State, Stored},
     registry::Running,
-    settlement::{Action, Origin, Settlement, claim},
+    settlement::{Action, Origin, Settlement, claim, renew},
 };
 use crate::{
     backoff::{backoff, random},
@@ -28,9 +28,7 @@ use crate::{
     config::{Queue, TaskSpec},
     door::DoorError,
     handover::{Handed, Verdict, hand_over, verdict},
-    limits::{
-        CHORD_CLAIM, JOB_JITTER, LEASE, REDIS_BACKOFF_MAX, REDIS_BACKOFF_MIN, TIME_LIMIT_MAX,
-    },
+    limits::{CHORD_CLAIM, JOB_JITTER, REDIS_BACKOFF_MAX, REDIS_BACKOFF_MIN, TIME_LIMIT_MAX},
 };
 
 /// Jobs of one delivery.
@@ -172,13 +170,11 @@ impl Flight {
             _ => None,
         };
         let leases: Vec<String> = jobs.iter().map(|job| job.origin.lease.clone()).collect();
-        let renew = || {
+        let renewing = || {
             let (shared, queue, leases) = (self.shared.clone(), self.queue.clone(), leases.clone());
             async move {
                 let mut commands = redis::pipe();
-                let keys = [Keys::new(&queue).leased().clone()];
-                shared.redis.scripts.renew.call(&mut commands, &keys);
-                commands.arg(LEASE.as_millis() as u64).arg(&leases);
+                renew(&shared.redis, &Keys::new(&queue), &mut commands, &leases);
                 if let Err(error) = shared.redis.query::<Value>(&commands).await {
                     tracing::warn!(queue = &*queue.name, %error, "leases were not renewed");
                 }
@@ -191,7 +187,16 @@ impl Flight {
             _ => self.spec.deadline,
         };
         let (door, queue) = (&*self.shared.door, &*self.queue);
-        hand_over(door, queue, &ids, body.into(), traceparent, deadline, renew).await
+        hand_over(
+            door,
+            queue,
+            &ids,
+            body.into(),
+            traceparent,
+            deadline,
+            renewing,
+        )
+        .await
     }
 
     /// `None` as a verdict is a job that was terminated; `None` as an answer one whose end cannot be

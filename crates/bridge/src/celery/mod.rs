@@ -54,7 +54,7 @@ use control::Command;
 use keys::{Keys, REVOKED, REVOKED_VERSION};
 use message::Message;
 use outcome::{Exception, State, Stored};
-use worker::Worker;
+use worker::{UnderWay, Worker};
 
 /// What every part of it needs.
 pub(crate) struct Shared {
@@ -169,6 +169,7 @@ pub(crate) fn start(setup: Setup, tasks: &mut Tasks) -> Result<Arc<Shared>, Star
                 .unwrap_or_else(|| Arc::new(Semaphore::new(1))),
             bell: shared.bells.get(&*queue.name).cloned().unwrap_or_default(),
             relay: relays.get(&queue.service).cloned(),
+            under_way: UnderWay::default(),
             queue,
             shutdown: shutdown.clone(),
         };

@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     config::Queue,
-    limits::{REDIS_DEAD_MAX, RESULT_EXPIRES},
+    limits::{LEASE, REDIS_DEAD_MAX, RESULT_EXPIRES},
 };
 
 /// A message as it was leased; what a dead letter is made of.
@@ -131,6 +131,13 @@ pub(crate) fn settle(redis: &Redis, keys: &Keys, settled: &[Settlement], now: i6
         settlement.write(&mut commands, now);
     }
     commands
+}
+
+/// Adds the command that renews leases.
+pub(crate) fn renew(redis: &Redis, keys: &Keys, commands: &mut Pipeline, leases: &[String]) {
+    let keys = [keys.leased().clone()];
+    redis.scripts.renew.call(commands, &keys);
+    commands.arg(LEASE.as_millis() as u64).arg(leases);
 }
 
 /// The command that stores results without a lease.

@@ -1,7 +1,12 @@
 //! A queue's lists in Redis → its service. A turn settles what came back and fetches what comes next
 //! in one round trip; each is one script, so neither a message nor its outcome is ever half done.
 
-use std::{collections::HashSet, panic::AssertUnwindSafe, sync::Arc, time::Duration};
+use std::{
+    collections::HashSet,
+    panic::AssertUnwindSafe,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
 
 use futures::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use redis::{ErrorKind, FromRedisValue, RedisError, Value};
@@ -15,14 +20,14 @@ use super::{
     keys::Keys,
     message::{Message, Unreadable},
     outcome::{Exception, State, Stored},
-    settlement::{Action, Origin, Settled, Settlement, settle},
+    settlement::{Action, Origin, Settled, Settlement, renew, settle},
 };
 use crate::{
     backoff::{backoff, random},
     clock::{micros, pausing},
     config::{Queue, TaskSpec},
     limits::{
-        DELIVERY_BYTES_MAX, JOB_JITTER, LEASE, QUEUE_LOOK_EVERY, REDIS_BACKOFF_MAX,
+        DELIVERY_BYTES_MAX, JOB_JITTER, LEASE, LEASE_RENEW, QUEUE_LOOK_EVERY, REDIS_BACKOFF_MAX,
         REDIS_BACKOFF_MIN, UNAVAILABLE_BACKOFF_MAX, UNAVAILABLE_BACKOFF_MIN,
     },
 };
@@ -42,6 +47,31 @@ const ECHO: Duration = Duration::from_millis(1);
 /// Messages that cannot be judged now are fetched again after this time.
 const LATER: Duration = Duration::from_secs(1);
 
+/// The leases of deliveries under way.
+#[derive(Clone, Default)]
+pub(crate) struct UnderWay(Arc<Mutex<HashSet<String>>>);
+
+impl UnderWay {
+    fn leases(&self) -> MutexGuard<'_, HashSet<String>> {
+        // A panic leaves no change half done.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// They are under way until what is returned is dropped.
+    fn hold(&self, leases: Vec<String>) -> Held {
+        self.leases().extend(leases.iter().cloned());
+        Held(self.clone(), leases)
+    }
+}
+
+struct Held(UnderWay, Vec<String>);
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.0.leases().retain(|lease| !self.1.contains(lease));
+    }
+}
+
 /// One queue's worker.
 pub(crate) struct Worker {
     pub(crate) shared: Arc<Shared>,
@@ -51,6 +81,7 @@ pub(crate) struct Worker {
     /// Rung when a list has changed or a connection is new.
     pub(crate) bell: Arc<Notify>,
     pub(crate) relay: Option<Arc<Notify>>,
+    pub(crate) under_way: UnderWay,
     pub(crate) shutdown: watch::Receiver<bool>,
 }
 
@@ -69,6 +100,8 @@ impl Worker {
         // What a fetch takes rings the bell too: Redis does not see that it was us. News within this
         // time waits for the delivery to land, whose turn fetches anyway.
         let mut echo_until = tokio::time::Instant::now();
+        // When Redis last answered.
+        let mut heard = echo_until;
         // No turn before this time: Redis refused the last one.
         let (mut refused_until, mut refusing) = (echo_until, false);
         loop {
@@ -90,11 +123,16 @@ impl Worker {
                     .take(wanted)
                     .collect();
             let starved = wanted > 0 && slots.is_empty();
+            let has_room = !slots.is_empty();
             let refused = refused_until > tokio::time::Instant::now();
             let up = self.shared.redis.is_up() && !refused;
             if up && (!settled.is_empty() || !slots.is_empty()) {
-                let Turn { settling, fetching } =
-                    self.turn(&keys, &settled, slots.len(), &mut number).await;
+                // It may have been away for longer than a lease, and what is under way must not be fetched
+                // beside itself.
+                let stale = heard.elapsed() > LEASE_RENEW;
+                let Turn { settling, fetching } = self
+                    .turn(&keys, &settled, slots.len(), stale, &mut number)
+                    .await;
                 let mut refusal = None;
                 match settling {
                     Ok(()) => {
@@ -167,6 +205,7 @@ impl Worker {
                     }
                 }
                 if failures == 0 {
+                    heard = tokio::time::Instant::now();
                     if std::mem::take(&mut refusing) {
                         self.shared.metrics.reachable("Redis", None);
                     }
@@ -184,7 +223,12 @@ impl Worker {
             let wake = if held {
                 held_until
             } else {
-                next_due.unwrap_or(i64::MAX)
+                let (next, now) = (next_due.unwrap_or(i64::MAX), self.shared.clock.now());
+                // What is due already waits for room, and no clock brings that.
+                match !has_room && next <= now {
+                    true => now + micros(UNAVAILABLE_BACKOFF_MIN),
+                    false => next,
+                }
             };
             let mut next = tokio::select! {
                 landed = flights.next(), if !flights.is_empty() => landed,
@@ -227,12 +271,14 @@ impl Worker {
         }
     }
 
-    /// Settles and fetches in one round trip; what is not asked for is fine, or `None`.
+    /// Settles and fetches in one round trip; what is not asked for is fine, or `None`. Before a fetch the
+    /// leases of what is under way are renewed, if they may be `stale`.
     async fn turn(
         &self,
         keys: &Keys,
         settled: &[Settlement],
         room: usize,
+        stale: bool,
         number: &mut u64,
     ) -> Turn {
         let redis = &self.shared.redis;
@@ -240,6 +286,14 @@ impl Worker {
             [] => redis::pipe(),
             settled => settle(redis, keys, settled, self.shared.clock.now()),
         };
+        let mut renewed = false;
+        if room > 0 && stale {
+            let leases: Vec<String> = self.under_way.leases().iter().cloned().collect();
+            renewed = !leases.is_empty();
+            if renewed {
+                renew(redis, keys, &mut commands, &leases);
+            }
+        }
         if room > 0 {
             redis.scripts.fetch.call(&mut commands, &keys.fetch());
             commands
@@ -278,6 +332,10 @@ impl Worker {
                 .unwrap_or_else(missing)
                 .and_then(|answer| self.report(answer, settled.len())),
         };
+        if renewed {
+            // Refused, it is as if it had not been tried: the fetch says how Redis is.
+            answers.next();
+        }
         // What was sent to our own lists makes no noise on this connection.
         let sent: HashSet<&str> = settled
             .iter()
@@ -606,12 +664,14 @@ impl Worker {
             spec: group.spec,
         };
         let task = flight.task.clone();
+        let leases = group.jobs.iter().map(|job| job.origin.lease.clone());
+        let held = self.under_way.hold(leases.collect());
         async move {
             // One delivery must not end the queue's worker. Its leases run out, and the tries count.
             let landed = AssertUnwindSafe(flight.run(group.jobs))
                 .catch_unwind()
                 .await;
-            drop(slot);
+            drop((slot, held));
             landed.unwrap_or_else(|_| {
                 tracing::error!(
                     task,

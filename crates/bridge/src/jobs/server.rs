@@ -96,8 +96,8 @@ const SETTLE: &str = concat!(
 
 /// What was said of jobs that have a result after all. Not in [`SETTLE`]: CockroachDB takes one change of a
 /// table per statement.
-const FORGIVE: &str =
-    "DELETE FROM dead_letters WHERE kind = 'job' AND target = $1 AND id = ANY($2)";
+const FORGIVE: &str = "DELETE FROM dead_letters
+     WHERE kind = 'job' AND target = $1 AND id IN (SELECT id FROM jobs WHERE id = ANY($2) AND state = 'done')";
 
 /// Delayed jobs whose time has come.
 const WAKE: &str = concat!(
@@ -940,10 +940,21 @@ struct Outcomes {
 }
 
 impl Outcomes {
-    /// `now` is by the clock that the times of next tries are by.
+    /// `now` is by the clock that the times of next tries are by. A job is named once, since a statement
+    /// takes any one of several rows for it: of two tries that end together a result counts, or the later.
     fn new(settled: &[(Leased, Outcome)], now: i64) -> Outcomes {
         let mut columns = Outcomes::default();
-        for (job, outcome) in settled {
+        let counts = |(job, outcome): &(Leased, Outcome)| {
+            (matches!(outcome, Outcome::Done { .. }), job.attempt)
+        };
+        let mut of_each: HashMap<&str, &(Leased, Outcome)> = HashMap::new();
+        for one in settled {
+            let kept = of_each.entry(&one.0.id).or_insert(one);
+            if counts(one) > counts(kept) {
+                *kept = one;
+            }
+        }
+        for (job, outcome) in of_each.into_values() {
             let (mut is_alone, mut wait, mut result) = (false, 0, None);
             let (state, error) = match outcome {
                 Outcome::Done { result: whole } => {
@@ -1031,4 +1042,48 @@ fn job_row(row: &Row) -> Result<JobRow, tokio_postgres::Error> {
         error: row.try_get(11)?,
         envelope: row.try_get(12)?,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_two_tries_that_end_together_a_result_counts_or_the_later() {
+        let try_of = |id: &str, attempt, outcome| {
+            let leased = Leased {
+                id: id.into(),
+                task: "wallet.run".into(),
+                envelope: "{}".into(),
+                attempt,
+                enqueued_at: 0,
+            };
+            (leased, outcome)
+        };
+        let done = || Outcome::Done { result: "7".into() };
+        let refused = || Outcome::GivenUp {
+            dead: false,
+            error: String::new(),
+            code: String::new(),
+        };
+        let outcomes = Outcomes::new(
+            &[
+                try_of("a", 1, done()),
+                try_of("a", 2, refused()),
+                try_of("b", 2, Outcome::Returned),
+                try_of("b", 1, refused()),
+                try_of("c", 1, refused()),
+                try_of("c", 3, done()),
+            ],
+            0,
+        );
+        let mut kept: Vec<_> = (0..outcomes.ids.len())
+            .map(|n| (&*outcomes.ids[n], outcomes.states[n], outcomes.attempts[n]))
+            .collect();
+        kept.sort();
+        assert_eq!(
+            kept,
+            [("a", "done", 1), ("b", "queued", 2), ("c", "done", 3)]
+        );
+    }
 }

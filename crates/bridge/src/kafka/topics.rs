@@ -128,12 +128,12 @@ impl Topics {
         // Letters are few and are kept until somebody has dealt with them.
         let letters = name.ends_with(".dead-letters");
         let partitions = if letters { 1 } else { self.config.partitions };
-        NewTopic::new(name, partitions, copies)
-            .set(
-                "retention.ms",
-                if letters { "-1" } else { &self.retention_ms },
-            )
-            .set("max.message.bytes", bytes)
+        let topic = NewTopic::new(name, partitions, copies).set("max.message.bytes", bytes);
+        match letters {
+            // Whatever the brokers' defaults are.
+            true => topic.set("retention.ms", "-1").set("retention.bytes", "-1"),
+            false => topic.set("retention.ms", &self.retention_ms),
+        }
     }
 
     async fn exists(&self, name: &str) -> bool {
