@@ -62,6 +62,13 @@ async fn main_flows(p: &Platform) {
         assert_eq!(p.post("finance", &path, body).await.status, 200);
         p.settled(&waits.id()).await;
     }
+    let held = json!({"amount": "10.00", "currency": "EUR"});
+    let path = format!("/api/wallet/v1/wallets/{payer}/holds");
+    let held = p.post("user", &path, held).await;
+    assert_eq!(held.status, 201, "{}", held.text);
+    let path = format!("/api/wallet/v1/holds/{}/capture", held.id());
+    let part = json!({"amount": "4.00"});
+    assert_eq!(p.post("finance", &path, part).await.status, 200);
     let case = p
         .post("analyst", "/v2/cases", json!({"title": "By hand"}))
         .await;
@@ -125,10 +132,14 @@ async fn every_event_of_the_main_flows_fits_its_schema_and_every_type_has_one() 
     let mut without = BTreeSet::new();
     let mut unfit = Vec::new();
     let mut seen = BTreeSet::new();
+    let mut parts = Vec::new();
     for event in on_the_bus(&p).await {
         let kind = event["type"].as_str().unwrap();
         assert_eq!(event["dataschema"], format!("/schemas/{kind}/v1.json"));
         seen.insert(kind.to_owned());
+        if kind == "ledger.posted" && event["data"]["transfer_id"].is_string() {
+            parts.push(event["data"]["transfer_minor"].clone());
+        }
         let Some(schema) = schemas.get(kind) else {
             without.insert(kind.to_owned());
             continue;
@@ -138,6 +149,7 @@ async fn every_event_of_the_main_flows_fits_its_schema_and_every_type_has_one() 
         }
     }
     assert!(unfit.is_empty(), "{unfit:#?}");
+    assert_eq!(parts, [400], "the part of a hold that was captured");
     assert!(
         without.is_empty(),
         "types on the bus without a schema: {without:?}"
