@@ -6,7 +6,8 @@ import unittest
 import policy
 from harness import Stack, secret_names
 
-ALL_FILES = ("docker-compose.yml", "infra/publish/cockroach-console.yml", "infra/publish/redis.yml")
+ALL_FILES = (
+    "docker-compose.yml", "infra/publish/bridge.yml", "infra/publish/cockroach-console.yml", "infra/publish/redis.yml")
 
 
 class Compose(unittest.TestCase):
@@ -21,12 +22,15 @@ class Compose(unittest.TestCase):
         self.assertEqual(policy.problems(self.config), [])
 
     def test_what_is_published_on_request_is_valid_and_stays_on_this_machine(self):
-        asked = {"STACK_COCKROACH_CONSOLE": "127.0.0.1:8080", "STACK_REDIS": "127.0.0.1:6379"}
+        asked = {
+            "STACK_BRIDGE_MANAGEMENT": "127.0.0.1:3002", "STACK_COCKROACH_CONSOLE": "127.0.0.1:8080",
+            "STACK_REDIS": "127.0.0.1:6379"}
         config = self.stack.config(ALL_FILES, asked)
         self.assertEqual(policy.problems(config), [])
         published = {name: [port["published"] for port in service["ports"]]
                      for name, service in config["services"].items() if service.get("ports")}
-        self.assertEqual(published, {"innover": ["3000", "3001"], "cockroach-1": ["8080"], "redis": ["6379"]})
+        self.assertEqual(published, {
+            "innover": ["3000", "3001"], "bridge": ["3002"], "cockroach-1": ["8080"], "redis": ["6379"]})
         for name in published:
             self.assertEqual(set(config["services"][name]["networks"]), {"inside", "edge"})
         self.assertEqual(config["services"]["cockroach-1"]["networks"]["inside"], {"aliases": ["cockroach"]})

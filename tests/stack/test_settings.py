@@ -93,7 +93,9 @@ class Settings(unittest.TestCase):
         self.assertEqual(self.stack.tool("settings").returncode, 0)
 
     def test_an_address_has_a_host_and_a_port(self):
-        for name in ("STACK_GATEWAY", "STACK_MANAGEMENT", "STACK_COCKROACH_CONSOLE", "STACK_REDIS"):
+        for name in (
+                "STACK_GATEWAY", "STACK_MANAGEMENT", "STACK_BRIDGE_MANAGEMENT", "STACK_COCKROACH_CONSOLE",
+                "STACK_REDIS"):
             for value in ("3000", ":3000", "127.0.0.1", "127.0.0.1:http", "localhost:3000"):
                 with self.subTest(name=name, value=value):
                     self.stack.set(name, value)
