@@ -242,10 +242,10 @@ impl Batch {
         let done = match ready {
             true => self.write(db).await,
             false => match db.is_locked() {
-                true => db
-                    .end("ROLLBACK")
-                    .map_err(BatchError::from)
-                    .and(Err(BatchError::Before)),
+                true => {
+                    db.rollback();
+                    Err(BatchError::Before)
+                }
                 false => Err(BatchError::Before),
             },
         };
@@ -283,8 +283,8 @@ impl Batch {
         match done.and_then(|()| db.end("COMMIT").map_err(BatchError::from)) {
             Ok(()) => Ok(()),
             Err(error) => {
-                // A failing statement does not roll back by itself.
-                db.end("ROLLBACK")?;
+                // Not every failing statement rolls back by itself.
+                db.rollback();
                 Err(error)
             }
         }

@@ -229,7 +229,7 @@ async fn attempt<I: Item>(
     }
     let handled = handle(db, group).await;
     if handled.is_err() && db.is_locked() {
-        db.end("ROLLBACK").map_err(|e| Attempt::Batch(e.into()))?;
+        db.rollback();
     }
     let Handled {
         mut batch,

@@ -68,6 +68,26 @@ fn transfer() -> Batch {
     batch
 }
 
+/// As SQLite does where the disk is full or fails. What comes next on that connection must not be written
+/// step by step.
+#[tokio::test]
+async fn after_a_transaction_that_sqlite_has_rolled_back_itself_nothing_is_written_in_parts() {
+    let store = Store::new();
+    let file = rusqlite::Connection::open(&store.file).unwrap();
+    let full = "CREATE TRIGGER full BEFORE INSERT ON note WHEN NEW.text <> 'fits'
+                BEGIN SELECT RAISE(ROLLBACK, 'no room'); END";
+    file.execute_batch(full).unwrap();
+    let mut db = store.db();
+    for _ in 0..8 {
+        assert!(transfer().commit(&mut db).await.is_err());
+    }
+    assert_eq!(balance(&store.db(), "a").await, 100);
+    file.execute_batch("DROP TRIGGER full").unwrap();
+    let mut db = store.db();
+    transfer().commit(&mut db).await.unwrap();
+    assert_eq!(balance(&db, "a").await, 40);
+}
+
 #[tokio::test]
 async fn a_batch_whose_guard_fails_leaves_nothing_behind_and_the_connection_usable() {
     let store = Store::new();

@@ -540,6 +540,16 @@ impl Db {
         self.transaction = Transaction::None;
         Ok(())
     }
+
+    /// Undoes the transaction. SQLite has done so by itself where the disk is full or failed, and then says
+    /// that there is none. What follows on such a connection would commit step by step, so it is given
+    /// up: whoever has this gets errors from now on, and the connection is closed.
+    pub(crate) fn rollback(&mut self) {
+        if self.end("ROLLBACK").is_err() {
+            self.session = None;
+            self.transaction = Transaction::None;
+        }
+    }
 }
 
 impl Drop for Db {
