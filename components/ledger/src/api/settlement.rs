@@ -16,8 +16,7 @@ use crate::{
     },
 };
 
-/// What is refused here is refused for this.
-/// The code of what was given up before it came.
+/// The code of what was given up before it came: what is refused here is refused for this.
 pub(super) const TIMED_OUT: &str = "timed_out";
 
 /// How it ended.
